@@ -1,0 +1,234 @@
+"""How much memory a process family uses, and what each worker keeps for itself.
+
+A measurement forks workers, lets every one of them read, collect garbage and report, and reads
+``/proc/PID/smaps_rollup`` of all of them while all are alive and none moves. Parent and workers
+keep step by pipes, never by waiting for a time.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, ClassVar
+
+from benchmarks import data as data_module
+from benchmarks import peers
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one process holds, in bytes, as the kernel counts it.
+
+    Attributes:
+        private_dirty: pages that this process wrote and nobody shares.
+        pss: all its pages, each divided by the number of processes that map it.
+        rss: all its pages, counted in full.
+    """
+
+    private_dirty: int
+    pss: int
+    rss: int
+
+
+def footprint(pid: int | str = "self") -> Footprint:
+    """Read a process's footprint from ``smaps_rollup``; walking its page table costs some ms."""
+    kilobytes = {}
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as rollup:
+        for line in rollup.readlines()[1:]:
+            name, value = line.split()[:2]
+            kilobytes[name] = int(value) * 1024
+    return Footprint(kilobytes["Private_Dirty:"], kilobytes["Pss:"], kilobytes["Rss:"])
+
+
+def mappings(pid: int | str = "self") -> int:
+    """How many mappings the process has."""
+    with open(f"/proc/{pid}/maps", "rb") as maps:
+        return sum(1 for _ in maps)
+
+
+class Forked:
+    """A forked child that answers requests over a pipe until it is closed.
+
+    Args:
+        serve: called in the child with its end of the pipe; the child ends when it returns.
+    """
+
+    # A child inherits the parent's ends of its elder siblings' pipes. It must close them, or those
+    # siblings would not see the parent close.
+    open_pipes: ClassVar[list[Connection]] = []
+
+    def __init__(self, serve: Callable[[Connection], object]) -> None:
+        self.pipe, theirs = Pipe()
+        self.open_pipes.append(self.pipe)
+        self.pid = os.fork()
+        if self.pid == 0:
+            for pipe in self.open_pipes:
+                pipe.close()
+            run_child(serve, theirs)
+        theirs.close()
+
+    def ask(self, request: object = None) -> Any:
+        """Send a request and wait for the answer; EOFError when the child has died."""
+        self.pipe.send(request)
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        """Close the pipe, which ends the child, and reap it."""
+        self.open_pipes.remove(self.pipe)
+        self.pipe.close()
+        os.waitpid(self.pid, 0)
+
+
+def run_child(serve: Callable[[Connection], object], pipe: Connection) -> None:
+    """Serve in the child and leave without running the parent's clean-up."""
+    status = 0
+    try:
+        serve(pipe)
+    except EOFError:  # the parent closed its end: the ordinary way to end
+        pass
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        status = 1
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The footprint of a parent and its workers after the workers have read everything.
+
+    Attributes:
+        parent: the parent's footprint.
+        workers: one footprint per worker.
+        helpers: the PSS of processes that the store itself started, in bytes.
+        ready_seconds: per worker, from the start of reading until scan and look-ups were done.
+        used: bytes of the permanent heap, 0 for other stores.
+    """
+
+    parent: Footprint
+    workers: list[Footprint]
+    helpers: int
+    ready_seconds: list[float]
+    used: int
+
+    @property
+    def pss(self) -> int:
+        """PSS of all processes together, in bytes."""
+        return self.parent.pss + self.helpers + sum(worker.pss for worker in self.workers)
+
+
+def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers: int) -> Family:
+    """Put the data into a peer's store, fork workers that read it, and measure all of them.
+
+    Args:
+        peer: an unused peer; it is closed afterwards.
+        data_set: name of the data set.
+        records: how many records it has.
+        lookups: how many random look-ups each worker does after its scan.
+        workers: how many workers run at once.
+    """
+    chosen = data_module.DATA_SETS[data_set]
+    data = chosen.build(records)
+    peer.put(data, chosen)
+    del data
+    gc.collect()
+    peer.before_fork()
+
+    def serve(pipe: Connection) -> None:
+        pipe.recv()
+        start = time.perf_counter()
+        keys = chosen.keys(records, lookups)
+        peer.attach()
+        peer.scan()
+        peer.lookups(keys)
+        seconds = time.perf_counter() - start
+        del keys
+        gc.collect()
+        pipe.send(seconds)
+        pipe.recv()
+
+    forked = [Forked(serve) for _ in range(workers)]
+    try:
+        for worker in forked:
+            worker.pipe.send("read")
+        seconds = [worker.pipe.recv() for worker in forked]
+        return Family(
+            footprint(),
+            [footprint(worker.pid) for worker in forked],
+            sum(footprint(pid).pss for pid in peer.helpers()),
+            seconds,
+            peer.used(),
+        )
+    finally:
+        for worker in forked:
+            worker.close()
+        peer.close()
+
+
+def measure_family(
+    peer: str, data_set: str, records: int, lookups: int, workers: int
+) -> dict[str, Any]:
+    """``family()`` for a peer given by name, as plain values for JSON."""
+    found = family(peers.by_name(peer), data_set, records, lookups, workers)
+    return {**asdict(found), "pss": found.pss}
+
+
+def measure_block(data_set: str, records: int) -> dict[str, Any]:
+    """Bytes that the data takes as ordinary objects and as one frozen block.
+
+    Ordinary objects are measured as the growth of the resident size of a fresh process, the block
+    by the permanent heap's own count.
+    """
+    import permaheap
+
+    gc.collect()
+    before = footprint().rss
+    data = data_module.DATA_SETS[data_set].build(records)
+    gc.collect()
+    resident = footprint().rss - before
+    used = permaheap.stats().used
+    frozen = permaheap.freeze(data)
+    stats = permaheap.stats()
+    assert permaheap.is_frozen(frozen)
+    return {
+        "resident": resident,
+        "records": len(frozen["records"]),
+        "block": stats.used - used,
+        "objects": dict(stats.objects),
+        "bytes": dict(stats.bytes),
+        "saved": stats.saved,
+    }
+
+
+def measure_interpreter(peer: str, records: int, lookups: int) -> dict[str, Any]:
+    """What a second interpreter of the same process costs to have and to read the data.
+
+    Returns:
+        ``own``: growth in bytes of the process's private dirty memory while the interpreter
+        attaches and reads, less what a bare interpreter with these imports takes.
+    """
+    chosen = data_module.DATA_SETS["records"]
+    store = peers.by_name(peer)
+    assert isinstance(store, peers.InterpreterPeer)
+    data = chosen.build(records)
+    store.put(data, chosen)
+    del data
+    gc.collect()
+    store.before_fork()
+    keys = chosen.keys(records, lookups)
+    store.start(keys)
+    before = footprint().private_dirty
+    store.attach()
+    store.scan()
+    store.lookups(keys)
+    store.collect()
+    own = footprint().private_dirty - before
+    store.close()
+    return {"own": own}

@@ -1,0 +1,204 @@
+"""Runs every measurement in a fresh process, so that none leaves its heap or caches to another.
+
+``plan()`` lists what there is to measure; ``run()`` runs it, a process at a time. The process is
+``python -m benchmarks.runner NAME``: it reads its arguments from standard input and writes the
+result to standard output, both as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import memory, peers, speed
+
+MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "family": memory.measure_family,
+    "block": memory.measure_block,
+    "interpreter": memory.measure_interpreter,
+    "freeze": speed.measure_freeze,
+    "small": speed.measure_small,
+    "reads": speed.measure_reads,
+    "operations": speed.measure_operations,
+    "peer": speed.measure_peer,
+    "gc": speed.measure_gc,
+    "fork": speed.measure_fork,
+    "handles": speed.measure_handles,
+    "interpreters": speed.measure_interpreters,
+}
+
+GROUPS = (
+    "memory", "block", "freeze", "small", "reads", "operations", "gc", "fork", "handles",
+    "interpreters", "peers", "sets",
+)  # fmt: skip
+
+# Peers whose workers are forked, in the order of the report; "empty" is plain with no data.
+FORKED = ("plain", "gc.freeze", "permaheap", "numpy", "manager", "lmdb", "pyarrow",
+          "shared_memory", "orjson")  # fmt: skip
+INTERPRETERS = ("interpreters", "permaheap-interpreter")
+MAIN = ("plain", "gc.freeze", "permaheap")
+
+TIMEOUT = 240.0  # seconds; no measurement takes a quarter of it on a machine that is not overloaded
+
+
+@dataclass(frozen=True)
+class Options:
+    """How much to measure.
+
+    Attributes:
+        records: size of the main data set.
+        lookups: random look-ups per reading.
+        workers: forked workers per family.
+        rounds: turns of the quick measurements; the slow ones take a part of it.
+        largest: bytes of the largest object that a handle names.
+        small: number of small freezes.
+        only: groups to run.
+    """
+
+    records: int = 200_000
+    lookups: int = 20_000
+    workers: int = 4
+    rounds: int = 15
+    largest: int = 1 << 30
+    small: int = 100_000
+    only: tuple[str, ...] = GROUPS
+
+
+QUICK = {"records": 20_000, "lookups": 5_000, "rounds": 5, "largest": 1 << 26, "small": 10_000}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: the key of its result, the function's name and its arguments."""
+
+    key: str
+    group: str
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    peer: str | None = None
+
+
+def plan(options: Options) -> list[Job]:
+    """Everything that the options ask for, in the order of running."""
+    jobs = [*main_jobs(options), *peer_jobs(options), *set_jobs(options)]
+    return [job for job in jobs if job.group in options.only]
+
+
+def main_jobs(options: Options) -> Iterator[Job]:
+    """The measurements of permaheap itself, which the goals are stated for."""
+    records, lookups, rounds = options.records, options.lookups, options.rounds
+    few = max(3, rounds // 3)
+    main = {"data_set": "records", "records": records}
+    yield family_job("family empty", "memory", "plain", options, records=10)
+    for peer in MAIN:
+        yield family_job(f"family {peer}", "memory", peer, options)
+    yield Job("block", "block", "block", main)
+    yield Job("freeze", "freeze", "freeze", main | {"rounds": few})
+    yield Job("small", "small", "small", {"count": options.small})
+    yield Job("reads", "reads", "reads", main | {"lookups": lookups, "rounds": 2 * rounds})
+    yield Job("operations", "operations", "operations", {"rounds": 2 * rounds})
+    yield Job("gc", "gc", "gc", {"records": records, "rounds": rounds})
+    yield Job("fork", "fork", "fork", {"records": records, "rounds": 4 * rounds})
+    yield Job("handles", "handles", "handles", {"sizes": sizes(options.largest)})
+    yield Job(
+        "interpreters",
+        "interpreters",
+        "interpreters",
+        {"records": records, "scans": 3, "rounds": 2 * few},
+    )
+
+
+def peer_jobs(options: Options) -> Iterator[Job]:
+    """The measurements of what one would use instead."""
+    records, lookups = options.records, options.lookups
+    speeds = {"records": records, "lookups": lookups, "rounds": 7, "puts": 3}
+    for peer in FORKED:
+        if peer not in MAIN:
+            yield family_job(f"family {peer}", "peers", peer, options)
+        if peer != "plain":
+            yield Job(f"peer {peer}", "peers", "peer", {"peer": peer, **speeds}, peer)
+    for peer in INTERPRETERS:
+        sizes = {"peer": peer, "records": records, "lookups": lookups}
+        yield Job(f"interpreter {peer}", "peers", "interpreter", sizes, peer)
+        yield Job(f"peer {peer}", "peers", "peer", {"peer": peer, **speeds}, peer)
+
+
+def set_jobs(options: Options) -> Iterator[Job]:
+    """Size, freezing, reading and worker memory of the other data sets."""
+    for name in ("unicode", "packages"):
+        main = {"data_set": name, "records": options.records}
+        yield Job(f"{name} block", "sets", "block", main)
+        yield Job(f"{name} freeze", "sets", "freeze", main | {"rounds": 3})
+        reads = main | {"lookups": options.lookups, "rounds": options.rounds}
+        yield Job(f"{name} reads", "sets", "reads", reads)
+        for peer in ("plain", "permaheap"):
+            yield family_job(f"{name} family {peer}", "sets", peer, options, data_set=name)
+
+
+def family_job(
+    key: str,
+    group: str,
+    peer: str,
+    options: Options,
+    *,
+    data_set: str = "records",
+    records: int | None = None,
+) -> Job:
+    """The memory of a family that shares the data by way of a peer."""
+    arguments = {
+        "peer": peer,
+        "data_set": data_set,
+        "records": options.records if records is None else records,
+        "lookups": options.lookups,
+        "workers": options.workers,
+    }
+    return Job(key, group, "family", arguments, peer)
+
+
+def sizes(largest: int) -> list[int]:
+    """Object sizes for the handles: 1 kB, 1 MB, 100 MB, and the largest."""
+    return [size for size in (1 << 10, 1 << 20, 100 << 20) if size < largest] + [largest]
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Run one measurement in a fresh process.
+
+    Returns:
+        Its result; ``{"unavailable": why}`` for a peer that cannot run here, ``{"error": text}``
+        when the measurement failed, with the end of what its process wrote to standard error.
+    """
+    reason = peers.unavailable(job.peer) if job.peer else missing_permaheap()
+    if reason:
+        return {"unavailable": reason}
+    command = [sys.executable, "-m", "benchmarks.runner", job.name]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(job.arguments), capture_output=True, text=True,
+            timeout=TIMEOUT,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"no result after {TIMEOUT:.0f} s"}
+    if done.returncode:
+        return {"error": f"exit status {done.returncode}: {done.stderr.strip()[-600:]}"}
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def missing_permaheap() -> str | None:
+    """Why permaheap itself cannot be measured, or None."""
+    return None if importlib.util.find_spec("permaheap") else "permaheap is not installed"
+
+
+def main() -> None:
+    """Run the measurement named on the command line, arguments and result as JSON."""
+    arguments = json.load(sys.stdin)
+    json.dump(MEASUREMENTS[sys.argv[1]](**arguments), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""permaheap: a permanent heap for CPython.
+
+Python objects that are built once, never change, are never freed by reference counting, and
+are read by every forked worker, every sub-interpreter and every process of the family at
+native speed, without being copied, pickled or even written to.
+
+    >>> import permaheap
+    >>> data = permaheap.freeze({"users": [{"name": "Ada", "tags": ["x", "y"]}]})
+    >>> data["users"][0]["name"]
+    'Ada'
+    >>> type(data["users"])
+    <class 'tuple'>
+    >>> permaheap.thaw(data)
+    {'users': [{'name': 'Ada', 'tags': ['x', 'y']}]}
+
+`freeze` copies a graph of objects into the heap, once, before forking or starting
+interpreters; `thaw` copies it out again into ordinary mutable objects. What is frozen is plain
+built-in types (tuple for list, frozenset for set, a read-only mapping for dict), so whatever
+reads Python objects reads it. `share` names a frozen object by 40 bytes that may travel through
+any queue, pipe or file; `Handle.get` gives the same object in any process of the family.
+
+The *family* is the process that made the heap and everything forked from it since. The heap
+only grows: what is frozen stays until the last process of the family ends.
+
+Frozen mappings are `types.MappingProxyType` on Python 3.12 to 3.14, which json, pickle and copy
+refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendict`.
+
+Environment: with `PERMAHEAP_SEAL=1` at the time of import, every process maps the heap
+read-only, so that a stray write by an extension ends the process (SIGSEGV) where it happens.
+Otherwise such a write copies one page for the process that did it, and nobody else sees it.
+"""
+
+from permaheap import _supported
+
+_supported.check()
+
+from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    FreezeError,
+    Handle,
+    HandleError,
+    freeze,
+    freeze_each,
+    freeze_pairs,
+    is_frozen,
+    share,
+    thaw,
+)
+from permaheap._defaults import builtin_default, json_default  # noqa: E402
+from permaheap._family import family_context  # noqa: E402
+from permaheap._reducers import register_reducers  # noqa: E402
+from permaheap._stats import Stats, stats  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FreezeError",
+    "Handle",
+    "HandleError",
+    "Stats",
+    "__version__",
+    "builtin_default",
+    "family_context",
+    "freeze",
+    "freeze_each",
+    "freeze_pairs",
+    "is_frozen",
+    "json_default",
+    "register_reducers",
+    "share",
+    "stats",
+    "thaw",
+]

@@ -1,0 +1,45 @@
+"""What the permanent heap holds, as a record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from permaheap import _core
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The permanent heap at one moment. Sizes are in bytes.
+
+    The numbers are those of the family: every process of it sees the same ones, but for
+    `mapping`, and for `objects`, `bytes` and `saved`, which count what this process froze and
+    what it inherited when it was forked.
+    """
+
+    reserved: int
+    """Address space set aside; costs no memory."""
+    used: int
+    """Bytes that frozen blocks take, headers and padding included."""
+    blocks: int
+    """Number of blocks: one for each freeze that put something into the heap."""
+    mapping: str
+    """How this process maps the heap: "private" (a stray write copies the page for itself),
+    "sealed" (PERMAHEAP_SEAL=1: a stray write is a SIGSEGV), or "read-only: " and the reason."""
+    family: str
+    """The family's identity, in hexadecimal; handles carry it."""
+    objects: Mapping[str, int]
+    """Number of frozen objects by kind ("str", "tuple", ...)."""
+    bytes: Mapping[str, int]
+    """Bytes of frozen objects by kind."""
+    saved: int
+    """Bytes not used because equal atoms and key tables are stored once."""
+
+
+def stats() -> Stats:
+    """Return what the heap holds now.
+
+        >>> permaheap.stats().used
+        1048576
+
+    It is cheap: counters are read, the heap is not walked.
+    """
+    return Stats(**_core.stats())

@@ -1,0 +1,193 @@
+/* check.c -- is all of the heap what it should be?
+
+   For each extent: segments back to back, from its front to `filled`.  For
+   each block: everything that its root reaches is of a type that is frozen,
+   has the reference count it was given, and points only to permanent objects
+   or static ones; and the objects reached take up the block's payload to the
+   byte.  Used by tests after whatever they did to the heap. */
+
+#include "check.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "memo.h"
+
+typedef struct {
+    const ph_segment *home;
+    ph_memo seen;                   /* objects of this block; and key tables */
+    PyObject **todo;
+    size_t todo_used, todo_size;
+    uint64_t bytes;                 /* of the objects seen */
+    Py_ssize_t blocks;
+} checker;
+
+static int
+wrong(const checker *ck, const void *where, const char *what)
+{
+    if (!PyErr_Occurred()) {
+        PyErr_Format(PyExc_AssertionError,
+                     "permaheap: %s at offset %llu (block at %llu)", what,
+                     (unsigned long long)ph_offset_of(where),
+                     ck->home ? (unsigned long long)ph_offset_of(ck->home) : 0ull);
+    }
+    return -1;
+}
+
+/* Is p inside a committed part of an extent? */
+static bool
+is_committed(const void *p)
+{
+    uint64_t offset = ph_offset_of(p);
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
+        const ph_extent *extent = &ph_heap.header->extent[i];
+        uint64_t start = atomic_load(&extent->offset);
+        if (start != 0 && offset - start < atomic_load(&extent->filled)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int
+push(checker *ck, PyObject *obj)
+{
+    if (ck->todo_used == ck->todo_size) {
+        size_t size = ck->todo_size ? 2 * ck->todo_size : 256;
+        PyObject **todo = ph_realloc(ck->todo, size * sizeof(PyObject *));
+        if (todo == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        ck->todo = todo;
+        ck->todo_size = size;
+    }
+    ck->todo[ck->todo_used++] = obj;
+    return 0;
+}
+
+/* Note an object or table of this block; 1 if it is new, 0 if not. */
+static int
+note(checker *ck, const void *p)
+{
+    PyObject *key = (PyObject *)p;
+    if (ph_memo_get(&ck->seen, key) != NULL) {
+        return 0;
+    }
+    if (ph_memo_set(&ck->seen, key, PH_IN_PROGRESS) != PH_OK) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 1;
+}
+
+static int
+check_pointer(PyObject *part, void *arg)
+{
+    checker *ck = arg;
+    if (!ph_heap_contains(part)) {
+        return ph_is_static(part)
+               ? 0 : wrong(ck, part, "a pointer out of the heap, to what is not static,");
+    }
+    if (!is_committed(part)) {
+        return wrong(ck, part, "a pointer to what was not committed");
+    }
+    if (ph_block_of(part) != ck->home) {
+        return 0;
+    }
+    int fresh = note(ck, part);
+    return fresh <= 0 ? fresh : push(ck, part);
+}
+
+static int
+check_object(checker *ck, PyObject *obj)
+{
+    ph_anatomy anatomy;
+    if (ph_dissect(obj, &anatomy, check_pointer, ck) < 0) {
+        return -1;
+    }
+    if (anatomy.complaint != NULL) {
+        return wrong(ck, obj, anatomy.complaint);
+    }
+    ck->bytes += anatomy.size;
+    if (anatomy.shared == NULL) {
+        return 0;
+    }
+    int fresh = note(ck, anatomy.shared);
+    ck->bytes += fresh > 0 ? anatomy.shared_size : 0;
+    return fresh < 0 ? -1 : 0;
+}
+
+static int
+check_block(checker *ck)
+{
+    const ph_segment *home = ck->home;
+    ck->bytes = 0;
+    ph_memo_clear(&ck->seen);
+    if (check_pointer(ph_address_of(home->root), ck) < 0) {
+        return -1;
+    }
+    while (ck->todo_used > 0) {
+        if (check_object(ck, ck->todo[--ck->todo_used]) < 0) {
+            return -1;
+        }
+    }
+    bool whole = home->flags & PH_BLOCK_LEFTOVER ? ck->bytes <= home->payload
+                                                 : ck->bytes == home->payload;
+    ck->blocks++;
+    return whole ? 0 : wrong(ck, home, "a block whose objects do not add up to "
+                                       "its payload");
+}
+
+static int
+check_segment(checker *ck, uint64_t offset, uint64_t end)
+{
+    const ph_segment *segment = ph_address_of(offset);
+    ck->home = segment;
+    if (segment->nonce == 0 || segment->size < sizeof(ph_segment)
+        || segment->size % 8 != 0 || segment->size > end - offset) {
+        return wrong(ck, segment, "a damaged segment header");
+    }
+    if (ph_block_of(segment) != ph_address_of(segment->home)) {
+        return wrong(ck, segment, "a segment that the directory does not know");
+    }
+    if (segment->home != offset) {
+        const ph_segment *home = ph_address_of(segment->home);
+        return is_committed(home) && home->nonce == segment->nonce
+               ? 0 : wrong(ck, segment, "a segment without its block");
+    }
+    return check_block(ck);
+}
+
+static int
+check_extent(checker *ck, const ph_extent *extent)
+{
+    uint64_t at = atomic_load(&extent->offset);
+    uint64_t end = at + atomic_load(&extent->filled);
+    while (at != 0 && at < end) {
+        if (check_segment(ck, at, end) < 0) {
+            return -1;
+        }
+        at += ((const ph_segment *)ph_address_of(at))->size;
+    }
+    return 0;
+}
+
+Py_ssize_t
+ph_check(void)
+{
+    if (ph_heap_refresh() != PH_OK) {
+        PyErr_SetString(PyExc_AssertionError, ph_error_text());
+        return -1;
+    }
+    checker ck = {0};
+    int result = 0;
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS && result == 0; i++) {
+        result = check_extent(&ck, &ph_heap.header->extent[i]);
+    }
+    ph_memo_clear(&ck.seen);
+    ph_free(ck.todo);
+    return result < 0 ? -1 : ck.blocks;
+}

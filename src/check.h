@@ -1,0 +1,13 @@
+/* check.h -- the heap's audit. */
+
+#ifndef PH_CHECK_H
+#define PH_CHECK_H
+
+#include "layout.h"
+
+/* Walk every committed block of every extent: headers, sizes, pointers, types,
+   reference counts.  The number of blocks, or -1 with an AssertionError that
+   names what is wrong and where.  O(objects). */
+Py_ssize_t ph_check(void);
+
+#endif

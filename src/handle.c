@@ -1,0 +1,155 @@
+/* handle.c -- naming a permanent object, and finding it again.
+
+   A handle carries the family's name, two offsets, and a tag: SipHash-2-4
+   (Aumasson and Bernstein, 2012) of the block's nonce and the offsets, under a
+   key in the family's header.  A forged, stale or damaged handle has a wrong
+   tag but for one case in 2**64.  This guards against accidents: a member of
+   the family can read the key.
+
+   Resolving reads one word outside of the header: the nonce, at an offset that
+   the handle claims.  The page directory says first whether the page belongs
+   to any block. */
+
+#include "handle.h"
+
+#include <string.h>
+
+/* --- SipHash-2-4 of a few words ---------------------------------------------- */
+
+static uint64_t
+rotate(uint64_t x, int bits)
+{
+    return (x << bits) | (x >> (64 - bits));
+}
+
+static void
+sip_round(uint64_t v[4])
+{
+    v[0] += v[1]; v[1] = rotate(v[1], 13); v[1] ^= v[0]; v[0] = rotate(v[0], 32);
+    v[2] += v[3]; v[3] = rotate(v[3], 16); v[3] ^= v[2];
+    v[0] += v[3]; v[3] = rotate(v[3], 21); v[3] ^= v[0];
+    v[2] += v[1]; v[1] = rotate(v[1], 17); v[1] ^= v[2]; v[2] = rotate(v[2], 32);
+}
+
+static void
+sip_word(uint64_t v[4], uint64_t word)
+{
+    v[3] ^= word;
+    sip_round(v);
+    sip_round(v);
+    v[0] ^= word;
+}
+
+static uint64_t
+sip_hash(const uint64_t key[2], const uint64_t *words, size_t n)
+{
+    uint64_t v[4] = {
+        key[0] ^ 0x736f6d6570736575ull, key[1] ^ 0x646f72616e646f6dull,
+        key[0] ^ 0x6c7967656e657261ull, key[1] ^ 0x7465646279746573ull,
+    };
+    for (size_t i = 0; i < n; i++) {
+        sip_word(v, words[i]);
+    }
+    sip_word(v, (uint64_t)(8 * n) << 56);
+    v[2] ^= 0xff;
+    for (int i = 0; i < 4; i++) {
+        sip_round(v);
+    }
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
+}
+
+/* --- Handles ------------------------------------------------------------------- */
+
+static uint64_t
+tag_of(uint64_t nonce, const ph_handle *handle)
+{
+    uint64_t words[3] = {nonce, handle->block, handle->object};
+    return sip_hash(ph_heap.header->key, words, 3);
+}
+
+void
+ph_handle_make(PyObject *obj, ph_handle *handle)
+{
+    uint64_t nonce = 0;
+    memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
+    if (ph_heap_contains(obj)) {
+        const ph_segment *home = ph_block_of(obj);
+        handle->block = ph_offset_of(home);
+        handle->object = ph_offset_of(obj);
+        nonce = home->nonce;
+    }
+    else {
+        handle->block = 0;
+        handle->object = ph_static_number(obj);
+    }
+    handle->tag = tag_of(nonce, handle);
+}
+
+static ph_status
+bad_handle(void)
+{
+    return ph_fail(PH_BAD_HANDLE,
+                   "permaheap: this handle is damaged, forged, or names "
+                   "something that is no longer there");
+}
+
+static ph_status
+foreign_handle(void)
+{
+    return ph_fail(PH_BAD_HANDLE,
+                   "permaheap: this handle comes from another family of "
+                   "processes. A family is a process and what was forked from "
+                   "it after it imported permaheap; spawned children are "
+                   "outside, and so are those of a fork server (the default "
+                   "since Python 3.14) unless the server itself imported it. "
+                   "See permaheap.family_context()");
+}
+
+static ph_status
+resolve_static(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
+{
+    if (handle->tag != tag_of(0, handle)) {
+        return bad_handle();
+    }
+    *p_obj = ph_static_at((uint32_t)handle->object);
+    *p_flags = *p_obj == NULL ? PH_BLOCK_DATETIME : 0;
+    return PH_OK;
+}
+
+static bool
+may_hold_a_block(uint64_t offset)
+{
+    ph_header *header = ph_heap.header;
+    return offset >= header->first && offset % 8 == 0
+           && offset < atomic_load(&header->claimed) - sizeof(ph_segment)
+           && *ph_directory_entry(offset) != 0;
+}
+
+ph_status
+ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
+{
+    ph_status status = ph_heap_ready();
+    if (status != PH_OK) {
+        return status;
+    }
+    if (memcmp(handle->family, ph_heap.header->family, 16) != 0) {
+        return foreign_handle();
+    }
+    status = ph_heap_refresh();
+    if (status != PH_OK) {
+        return status;
+    }
+    if (handle->block == 0) {
+        return resolve_static(handle, p_obj, p_flags);
+    }
+    if (!may_hold_a_block(handle->block)) {
+        return bad_handle();
+    }
+    const ph_segment *home = ph_address_of(handle->block);
+    if (handle->tag != tag_of(home->nonce, handle)) {
+        return bad_handle();
+    }
+    *p_obj = ph_address_of(handle->object);
+    *p_flags = home->flags;
+    return PH_OK;
+}

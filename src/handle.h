@@ -1,0 +1,25 @@
+/* handle.h -- names of permanent objects that travel as bytes. */
+
+#ifndef PH_HANDLE_H
+#define PH_HANDLE_H
+
+#include "layout.h"
+
+/* The bytes of a handle: valid in one family, for ever. */
+typedef struct {
+    uint8_t family[16];             /* ph_header.family */
+    uint64_t block;                 /* offset of the object's block; 0: static */
+    uint64_t object;                /* offset of the object; or its number */
+    uint64_t tag;                   /* of the block's nonce and the above */
+} ph_handle;
+
+#define PH_HANDLE_SIZE 40
+_Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
+
+/* Name a permanent or static object.  O(1). */
+void ph_handle_make(PyObject *obj, ph_handle *handle);
+/* The object, and the flags of its block.  O(1). */
+ph_status ph_handle_resolve(const ph_handle *handle, PyObject **p_obj,
+                            uint32_t *p_flags);
+
+#endif

@@ -1,0 +1,158 @@
+/* heap.h -- the permanent heap: one range of addresses, backed by one file
+   that forks inherit, read by everybody and written only by builders.
+
+   Knows nothing of Python.  heap.c explains the design; block.c builds
+   blocks in it; everything else reads. */
+
+#ifndef PH_HEAP_H
+#define PH_HEAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "os.h"
+
+/* What a core function returns: PH_OK, or what went wrong.  The words for it
+   and the last code are kept for each thread until its next failure. */
+typedef enum {
+    PH_OK = 0,
+    PH_EXCEPTION = -1,      /* a Python exception is set */
+    PH_NOMEM = -2,          /* memory, or the reservation, is used up */
+    PH_SYSTEM = -3,         /* a system call failed */
+    PH_FORKED = -4,         /* forked in the middle of building */
+    PH_BAD_HANDLE = -5,     /* not a handle of this family */
+} ph_status;
+
+ph_status ph_error_status(void);
+const char *ph_error_text(void);
+ph_status ph_fail(ph_status status, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Kinds of frozen object, for the counters of stats(). */
+typedef enum {
+    PH_KIND_INT, PH_KIND_FLOAT, PH_KIND_COMPLEX, PH_KIND_STR, PH_KIND_BYTES,
+    PH_KIND_TUPLE, PH_KIND_MAPPING, PH_KIND_FROZENSET, PH_KIND_RANGE,
+    PH_KIND_SLICE, PH_KIND_DATE, PH_KIND_TIME, PH_KIND_DATETIME,
+    PH_KIND_TIMEDELTA, PH_KIND_TIMEZONE,
+    PH_KIND_KEYS,           /* a table of keys that dicts of one shape share */
+    PH_KINDS
+} ph_kind;
+
+extern const char *const ph_kind_names[PH_KINDS];
+
+/* What an extent holds, for life.  Only permanent blocks exist so far. */
+typedef enum { PH_EXTENT_PERMANENT = 1, PH_EXTENT_SPANS = 2 } ph_extent_kind;
+
+#define PH_MAX_EXTENTS 16384u
+
+/* A piece of the heap that one process at a time fills from the front.
+   All offsets are in bytes from the heap's base.  64 bytes, in the header. */
+typedef struct {
+    _Atomic uint64_t offset;    /* where it starts; 0: not claimed yet.  Set
+                                   last, once, by the claimer */
+    uint64_t size;              /* bytes; a multiple of PH_PAGE; never changes */
+    _Atomic uint64_t filled;    /* bytes of committed blocks at its front; only
+                                   grows; written by the owner */
+    _Atomic int32_t owner;      /* pid of who may build here */
+    int32_t kind;               /* ph_extent_kind; never changes */
+    /* When a block spills into this extent from another: that the extent is
+       filled up to spill_filled if the block was committed (invariant 5). */
+    _Atomic uint64_t spill_block;   /* offset of the block's header, or 0 */
+    uint64_t spill_nonce;           /* that header's nonce */
+    uint64_t spill_filled;          /* bytes */
+    uint64_t unused;
+} ph_extent;
+
+/* The first pages of the file, mapped MAP_SHARED by the whole family. */
+typedef struct {
+    uint64_t magic;             /* PH_MAGIC */
+    uint64_t size;              /* bytes reserved, this header included */
+    uint8_t family[16];         /* random name of the family */
+    uint64_t key[2];            /* SipHash key of the handles' tags */
+    uint64_t directory;         /* offset of the page directory */
+    uint64_t first;             /* offset of the first extent */
+    /* Below: written by any process of the family, atomically. */
+    _Atomic uint64_t claimed;   /* offset of the first byte never claimed */
+    _Atomic uint32_t extents;   /* entries of extent[] in use */
+    _Atomic uint64_t published; /* commits so far: readers refresh on change */
+    _Atomic uint64_t blocks;    /* committed blocks */
+    _Atomic uint64_t used;      /* bytes in committed blocks */
+    _Atomic uint64_t saved;     /* bytes that sharing has saved */
+    _Atomic uint64_t objects_of[PH_KINDS];
+    _Atomic uint64_t bytes_of[PH_KINDS];
+    ph_extent extent[PH_MAX_EXTENTS];
+} ph_header;
+
+#define PH_MAGIC 0x3170616568616d72ull      /* "rmaheap1": format version 1 */
+
+/* This process's view of the heap.  Written under ph_os_lock(), except for
+   what says otherwise. */
+typedef struct {
+    char *base;                 /* the range; the same in the whole family */
+    uint64_t size;              /* bytes */
+    int fd;                     /* the file, and what it must be */
+    ph_file_id file;
+    ph_header *header;          /* == base */
+    ph_map_kind mapping;        /* of permanent extents: private or read-only */
+    const char *mapping_reason; /* for stats() */
+    ptrdiff_t window;           /* add to an address to write there; 0: this
+                                   process has reserved no window yet */
+    _Atomic uint64_t seen;      /* header->published at the last refresh */
+    _Atomic uint64_t forks;     /* forks between the creator and us */
+    ph_status state;            /* PH_OK, or why there is no heap */
+} ph_heap_process;
+
+extern ph_heap_process ph_heap;
+
+/* Reserve the heap, once per process; later calls report the same.  On
+   failure ph_heap.state stays as it is and ph_heap_ready() says why. */
+void ph_heap_init(void);
+ph_status ph_heap_ready(void);
+
+/* Map what the family has published since the last call.  O(1) when there is
+   nothing new, else O(extents). */
+ph_status ph_heap_refresh(void);
+
+static inline bool
+ph_heap_contains(const void *p)
+{
+    return (uint64_t)((const char *)p - ph_heap.base) < ph_heap.size;
+}
+
+static inline uint64_t
+ph_offset_of(const void *p)
+{
+    return (uint64_t)((const char *)p - ph_heap.base);
+}
+
+static inline void *
+ph_address_of(uint64_t offset)
+{
+    return ph_heap.base + offset;
+}
+
+/* The directory has for each page of the heap the offset of the segment (see
+   block.h) that holds the page's first byte. */
+static inline uint64_t *
+ph_directory_entry(uint64_t offset)
+{
+    return (uint64_t *)(ph_heap.base + ph_heap.header->directory)
+           + offset / PH_PAGE;
+}
+
+/* --- For block.c, with ph_os_lock() held ----------------------------------- */
+
+/* An extent with at least `size` free bytes that this process may fill, and
+   where its free bytes start: a dead owner's, or a new one of about `hint`
+   bytes.  Mapped for reading, and for writing through the window. */
+ph_status ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index);
+
+/* Memory for [offset, offset + size), inside one extent, if the process's
+   limits allow for it. */
+ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
+
+/* After a commit of our own: `filled` of extent `index` has grown. */
+void ph_extent_seen(uint32_t index);
+
+#endif

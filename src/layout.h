@@ -1,0 +1,171 @@
+/* layout.h -- the only place that knows how CPython lays out objects.
+
+   layout.c has what all kinds share and the atoms, layout_containers.c the
+   tuple, the mapping and the frozenset, layout_selftest.c compares what they
+   write with real objects when the module is imported.
+
+   A new version of CPython: add it to PH_SUPPORTED below, compare the structs
+   named in layout*.c with its headers, adapt the few #if in these files, and
+   let the self-test and a debug build judge.
+
+   All ph_put_*() functions write one object into a block, from parts that are
+   frozen already.  They fill every cache that CPython fills on reading (hash,
+   UTF-8 form, first weak reference), since a reader of a read-only page cannot.
+   They return the object's final address, or NULL after ph_fail(). */
+
+#ifndef PH_LAYOUT_H
+#define PH_LAYOUT_H
+
+#ifndef Py_BUILD_CORE
+#define Py_BUILD_CORE 1             /* for the headers under internal/ */
+#endif
+#include <Python.h>
+
+#include "block.h"
+
+#if PY_VERSION_HEX < 0x030c0000 || PY_VERSION_HEX >= 0x03100000
+#error "permaheap supports CPython 3.12 to 3.15"
+#endif
+#ifdef Py_GIL_DISABLED
+#error "permaheap does not support free-threaded builds of CPython yet"
+#endif
+#if !defined(__linux__) || SIZEOF_VOID_P != 8
+#error "permaheap supports 64-bit Linux"
+#endif
+
+/* Does a frozen dict become the built-in frozendict (PEP 814), or a
+   mappingproxy over a dict? */
+#define PH_HAS_FROZENDICT (PY_VERSION_HEX >= 0x030f0000)
+/* Are the types of datetime usable in interpreters with their own GIL? */
+#define PH_DATETIME_IN_INTERPRETERS (PY_VERSION_HEX >= 0x030d0000)
+
+/* dicts with up to so many str keys can share their table of keys
+   (SHARED_KEYS_MAX_SIZE of CPython's dictobject.c). */
+#define PH_SHAPE_MOST 30
+
+/* --- Set-up ---------------------------------------------------------------- */
+
+/* Look up what is static in this process.  Once per interpreter; -1 with an
+   exception when the interpreter is not what this file believes. */
+int ph_layout_init(void);
+/* Forge an object of each kind, and compare it with a real one. */
+int ph_layout_selftest(void);
+
+/* The types of datetime, NULL until something has imported it: it is imported
+   here only when asked to.  -1 with an exception. */
+typedef struct {
+    PyTypeObject *date, *time, *datetime, *delta, *timezone;
+    PyObject *utc;                  /* NULL where it is not static (3.12) */
+} ph_datetime_types;
+extern ph_datetime_types ph_datetime;
+int ph_datetime_import(void);
+
+/* The type of frozen mappings. */
+extern PyTypeObject *ph_mapping_type;
+
+/* --- Static objects: the only ones outside of the heap that a permanent
+   object may point to, being at the same address in the whole family. ------- */
+
+/* The static object that stands for obj, or NULL. */
+PyObject *ph_static_of(PyObject *obj);
+bool ph_is_static(PyObject *obj);
+/* A number for each static object, and back (NULL: no such number). */
+uint32_t ph_static_number(PyObject *obj);
+PyObject *ph_static_at(uint32_t number);
+bool ph_is_static_keys(const void *keys);
+
+/* --- Reading sources -------------------------------------------------------- */
+
+/* The items of a set, n of them by PySet_GET_SIZE(); borrowed. */
+void ph_set_items(PyObject *set, PyObject **items);
+/* What a mappingproxy shows; borrowed. */
+PyObject *ph_proxy_target(PyObject *proxy);
+/* start, stop, step of a slice, or offset and name (or NULL) of a timezone;
+   borrowed. */
+void ph_slice_parts(PyObject *slice, PyObject *parts[3]);
+void ph_timezone_parts(PyObject *zone, PyObject *parts[2]);
+/* start, stop, step, length. */
+void ph_range_parts(PyObject *range, PyObject *parts[4]);
+/* The tzinfo of a time or datetime, or NULL. */
+PyObject *ph_tzinfo_of(PyObject *obj);
+
+/* --- Atoms ------------------------------------------------------------------ */
+
+/* The bytes that make up an atom, from its type on (the word before is the
+   reference count).  They lie in the atom itself, its hash filled in, or in
+   `copy`. */
+typedef struct {
+    const char *bytes;
+    size_t size;
+    ph_kind kind;
+    char copy[64];
+} ph_image;
+
+/* int, float, complex, bytes; date, timedelta; naive time and datetime. */
+int ph_image_of(PyObject *obj, ph_image *image);
+/* The same for what has parts: pass them frozen. */
+void ph_image_of_range(PyObject *const parts[4], ph_image *image);
+void ph_image_of_timezone(PyObject *const parts[2], ph_image *image);
+int ph_image_of_aware(PyObject *obj, PyObject *tzinfo, ph_image *image);
+PyObject *ph_put_image(ph_block *block, const ph_image *image);
+/* Is the frozen object at this view made of these bytes? */
+bool ph_image_equal(const void *view, const ph_image *image);
+
+PyObject *ph_put_str(ph_block *block, PyObject *str);
+/* Bytes that ph_put_str() took for this str. */
+uint64_t ph_str_size(const void *view);
+/* Are two str equal?  One of them is at a view. */
+bool ph_str_equal(const void *view, PyObject *str);
+
+/* The hash of a frozen object, or -1 if it has none.  No exception. */
+Py_hash_t ph_hash(const ph_block *block, PyObject *frozen);
+
+/* --- Containers -------------------------------------------------------------- */
+
+/* What is wrong with a key. */
+typedef struct {
+    Py_ssize_t index;               /* of the key or item; -1: nothing */
+    bool unhashable;                /* else equal to an earlier one */
+} ph_clash;
+
+typedef enum { PH_EQUAL_KEYS_CLASH, PH_LAST_VALUE_WINS } ph_key_policy;
+
+PyObject *ph_put_tuple(ph_block *block, PyObject *const *items, Py_ssize_t n);
+PyObject *ph_put_slice(ph_block *block, PyObject *const parts[3]);
+/* NULL with clash->index >= 0 when the keys will not do, or with -1 after
+   ph_fail() (PH_EXCEPTION: comparing raised). */
+PyObject *ph_put_frozenset(ph_block *block, PyObject *const *items, Py_ssize_t n,
+                           ph_clash *clash);
+PyObject *ph_put_mapping(ph_block *block, PyObject *const *keys,
+                         PyObject *const *values, Py_ssize_t n,
+                         ph_key_policy policy, ph_clash *clash);
+
+/* A table of 1 to PH_SHAPE_MOST distinct str keys, to be shared by mappings
+   that have them in this order; and such a mapping. */
+typedef struct ph_shape_keys ph_shape_keys;
+ph_shape_keys *ph_put_shape(ph_block *block, PyObject *const *keys, Py_ssize_t n);
+PyObject *ph_put_shaped_mapping(ph_block *block, const ph_shape_keys *shape,
+                                PyObject *const *values, Py_ssize_t n);
+/* Bytes of key tables that one more mapping of a shape does without. */
+uint64_t ph_shape_saving(Py_ssize_t n);
+
+/* --- Reading frozen objects, for thaw.c and check.c ----------------------------- */
+
+/* The dict inside a frozen mapping. */
+PyObject *ph_mapping_dict(PyObject *mapping);
+
+/* What check.c asks of each permanent object: its parts and its size. */
+typedef struct {
+    uint64_t size;                  /* bytes in the block, GC header included */
+    uint64_t front;                 /* bytes of that in front of the object */
+    const void *shared;             /* table of shared keys, or NULL */
+    uint64_t shared_size;           /* its bytes */
+    const char *complaint;          /* what is wrong with it, or NULL */
+} ph_anatomy;
+
+typedef int (*ph_visit)(PyObject *part, void *arg);
+/* Visit all objects that a permanent one points to; 0, or what visit returns
+   if that is not 0. */
+int ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
+
+#endif

@@ -1,0 +1,652 @@
+/* module.c -- the Python bindings: arguments, module state, type Handle, the C
+   API's capsule.  No logic of the heap.
+
+   State: per interpreter in module_state; whatever the process or the family
+   shares belongs to the core. */
+
+#include "check.h"
+#include "freeze.h"
+#include "handle.h"
+#include "thaw.h"
+
+#include <string.h>
+
+#include "permaheap.h"
+
+typedef struct {
+    ph_interpreter interp;
+    PyTypeObject *handle_type;
+    bool datetime_imported;         /* in this interpreter, by us */
+} module_state;
+
+static struct PyModuleDef core_module;
+
+static module_state *
+state_of(PyObject *module)
+{
+    return PyModule_GetState(module);
+}
+
+/* --- freeze, thaw, is_frozen ------------------------------------------------------- */
+
+PyDoc_STRVAR(freeze_doc,
+"freeze($module, obj, /, *, default=None)\n--\n\n"
+"Copy a graph of objects into the permanent heap and return the copy.\n\n"
+"The copy is made of plain built-in types: tuple for list, frozenset for set,\n"
+"bytes for bytearray, a read-only mapping for dict.  Equal atoms are stored\n"
+"once; what was one container stays one, what was two stays two.  What is\n"
+"permanent already is kept by reference.\n\n"
+"Of any other object its __freeze__() is frozen, or else default(obj).\n\n"
+"Raises FreezeError (a TypeError with the place as .path) for a cycle, for an\n"
+"object of another type, and for keys that will not do once they are frozen;\n"
+"MemoryError when the heap or the memory is full; whatever __freeze__() or\n"
+"default() raise, with a note that names the place.  Then nothing is left in\n"
+"the heap.  O(number of objects).\n\n"
+"The idea is from the discussion of PEP 683: immortal objects in pages of\n"
+"their own, so that reading never writes and copy-on-write never copies.");
+
+static int
+parse_default(const char *name, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **p_default)
+{
+    if (nargs != 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes exactly one positional "
+                     "argument (%zd given)", name, nargs);
+        return -1;
+    }
+    *p_default = NULL;
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(keyword, "default") != 0) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword "
+                         "argument %R", name, keyword);
+            return -1;
+        }
+        *p_default = args[nargs + i] == Py_None ? NULL : args[nargs + i];
+    }
+    if (*p_default != NULL && !PyCallable_Check(*p_default)) {
+        PyErr_Format(PyExc_TypeError, "%s(): default must be callable or None, "
+                     "not %s", name, Py_TYPE(*p_default)->tp_name);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *
+core_freeze(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    PyObject *default_;
+    if (parse_default("freeze", args, nargs, kwnames, &default_) < 0) {
+        return NULL;
+    }
+    return ph_freeze(&state_of(module)->interp, args[0], default_);
+}
+
+PyDoc_STRVAR(freeze_each_doc,
+"freeze_each($module, iterable, /, *, default=None)\n--\n\n"
+"Freeze the items of an iterable one by one, and return a tuple of them.\n\n"
+"Like freeze(list(iterable)), but holding only one item of ordinary objects at\n"
+"a time: 10 GB from a database cursor need 10 GB.  Atoms and dict shapes are\n"
+"shared across all items; a container that two items refer to is frozen\n"
+"twice.  Raises what freeze() raises.  O(number of objects).");
+
+static PyObject *
+core_freeze_each(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    PyObject *default_;
+    if (parse_default("freeze_each", args, nargs, kwnames, &default_) < 0) {
+        return NULL;
+    }
+    return ph_freeze_each(&state_of(module)->interp, args[0], default_);
+}
+
+PyDoc_STRVAR(freeze_pairs_doc,
+"freeze_pairs($module, pairs, /, *, default=None)\n--\n\n"
+"Freeze (key, value) pairs one by one, and return a frozen mapping of them.\n\n"
+"Like freeze(dict(pairs)), also in that the last value of equal keys wins, but\n"
+"holding only one pair of ordinary objects at a time, as freeze_each() does.\n"
+"Raises what freeze() raises, and TypeError for an item that is no pair.\n"
+"O(number of objects).");
+
+static PyObject *
+core_freeze_pairs(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
+                  PyObject *kwnames)
+{
+    PyObject *default_;
+    if (parse_default("freeze_pairs", args, nargs, kwnames, &default_) < 0) {
+        return NULL;
+    }
+    return ph_freeze_pairs(&state_of(module)->interp, args[0], default_);
+}
+
+PyDoc_STRVAR(thaw_doc,
+"thaw($module, frozen, /)\n--\n\n"
+"Copy a permanent object out of the heap, into fresh ordinary containers.\n\n"
+"Mappings become dict, tuples list, frozensets set; dict keys, set elements\n"
+"and atoms stay what they are.  What was one container stays one.\n"
+"freeze(thaw(f)) == f.  Raises TypeError for what is not permanent.\n"
+"O(number of objects).");
+
+static PyObject *
+core_thaw(PyObject *module, PyObject *frozen)
+{
+    return ph_thaw(&state_of(module)->interp.exceptions, frozen);
+}
+
+static int
+api_is_frozen(PyObject *obj)
+{
+    return ph_heap_contains(obj) || ph_is_static(obj);
+}
+
+PyDoc_STRVAR(is_frozen_doc,
+"is_frozen($module, obj, /)\n--\n\n"
+"Is this object permanent?\n\n"
+"True for all that freeze() and Handle.get() return and what that holds; also\n"
+"for objects that are static in the interpreter: None, small ints, the empty\n"
+"tuple and the like.  O(1).");
+
+static PyObject *
+core_is_frozen(PyObject *Py_UNUSED(module), PyObject *obj)
+{
+    return PyBool_FromLong(api_is_frozen(obj));
+}
+
+/* --- Handle -------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject_HEAD
+    ph_handle handle;
+} HandleObject;
+
+static const ph_handle *
+handle_of(PyObject *self)
+{
+    return &((HandleObject *)self)->handle;
+}
+
+static PyObject *
+handle_new(PyTypeObject *type, const ph_handle *handle)
+{
+    PyObject *self = type->tp_alloc(type, 0);
+    if (self != NULL) {
+        ((HandleObject *)self)->handle = *handle;
+    }
+    return self;
+}
+
+static void
+handle_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* Objects of datetime's types work in the interpreters that imported it. */
+static int
+import_datetime(module_state *state)
+{
+    if (!state->datetime_imported && ph_datetime_import() < 0) {
+        return -1;
+    }
+    state->datetime_imported = true;
+    return 0;
+}
+
+static PyObject *
+resolve(module_state *state, const ph_handle *handle)
+{
+    PyObject *obj;
+    uint32_t flags;
+    if (ph_handle_resolve(handle, &obj, &flags) != PH_OK) {
+        ph_raise(&state->interp.exceptions);
+        return NULL;
+    }
+    if (flags & PH_BLOCK_DATETIME) {
+        if (import_datetime(state) < 0) {
+            return NULL;
+        }
+        if (obj == NULL) {          /* timezone.utc, static once imported */
+            obj = ph_static_at((uint32_t)handle->object);
+        }
+    }
+    if (obj == NULL) {
+        PyErr_SetString(state->interp.exceptions.handle_error,
+                        "permaheap: this handle names no static object");
+        return NULL;
+    }
+    return Py_NewRef(obj);
+}
+
+PyDoc_STRVAR(handle_get_doc,
+"get($self, /)\n--\n\n"
+"The object that this handle names: the same one, in any process or\n"
+"interpreter of the family.  Raises HandleError when the handle is damaged or\n"
+"of another family.  O(1), whatever the object's size.");
+
+static PyObject *
+handle_get(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return resolve(PyType_GetModuleState(Py_TYPE(self)), handle_of(self));
+}
+
+static PyObject *
+handle_bytes(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyBytes_FromStringAndSize((const char *)handle_of(self), PH_HANDLE_SIZE);
+}
+
+PyDoc_STRVAR(handle_from_bytes_doc,
+"from_bytes($type, data, /)\n--\n\n"
+"The handle whose bytes(handle) is data, a bytes-like object of 40 bytes.\n"
+"Raises ValueError for another length.");
+
+static PyObject *
+handle_from_bytes(PyObject *type, PyObject *data)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    PyObject *self = NULL;
+    if (buffer.len != PH_HANDLE_SIZE) {
+        PyErr_Format(PyExc_ValueError, "a handle has %d bytes, not %zd",
+                     PH_HANDLE_SIZE, buffer.len);
+    }
+    else {
+        ph_handle handle;
+        memcpy(&handle, buffer.buf, PH_HANDLE_SIZE);
+        self = handle_new((PyTypeObject *)type, &handle);
+    }
+    PyBuffer_Release(&buffer);
+    return self;
+}
+
+static PyObject *
+handle_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *from_bytes = PyObject_GetAttrString((PyObject *)Py_TYPE(self),
+                                                  "from_bytes");
+    if (from_bytes == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue("N(N)", from_bytes, handle_bytes(self, NULL));
+}
+
+static PyObject *
+handle_richcompare(PyObject *self, PyObject *other, int op)
+{
+    if ((op != Py_EQ && op != Py_NE) || Py_TYPE(other) != Py_TYPE(self)) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    bool equal = memcmp(handle_of(self), handle_of(other), PH_HANDLE_SIZE) == 0;
+    return PyBool_FromLong(equal == (op == Py_EQ));
+}
+
+static Py_hash_t
+handle_hash(PyObject *self)
+{
+    Py_hash_t hash = (Py_hash_t)handle_of(self)->tag;
+    return hash == -1 ? -2 : hash;
+}
+
+static PyObject *
+handle_repr(PyObject *self)
+{
+    const ph_handle *handle = handle_of(self);
+    return PyUnicode_FromFormat("<permaheap.Handle of offset %llu in family "
+                                "%02x%02x%02x%02x>",
+                                (unsigned long long)handle->object,
+                                handle->family[0], handle->family[1],
+                                handle->family[2], handle->family[3]);
+}
+
+static PyMethodDef handle_methods[] = {
+    {"get", handle_get, METH_NOARGS, handle_get_doc},
+    {"from_bytes", handle_from_bytes, METH_O | METH_CLASS, handle_from_bytes_doc},
+    {"__bytes__", handle_bytes, METH_NOARGS, PyDoc_STR("The 40 bytes of the handle.")},
+    {"__reduce__", handle_reduce, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(handle_doc,
+"The name of a permanent object, made by share(): 40 bytes that may travel\n"
+"through any queue, pipe, file or pickle.");
+
+static PyType_Slot handle_slots[] = {
+    {Py_tp_doc, (void *)handle_doc},
+    {Py_tp_dealloc, handle_dealloc},
+    {Py_tp_methods, handle_methods},
+    {Py_tp_richcompare, handle_richcompare},
+    {Py_tp_hash, handle_hash},
+    {Py_tp_repr, handle_repr},
+    {0, NULL},
+};
+
+static PyType_Spec handle_spec = {
+    .name = "permaheap.Handle",
+    .basicsize = sizeof(HandleObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = handle_slots,
+};
+
+PyDoc_STRVAR(share_doc,
+"share($module, frozen, /)\n--\n\n"
+"A Handle that names a permanent object, not only the root of a freeze.\n\n"
+"Raises TypeError for what is not permanent.  O(1).");
+
+static PyObject *
+share(module_state *state, PyObject *obj)
+{
+    if (!api_is_frozen(obj)) {
+        PyErr_Format(PyExc_TypeError,
+                     "share: this %s is not a permanent object; freeze() it first",
+                     Py_TYPE(obj)->tp_name);
+        return NULL;
+    }
+    if (ph_heap_ready() != PH_OK) {
+        ph_raise(&state->interp.exceptions);
+        return NULL;
+    }
+    ph_handle handle;
+    ph_handle_make(obj, &handle);
+    return handle_new(state->handle_type, &handle);
+}
+
+static PyObject *
+core_share(PyObject *module, PyObject *obj)
+{
+    return share(state_of(module), obj);
+}
+
+/* --- stats, and what tests ask for ------------------------------------------------------- */
+
+static PyObject *
+counts_of(const _Atomic uint64_t *counts)
+{
+    PyObject *dict = PyDict_New();
+    for (int kind = 0; dict != NULL && kind < PH_KINDS; kind++) {
+        uint64_t count = atomic_load(&counts[kind]);
+        if (count == 0) {
+            continue;
+        }
+        PyObject *number = PyLong_FromUnsignedLongLong(count);
+        if (number == NULL
+            || PyDict_SetItemString(dict, ph_kind_names[kind], number) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(number);
+    }
+    return dict;
+}
+
+static PyObject *
+hex_of(const uint8_t *bytes, size_t n)
+{
+    char text[64];
+    for (size_t i = 0; i < n; i++) {
+        PyOS_snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+    }
+    return PyUnicode_FromString(text);
+}
+
+PyDoc_STRVAR(stats_doc,
+"stats($module, /)\n--\n\n"
+"A dict of the heap's figures, of the whole family: see permaheap.Stats.");
+
+static PyObject *
+core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (ph_heap_ready() != PH_OK) {
+        ph_raise(&state_of(module)->interp.exceptions);
+        return NULL;
+    }
+    ph_header *header = ph_heap.header;
+    return Py_BuildValue(
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K}",
+        "reserved", (unsigned long long)header->size,
+        "used", (unsigned long long)atomic_load(&header->used),
+        "blocks", (unsigned long long)atomic_load(&header->blocks),
+        "mapping", ph_heap.mapping_reason,
+        "family", hex_of(header->family, sizeof(header->family)),
+        "objects", counts_of(header->objects_of),
+        "bytes", counts_of(header->bytes_of),
+        "saved", (unsigned long long)atomic_load(&header->saved));
+}
+
+PyDoc_STRVAR(check_doc,
+"_check($module, /)\n--\n\n"
+"Audit the heap: walk all blocks and return their number, or raise\n"
+"AssertionError with what is wrong and where.  O(number of objects).");
+
+static PyObject *
+core_check(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (ph_heap_ready() != PH_OK) {
+        ph_raise(&state_of(module)->interp.exceptions);
+        return NULL;
+    }
+    Py_ssize_t blocks = ph_check();
+    return blocks < 0 ? NULL : PyLong_FromSsize_t(blocks);
+}
+
+PyDoc_STRVAR(fault_doc,
+"_fault($module, n=None, /, persistent=False)\n--\n\n"
+"For tests: let the n-th system call or allocation of the core from now on\n"
+"fail, and if persistent all later ones; 0 disarms.  Without arguments: has\n"
+"one failed since?");
+
+static PyObject *
+core_fault(PyObject *Py_UNUSED(module), PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"", "persistent", NULL};
+    PyObject *n = Py_None;
+    int persistent = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|Op:_fault", names, &n,
+                                     &persistent)) {
+        return NULL;
+    }
+    if (n != Py_None) {
+        long count = PyLong_AsLong(n);
+        if (count == -1 && PyErr_Occurred()) {
+            return NULL;
+        }
+        ph_fault_arm(count, persistent);
+    }
+    return PyBool_FromLong(ph_fault_fired());
+}
+
+static PyMethodDef core_methods[] = {
+    {"freeze", (PyCFunction)(void (*)(void))core_freeze,
+     METH_FASTCALL | METH_KEYWORDS, freeze_doc},
+    {"freeze_each", (PyCFunction)(void (*)(void))core_freeze_each,
+     METH_FASTCALL | METH_KEYWORDS, freeze_each_doc},
+    {"freeze_pairs", (PyCFunction)(void (*)(void))core_freeze_pairs,
+     METH_FASTCALL | METH_KEYWORDS, freeze_pairs_doc},
+    {"thaw", core_thaw, METH_O, thaw_doc},
+    {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
+    {"share", core_share, METH_O, share_doc},
+    {"stats", core_stats, METH_NOARGS, stats_doc},
+    {"_check", core_check, METH_NOARGS, check_doc},
+    {"_fault", (PyCFunction)(void (*)(void))core_fault,
+     METH_VARARGS | METH_KEYWORDS, fault_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+/* --- C API ------------------------------------------------------------------------------------ */
+
+/* The state of the calling interpreter; NULL with an exception. */
+static module_state *
+current_state(void)
+{
+    PyObject *module = PyImport_ImportModule("permaheap._core");
+    module_state *state = module ? PyModule_GetState(module) : NULL;
+    Py_XDECREF(module);             /* sys.modules keeps it */
+    return state;
+}
+
+static PyObject *
+api_freeze(PyObject *obj, PyObject *default_)
+{
+    module_state *state = current_state();
+    return state ? ph_freeze(&state->interp, obj, default_) : NULL;
+}
+
+static PyObject *
+api_share(PyObject *obj)
+{
+    module_state *state = current_state();
+    return state ? share(state, obj) : NULL;
+}
+
+static PyObject *
+api_resolve(PyObject *handle)
+{
+    module_state *state = current_state();
+    if (state == NULL) {
+        return NULL;
+    }
+    if (Py_TYPE(handle) != state->handle_type) {
+        PyErr_Format(PyExc_TypeError, "a permaheap.Handle is needed, not %s",
+                     Py_TYPE(handle)->tp_name);
+        return NULL;
+    }
+    return resolve(state, handle_of(handle));
+}
+
+static const permaheap_api c_api = {
+    .version = PERMAHEAP_API_VERSION,
+    .freeze = api_freeze,
+    .is_frozen = api_is_frozen,
+    .share = api_share,
+    .resolve = api_resolve,
+};
+
+/* --- Module ------------------------------------------------------------------------------------ */
+
+PyDoc_STRVAR(freeze_error_doc,
+"An object, or a place in a graph of objects, that cannot be frozen.\n\n"
+"path: the place, like data[\"users\"][3].profile");
+
+PyDoc_STRVAR(handle_error_doc,
+"A handle that is damaged, forged, or of another family of processes.");
+
+static int
+add_exceptions(PyObject *module, ph_exceptions *exceptions)
+{
+    exceptions->freeze_error = PyErr_NewExceptionWithDoc(
+        "permaheap.FreezeError", freeze_error_doc, PyExc_TypeError, NULL);
+    exceptions->handle_error = PyErr_NewExceptionWithDoc(
+        "permaheap.HandleError", handle_error_doc, PyExc_ValueError, NULL);
+    if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0) {
+        return -1;
+    }
+    return PyModule_AddObjectRef(module, "HandleError", exceptions->handle_error);
+}
+
+static int
+import_type(const char *module_name, const char *name, PyTypeObject **p_type)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    *p_type = module ? (PyTypeObject *)PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return *p_type == NULL ? -1 : 0;
+}
+
+static int
+add_capsule(PyObject *module)
+{
+    PyObject *capsule = PyCapsule_New((void *)&c_api, PERMAHEAP_CAPSULE, NULL);
+    int result = PyModule_AddObjectRef(module, "_C_API", capsule);
+    Py_XDECREF(capsule);
+    return result;
+}
+
+/* A heap that cannot be made now is no reason not to import: the first use
+   tries again and says why. */
+static int
+core_exec(PyObject *module)
+{
+    module_state *state = state_of(module);
+    ph_interpreter *interp = &state->interp;
+    if (ph_layout_init() < 0 || ph_layout_selftest() < 0) {
+        return -1;
+    }
+    ph_heap_init();
+    interp->freeze_name = PyUnicode_InternFromString("__freeze__");
+    if (interp->freeze_name == NULL
+        || add_exceptions(module, &interp->exceptions) < 0
+        || import_type("collections", "OrderedDict", &interp->ordered_dict) < 0
+        || import_type("collections", "Counter", &interp->counter) < 0
+        || import_type("collections", "defaultdict", &interp->defaultdict) < 0) {
+        return -1;
+    }
+    state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(
+        module, &handle_spec, NULL);
+    if (state->handle_type == NULL
+        || PyModule_AddType(module, state->handle_type) < 0) {
+        return -1;
+    }
+    return add_capsule(module);
+}
+
+static int
+core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    module_state *state = state_of(module);
+    Py_VISIT(state->interp.exceptions.freeze_error);
+    Py_VISIT(state->interp.exceptions.handle_error);
+    Py_VISIT(state->interp.ordered_dict);
+    Py_VISIT(state->interp.counter);
+    Py_VISIT(state->interp.defaultdict);
+    Py_VISIT(state->handle_type);
+    return 0;
+}
+
+static int
+core_clear(PyObject *module)
+{
+    module_state *state = state_of(module);
+    Py_CLEAR(state->interp.exceptions.freeze_error);
+    Py_CLEAR(state->interp.exceptions.handle_error);
+    Py_CLEAR(state->interp.ordered_dict);
+    Py_CLEAR(state->interp.counter);
+    Py_CLEAR(state->interp.defaultdict);
+    Py_CLEAR(state->interp.freeze_name);
+    Py_CLEAR(state->handle_type);
+    return 0;
+}
+
+static void
+core_free(void *module)
+{
+    core_clear(module);
+}
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec, core_exec},
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+    {0, NULL},
+};
+
+static struct PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "permaheap._core",
+    .m_doc = PyDoc_STR("The core of permaheap, in C."),
+    .m_size = sizeof(module_state),
+    .m_methods = core_methods,
+    .m_slots = core_slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&core_module);
+}

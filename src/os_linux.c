@@ -1,0 +1,455 @@
+/* os_linux.c -- os.h for Linux: memfd_create, mmap, fallocate, record locks,
+   cgroups.  Numbers come from the kernel's documentation (man7, and
+   Documentation/admin-guide/cgroup-v2.rst). */
+
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_READ          /* Linux 5.14; older kernels say EINVAL */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* --- Fault injection ----------------------------------------------------- */
+
+static atomic_long fault_countdown;     /* 0: disarmed; 1: the next call fails */
+static atomic_bool fault_persistent;
+static atomic_bool fault_fired;
+
+void
+ph_fault_arm(long n, bool persistent)
+{
+    atomic_store(&fault_fired, false);
+    atomic_store(&fault_persistent, persistent);
+    atomic_store(&fault_countdown, n);
+}
+
+bool
+ph_fault_fired(void)
+{
+    return atomic_load(&fault_fired);
+}
+
+static bool
+fault_due(void)
+{
+    if (atomic_load(&fault_countdown) > 1) {
+        atomic_fetch_sub(&fault_countdown, 1);
+        return false;
+    }
+    if (!atomic_load(&fault_persistent)) {
+        atomic_store(&fault_countdown, 0);
+    }
+    atomic_store(&fault_fired, true);
+    return true;
+}
+
+static inline bool
+ph_fault(void)
+{
+    return atomic_load_explicit(&fault_countdown, memory_order_relaxed) != 0
+           && fault_due();
+}
+
+/* --- Address space and mappings ------------------------------------------ */
+
+int
+ph_os_reserve(size_t size, void **p_addr)
+{
+    if (ph_fault()) {
+        return ENOMEM;
+    }
+    void *p = mmap(NULL, size, PROT_NONE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+        return errno;
+    }
+    *p_addr = p;
+    return 0;
+}
+
+void
+ph_os_release(void *addr, size_t size)
+{
+    (void)munmap(addr, size);
+}
+
+int
+ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind)
+{
+    if (ph_fault()) {
+        return ENOMEM;
+    }
+    int prot = kind == PH_MAP_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+    int flags = kind == PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
+    void *p = mmap(addr, size, prot, flags | MAP_FIXED, fd, (off_t)offset);
+    return p == MAP_FAILED ? errno : 0;
+}
+
+void
+ph_os_unmap(void *addr, size_t size)
+{
+    (void)mmap(addr, size, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+}
+
+int
+ph_os_dontfork(void *addr, size_t size)
+{
+    if (ph_fault()) {
+        return ENOMEM;
+    }
+    return madvise(addr, size, MADV_DONTFORK) < 0 ? errno : 0;
+}
+
+void
+ph_os_discard(void *addr, size_t size)
+{
+    (void)madvise(addr, size, MADV_DONTNEED);
+}
+
+void
+ph_os_populate_read(void *addr, size_t size)
+{
+    (void)madvise(addr, size, MADV_POPULATE_READ);
+}
+
+void
+ph_os_populate_write(void *addr, size_t size)
+{
+    (void)madvise(addr, size, MADV_POPULATE_WRITE);
+}
+
+/* --- The file ------------------------------------------------------------ */
+
+int
+ph_os_memfd(uint64_t size, int *p_fd, ph_file_id *p_id)
+{
+    if (ph_fault()) {
+        return ENOSYS;
+    }
+    int fd = memfd_create("permaheap", MFD_CLOEXEC);
+    if (fd < 0) {
+        return errno;
+    }
+    struct stat st;
+    if (ftruncate(fd, (off_t)size) < 0 || fstat(fd, &st) < 0) {
+        int err = errno;
+        (void)close(fd);
+        return err;
+    }
+    *p_id = (ph_file_id){st.st_dev, st.st_ino};
+    *p_fd = fd;
+    return 0;
+}
+
+bool
+ph_os_is_file(int fd, ph_file_id id)
+{
+    struct stat st;
+    return fstat(fd, &st) == 0 && st.st_dev == id.device && st.st_ino == id.inode;
+}
+
+void
+ph_os_close(int fd)
+{
+    (void)close(fd);
+}
+
+int
+ph_os_allocate(int fd, uint64_t offset, uint64_t size)
+{
+    if (ph_fault()) {
+        return ENOSPC;
+    }
+    while (fallocate(fd, 0, (off_t)offset, (off_t)size) < 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+void
+ph_os_punch(int fd, uint64_t offset, uint64_t size)
+{
+    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    (off_t)offset, (off_t)size);
+}
+
+int
+ph_os_pread(int fd, void *buf, size_t size, uint64_t offset)
+{
+    ssize_t n = pread(fd, buf, size, (off_t)offset);
+    return n == (ssize_t)size ? 0 : n < 0 ? errno : EIO;
+}
+
+int
+ph_os_lock_byte(int fd, uint64_t offset)
+{
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET,
+        .l_start = (off_t)offset, .l_len = 1,
+    };
+    if (fcntl(fd, F_SETLK, &lock) == 0) {
+        return 0;
+    }
+    return errno == EACCES ? EAGAIN : errno;
+}
+
+/* --- The process and its limits ------------------------------------------- */
+
+int
+ph_os_pid(void)
+{
+    return (int)getpid();
+}
+
+bool
+ph_os_pid_exists(int pid)
+{
+    return kill((pid_t)pid, 0) == 0 || errno != ESRCH;
+}
+
+int
+ph_os_random(void *buf, size_t size)
+{
+    if (ph_fault()) {
+        return EAGAIN;
+    }
+    return getrandom(buf, size, 0) == (ssize_t)size ? 0 : errno;
+}
+
+bool
+ph_os_env_flag(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+uint64_t
+ph_os_file_size_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
+        return UINT64_MAX;
+    }
+    return limit.rlim_cur;
+}
+
+/* Read a small file of /proc or /sys; false when it is not there. */
+static bool
+read_text(const char *path, char *buf, size_t size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    ssize_t n = read(fd, buf, size - 1);
+    (void)close(fd);
+    buf[n < 0 ? 0 : n] = '\0';
+    return n > 0;
+}
+
+static bool
+read_number(const char *dir, const char *file, uint64_t *p_value)
+{
+    char path[4096 + 64], text[64];
+    snprintf(path, sizeof(path), "%s/%s", dir, file);
+    if (!read_text(path, text, sizeof(text))) {
+        return false;
+    }
+    char *end;
+    *p_value = strtoull(text, &end, 10);    /* "max" is no number: no limit */
+    return end != text;
+}
+
+/* The number behind `key` at the start of a line of text, or 0. */
+static uint64_t
+text_field(const char *text, const char *key)
+{
+    size_t n = strlen(key);
+    for (const char *p = text; p != NULL; p = strchr(p, '\n')) {
+        p += *p == '\n';
+        if (strncmp(p, key, n) == 0) {
+            return strtoull(p + n, NULL, 10);
+        }
+    }
+    return 0;
+}
+
+bool
+ph_os_strict_overcommit(void)
+{
+    uint64_t mode = 0;
+    return read_number("/proc/sys/vm", "overcommit_memory", &mode) && mode == 2;
+}
+
+/* What files of one cgroup version are called.  File pages on the LRU lists
+   can be reclaimed, so they do not count as used; a memfd's pages are not on
+   them. */
+typedef struct {
+    const char *mount, *limit, *usage, *inactive, *active;
+} cgroup_names;
+
+static const cgroup_names cgroup_v2 = {
+    "/sys/fs/cgroup", "memory.max", "memory.current",
+    "inactive_file ", "active_file ",
+};
+static const cgroup_names cgroup_v1 = {
+    "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
+    "total_inactive_file ", "total_active_file ",
+};
+
+static uint64_t
+cgroup_headroom(const char *dir, const cgroup_names *names)
+{
+    uint64_t limit, usage;
+    if (!read_number(dir, names->limit, &limit)
+        || !read_number(dir, names->usage, &usage)) {
+        return UINT64_MAX;
+    }
+    char path[4096 + 64], text[8192];
+    snprintf(path, sizeof(path), "%s/memory.stat", dir);
+    uint64_t reclaimable = 0;
+    if (read_text(path, text, sizeof(text))) {
+        reclaimable = text_field(text, names->inactive)
+                      + text_field(text, names->active);
+    }
+    usage -= reclaimable < usage ? reclaimable : usage;
+    return limit > usage ? limit - usage : 0;
+}
+
+/* The smallest headroom of the cgroup `path` and its ancestors.  In a
+   container the path may be the host's: the mount's root then is our own. */
+static uint64_t
+cgroup_chain_headroom(const char *path, const cgroup_names *names)
+{
+    char dir[4096];
+    int n = snprintf(dir, sizeof(dir), "%s%s", names->mount, path);
+    if (n < 0 || (size_t)n >= sizeof(dir)) {
+        return UINT64_MAX;
+    }
+    size_t root = strlen(names->mount);
+    uint64_t headroom = UINT64_MAX;
+    for (;;) {
+        uint64_t here = cgroup_headroom(dir, names);
+        headroom = here < headroom ? here : headroom;
+        char *slash = strrchr(dir, '/');
+        if (slash == NULL || (size_t)(slash - dir) < root) {
+            return headroom;
+        }
+        *slash = '\0';
+    }
+}
+
+/* /proc/self/cgroup has a line "0::/path" for v2, and for v1
+   "4:memory:/path", where the second field may list several controllers. */
+static uint64_t
+cgroup_line_headroom(char *line)
+{
+    char *controllers = strchr(line, ':');
+    char *path = controllers ? strchr(controllers + 1, ':') : NULL;
+    if (path == NULL) {
+        return UINT64_MAX;
+    }
+    *path++ = '\0';
+    controllers++;
+    if (strcmp(path, "/") == 0) {
+        path = "";
+    }
+    if (*controllers == '\0') {
+        return cgroup_chain_headroom(path, &cgroup_v2);
+    }
+    return strstr(controllers, "memory") != NULL
+           ? cgroup_chain_headroom(path, &cgroup_v1) : UINT64_MAX;
+}
+
+static uint64_t
+machine_headroom(void)
+{
+    char text[4096];
+    if (!read_text("/proc/meminfo", text, sizeof(text))) {
+        return UINT64_MAX;
+    }
+    return (text_field(text, "MemAvailable:") + text_field(text, "SwapFree:"))
+           * PH_KIB;
+}
+
+uint64_t
+ph_os_memory_available(void)
+{
+    uint64_t headroom = machine_headroom();
+    char text[4096], *save = NULL;
+    if (!read_text("/proc/self/cgroup", text, sizeof(text))) {
+        return headroom;
+    }
+    for (char *line = strtok_r(text, "\n", &save); line != NULL;
+         line = strtok_r(NULL, "\n", &save)) {
+        uint64_t here = cgroup_line_headroom(line);
+        headroom = here < headroom ? here : headroom;
+    }
+    return headroom;
+}
+
+/* --- Lock and fork --------------------------------------------------------- */
+
+static pthread_mutex_t process_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void
+ph_os_lock(void)
+{
+    (void)pthread_mutex_lock(&process_lock);
+}
+
+void
+ph_os_unlock(void)
+{
+    (void)pthread_mutex_unlock(&process_lock);
+}
+
+int
+ph_os_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+    return pthread_atfork(prepare, parent, child);
+}
+
+/* --- Raw memory ------------------------------------------------------------ */
+
+void *
+ph_malloc(size_t size)
+{
+    return ph_fault() ? NULL : malloc(size);
+}
+
+void *
+ph_realloc(void *p, size_t size)
+{
+    return ph_fault() ? NULL : realloc(p, size);
+}
+
+void *
+ph_calloc(size_t n, size_t size)
+{
+    return ph_fault() ? NULL : calloc(n, size);
+}
+
+void
+ph_free(void *p)
+{
+    free(p);
+}

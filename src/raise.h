@@ -1,0 +1,18 @@
+/* raise.h -- the one place where the core's error codes become Python
+   exceptions, and the errors that name a place in the data. */
+
+#ifndef PH_RAISE_H
+#define PH_RAISE_H
+
+#include "layout.h"
+
+/* The exception classes, made by module.c for each interpreter. */
+typedef struct {
+    PyObject *freeze_error;         /* FreezeError, a TypeError */
+    PyObject *handle_error;         /* HandleError, a ValueError */
+} ph_exceptions;
+
+/* Raise what this thread's last ph_fail() said.  Returns -1. */
+int ph_raise(const ph_exceptions *exceptions);
+
+#endif

@@ -1,0 +1,141 @@
+"""What all tests share: heap audits, children by fork, and how hypothesis runs."""
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import permaheap
+
+settings.register_profile(
+    "normal",
+    max_examples=150,
+    deadline=None,  # the machines are shared and noisy
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.register_profile("thorough", settings.get_profile("normal"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "normal"))
+
+
+def pytest_configure(config):
+    # The threads it means are pytest's own watchdog; the children here end by os._exit.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
+    )
+
+
+SEALED = permaheap.stats().mapping == "sealed"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _audit():
+    """Audit the heap after each file of tests."""
+    yield
+    permaheap._core._check()
+
+
+@contextlib.contextmanager
+def _unchanged():
+    used, blocks = permaheap.stats().used, permaheap.stats().blocks
+    yield
+    assert (permaheap.stats().used, permaheap.stats().blocks) == (used, blocks)
+    permaheap._core._check()
+
+
+@pytest.fixture
+def unchanged():
+    """Give a context manager: the heap must not grow within it, and audit clean after it."""
+    return _unchanged
+
+
+@contextlib.contextmanager
+def _refused(path=None, *, match=None, error=permaheap.FreezeError):
+    with _unchanged(), pytest.raises(error, match=match) as caught:
+        yield caught
+    if path is not None:
+        assert caught.value.path == path
+        assert path in str(caught.value)
+
+
+@pytest.fixture
+def refused():
+    """Give a context manager: freeze must fail within it, at the path, and leave no trace."""
+    return _refused
+
+
+class ChildFailed(Exception):
+    """A forked child raised an exception, or died."""
+
+
+def _report(pipe, function):
+    """Run function in a child; write whether it returned, and what, or its traceback."""
+    try:
+        report = True, function()
+    except BaseException:
+        report = False, traceback.format_exc()
+    with os.fdopen(pipe, "wb") as stream:
+        stream.write(pickle.dumps(report))
+
+
+def _fork(function):
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(reader)
+            _report(writer, function)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        report = stream.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status < 0:
+        raise ChildFailed(f"the child died of {signal.Signals(-status).name}")
+    if status > 0:
+        raise ChildFailed(f"the child exited with {status}")
+    returned, result = pickle.loads(report)
+    if not returned:
+        raise ChildFailed(result)
+    return result
+
+
+@pytest.fixture
+def in_child():
+    """Give a function that runs a function in a forked child and returns its (picklable) result.
+
+    A crash of the child (SIGSEGV in sealed mode) is the failure of one test, not of the run.
+    """
+    return _fork
+
+
+def _run(code, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": _import_path(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def _import_path():
+    here = str(Path(__file__).parent)
+    return os.pathsep.join([here, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))])
+
+
+@pytest.fixture
+def run():
+    """Give a function that runs code in a new interpreter process and returns what it did."""
+    return _run

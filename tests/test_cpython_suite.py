@@ -1,0 +1,79 @@
+"""CPython's own tests of the types involved, beside a large frozen heap that is alive."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+# Some exist in some versions only: the tests of str were called test_unicode up to 3.12.
+SUITES = [
+    "test_bytes",
+    "test_complex",
+    "test_copy",
+    "test_dict",
+    "test_float",
+    "test_frozendict",
+    "test_int",
+    "test_json",
+    "test_long",
+    "test_pickle",
+    "test_range",
+    "test_set",
+    "test_slice",
+    "test_str",
+    "test_tuple",
+    "test_types",
+    "test_unicode",
+    "test_weakref",
+]
+
+RUN = """
+import sys, unittest
+unittest.main(module=None, argv=["unittest", "--quiet", *sys.argv[1:]])
+"""
+
+# Values that the suites use too, so that one of theirs may meet one of ours where CPython caches.
+WITH_HEAP = (
+    """
+import permaheap
+heap = permaheap.freeze([
+    {"id": n, "name": f"name {n}", "score": n / 7, "tags": (str(n), b"x" * (n % 9)),
+     "set": frozenset((n, "a", "b", None)), "nested": {"a": [1, 2, (n, -n)], "b": {}}}
+    for n in range(50_000)
+] + [{"a": 1, "b": 2}, frozenset("abc"), (), "", b"", range(10), slice(1, 2), 1j, 2**70])
+"""
+    + RUN.replace("unittest.main(", "result = unittest.main(exit=False, ")
+    + """
+assert len(heap) == 50_009 and heap[49_999]["nested"]["a"][2] == (49_999, -49_999)
+permaheap._core._check()
+sys.exit(not result.result.wasSuccessful())
+"""
+)
+
+
+def run(program: str, suite: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, f"test.{suite}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", SUITES)
+def test_cpython_tests_pass_beside_a_heap(suite: str) -> None:
+    if importlib.util.find_spec("test") is None:
+        pytest.skip("this interpreter comes without CPython's tests")
+    if importlib.util.find_spec(f"test.{suite}") is None:
+        pytest.skip("not in this version")
+    done = run(WITH_HEAP, suite)
+    if done.returncode != 0:
+        alone = run(RUN, suite)
+        if alone.returncode != 0:
+            pytest.skip(f"fails without permaheap too: {alone.stderr[-300:]}")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
