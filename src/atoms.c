@@ -3,13 +3,17 @@
    Equality is bit for bit and by type, so that 1, 1.0 and True stay apart,
    0.0 and -0.0 too, and each NaN is what it was.  The table holds the final
    addresses of what was frozen; they are read through the block's view.  It
-   belongs to one freeze and dies with it. */
+   belongs to one freeze and dies with it.
+
+   Most of the time of a large freeze is spent waiting for this table, which
+   explains its slots of one word (see atoms.h), and the prefetching. */
 
 #include "atoms.h"
 
 #include <string.h>
 
-#define SLOTS_LEAST 64
+#define LOG2_LEAST 6
+#define LOG2_MOST 33                /* numbers of atoms have 32 bits */
 
 void
 ph_atoms_init(ph_atoms *atoms)
@@ -17,67 +21,129 @@ ph_atoms_init(ph_atoms *atoms)
     memset(atoms, 0, sizeof(*atoms));
 }
 
+static size_t
+table_bytes(int log2_size)
+{
+    return sizeof(uint64_t) << log2_size;
+}
+
 void
 ph_atoms_clear(ph_atoms *atoms)
 {
-    ph_free(atoms->slots);
+    ph_table_free(atoms->slots, table_bytes(atoms->log2_size));
+    ph_free(atoms->atoms);
     ph_atoms_init(atoms);
 }
 
-static void
-insert(ph_atom_slot *slots, uint64_t mask, ph_atom_slot slot)
+/* Where the probe for a slot's value or hash starts: by its top bits, so that
+   a table is read and written in order while it grows. */
+static uint64_t
+start_of(uint64_t hash, int log2_size)
 {
-    uint64_t i = slot.hash & mask;
-    while (slots[i].frozen != NULL) {
+    return hash >> (64 - log2_size);
+}
+
+static void
+insert(uint64_t *slots, int log2_size, uint64_t slot)
+{
+    uint64_t mask = ((uint64_t)1 << log2_size) - 1;
+    uint64_t i = start_of(slot, log2_size);
+    while (slots[i] != 0) {
         i = (i + 1) & mask;
     }
     slots[i] = slot;
 }
 
 static ph_status
-grow(ph_atoms *atoms)
+out_of_memory(void)
 {
-    uint64_t size = atoms->slots ? 2 * (atoms->mask + 1) : SLOTS_LEAST;
-    ph_atom_slot *slots = ph_calloc(size, sizeof(ph_atom_slot));
-    if (slots == NULL) {
-        return ph_fail(PH_NOMEM, "permaheap: out of memory");
+    return ph_fail(PH_NOMEM, "permaheap: out of memory");
+}
+
+static ph_status
+grow_slots(ph_atoms *atoms)
+{
+    int log2_size = atoms->slots ? atoms->log2_size + 1 : LOG2_LEAST;
+    if (log2_size > LOG2_MOST) {
+        return ph_fail(PH_NOMEM, "permaheap: more than 2**32 atoms in a block");
     }
-    for (uint64_t i = 0; atoms->slots && i <= atoms->mask; i++) {
-        if (atoms->slots[i].frozen != NULL) {
-            insert(slots, size - 1, atoms->slots[i]);
+    uint64_t *slots = ph_table_new(table_bytes(log2_size));
+    if (slots == NULL) {
+        return out_of_memory();
+    }
+    for (uint64_t i = 0; atoms->slots && i >> atoms->log2_size == 0; i++) {
+        if (atoms->slots[i] != 0) {
+            insert(slots, log2_size, atoms->slots[i]);
         }
     }
-    ph_free(atoms->slots);
+    ph_table_free(atoms->slots, table_bytes(atoms->log2_size));
     atoms->slots = slots;
-    atoms->mask = size - 1;
+    atoms->log2_size = log2_size;
+    return PH_OK;
+}
+
+static ph_status
+grow_atoms(ph_atoms *atoms)
+{
+    uint64_t room = atoms->room ? 2 * atoms->room : (uint64_t)1 << LOG2_LEAST;
+    PyObject **grown = ph_realloc(atoms->atoms, room * sizeof(PyObject *));
+    if (grown == NULL) {
+        return out_of_memory();
+    }
+    atoms->atoms = grown;
+    atoms->room = room;
     return PH_OK;
 }
 
 static ph_status
 make_room(ph_atoms *atoms)
 {
-    if (atoms->slots != NULL && 2 * (atoms->used + 1) <= atoms->mask + 1) {
-        return PH_OK;
+    ph_status status = PH_OK;
+    if (atoms->used == atoms->room) {
+        status = grow_atoms(atoms);
     }
-    return grow(atoms);
+    if (status == PH_OK
+        && (atoms->slots == NULL || atoms->used + 1 > (uint64_t)1 << (atoms->log2_size - 1))) {
+        status = grow_slots(atoms);
+    }
+    return status;
 }
 
 static PyObject *
 remember(ph_atoms *atoms, uint64_t hash, PyObject *frozen)
 {
     if (frozen != NULL) {
-        insert(atoms->slots, atoms->mask, (ph_atom_slot){hash, frozen});
-        atoms->used++;
+        atoms->atoms[atoms->used++] = frozen;
+        insert(atoms->slots, atoms->log2_size,
+               (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
     }
     return frozen;
 }
 
-/* Python's hashes of numbers are close together; spread them. */
+/* The next atom whose hash begins like this one, from slot *p_i on; NULL when
+   there is none. */
+static PyObject *
+next_match(const ph_atoms *atoms, uint64_t hash, uint64_t *p_i)
+{
+    uint64_t mask = ((uint64_t)1 << atoms->log2_size) - 1;
+    for (uint64_t i = *p_i;; i = (i + 1) & mask) {
+        uint64_t slot = atoms->slots[i];
+        if (slot == 0) {
+            return NULL;
+        }
+        if ((slot ^ hash) >> 32 == 0) {
+            *p_i = (i + 1) & mask;
+            return atoms->atoms[(uint32_t)slot - 1];
+        }
+    }
+}
+
+/* Python's hashes of numbers are close together; spread them to the top. */
 static uint64_t
 spread(uint64_t hash)
 {
-    hash *= 0x9e3779b97f4a7c15ull;
-    return hash ^ (hash >> 32);
+    hash ^= hash >> 32;
+    return hash * 0x9e3779b97f4a7c15ull;
 }
 
 static uint64_t
@@ -88,12 +154,20 @@ hash_image(const ph_image *image)
     size_t left = image->size;
     for (; left >= sizeof(word); left -= sizeof(word), p += sizeof(word)) {
         memcpy(&word, p, sizeof(word));
-        hash = (hash ^ word) * 0x9e3779b97f4a7c15ull;
-        hash ^= hash >> 29;
+        hash = spread(hash ^ word);
     }
     word = 0;
     memcpy(&word, p, left);
     return spread(hash ^ word);
+}
+
+void
+ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
+{
+    if (PyUnicode_CheckExact(obj) && atoms->slots != NULL) {
+        uint64_t hash = spread((uint64_t)ph_str_hash(obj));
+        __builtin_prefetch(&atoms->slots[start_of(hash, atoms->log2_size)]);
+    }
 }
 
 PyObject *
@@ -102,19 +176,14 @@ ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str)
     if (make_room(atoms) != PH_OK) {
         return NULL;
     }
-    uint64_t hash = spread((uint64_t)PyObject_Hash(str));
-    for (uint64_t i = hash & atoms->mask;; i = (i + 1) & atoms->mask) {
-        ph_atom_slot *slot = &atoms->slots[i];
-        if (slot->frozen == NULL) {
-            break;
-        }
-        if (slot->hash != hash) {
-            continue;
-        }
-        const void *view = ph_block_view(block, slot->frozen);
+    uint64_t hash = spread((uint64_t)ph_str_hash(str));
+    uint64_t i = start_of(hash, atoms->log2_size);
+    PyObject *frozen;
+    while ((frozen = next_match(atoms, hash, &i)) != NULL) {
+        const void *view = ph_block_view(block, frozen);
         if (ph_str_equal(view, str)) {
             block->saved += ph_str_size(view);
-            return slot->frozen;
+            return frozen;
         }
     }
     return remember(atoms, hash, ph_put_str(block, str));
@@ -127,15 +196,12 @@ ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image)
         return NULL;
     }
     uint64_t hash = hash_image(image);
-    for (uint64_t i = hash & atoms->mask;; i = (i + 1) & atoms->mask) {
-        ph_atom_slot *slot = &atoms->slots[i];
-        if (slot->frozen == NULL) {
-            break;
-        }
-        if (slot->hash == hash
-            && ph_image_equal(ph_block_view(block, slot->frozen), image)) {
+    uint64_t i = start_of(hash, atoms->log2_size);
+    PyObject *frozen;
+    while ((frozen = next_match(atoms, hash, &i)) != NULL) {
+        if (ph_image_equal(ph_block_view(block, frozen), image)) {
             block->saved += ph_align(image->size + sizeof(uint64_t));
-            return slot->frozen;
+            return frozen;
         }
     }
     return remember(atoms, hash, ph_put_image(block, image));

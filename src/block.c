@@ -85,7 +85,7 @@ run_new(uint64_t size, uint64_t hint, ph_run **p_run)
     uint64_t offset = atomic_load(&extent->offset);
     run->end = offset + extent->size;
     run->committed = run->pos = offset + atomic_load(&extent->filled);
-    run->allocated = run->pos & ~(uint64_t)(PH_PAGE - 1);
+    run->allocated = ph_page_down(run->pos);
     *p_run = run;
     return PH_OK;
 }
@@ -118,7 +118,7 @@ run_allocate(ph_run *run, uint64_t size)
     chunk = chunk > CHUNK_MOST ? CHUNK_MOST : chunk;
     uint64_t target = run->allocated + chunk;
     target = target < need ? need : target;
-    target = (target + PH_PAGE - 1) & ~(uint64_t)(PH_PAGE - 1);
+    target = ph_page_up(target);
     target = target > run->end ? run->end : target;
     ph_status status = ph_heap_allocate(run->allocated, target - run->allocated);
     if (status == PH_OK) {
@@ -179,9 +179,9 @@ static void
 run_give_back(ph_run *run)
 {
     run->pos = run->committed;
-    uint64_t whole = (run->committed + PH_PAGE - 1) & ~(uint64_t)(PH_PAGE - 1);
+    uint64_t whole = ph_page_up(run->committed);
     if (run->allocated > whole + KEEP_ALLOCATED) {
-        ph_os_punch(ph_heap.fd, whole, run->allocated - whole);
+        ph_heap_punch(whole, run->allocated - whole);
         run->allocated = whole;
     }
     idle_run_give(run);
@@ -257,7 +257,7 @@ ph_block_grow(ph_block *block, uint64_t size)
 static void
 write_directory(const ph_run *run, uint64_t segment)
 {
-    uint64_t page = (segment + PH_PAGE - 1) & ~(uint64_t)(PH_PAGE - 1);
+    uint64_t page = ph_page_up(segment);
     for (; page < run->pos; page += PH_PAGE) {
         *ph_directory_entry(page) = segment;
     }
@@ -284,14 +284,12 @@ set_filled(ph_run *run)
    show what we have built there since (invariant 6).  `end` is the offset
    behind what has been built. */
 static void
-discard_own_stale_page(const ph_block *block, uint64_t segment, uint64_t end)
+show_first_page(const ph_block *block, uint64_t segment, uint64_t end)
 {
-    uint64_t page = segment & ~(uint64_t)(PH_PAGE - 1);
-    uint64_t size = (end < page + PH_PAGE ? end : page + PH_PAGE) - segment;
-    const char *final = ph_address_of(segment);
-    if (memcmp(final, final + block->window, size) != 0) {
-        ph_os_discard(ph_address_of(page), PH_PAGE);
-    }
+    uint64_t page_end = ph_page_down(segment) + PH_PAGE;
+    char *final = ph_address_of(segment);
+    ph_show_bytes(final, final + block->window,
+                  (end < page_end ? end : page_end) - segment);
 }
 
 void
@@ -299,7 +297,7 @@ ph_block_show(const ph_block *block)
 {
     for (const ph_run *run = block->run; run != NULL; run = run->next) {
         uint64_t end = run == block->run ? ph_offset_of(block->pos) : run->pos;
-        discard_own_stale_page(block, run->committed, end);
+        show_first_page(block, run->committed, end);
     }
 }
 
@@ -335,9 +333,9 @@ publish(void)
 static void
 populate(const ph_run *run)
 {
-    uint64_t start = run->committed & ~(uint64_t)(PH_PAGE - 1);
+    uint64_t start = ph_page_down(run->committed);
     if (run->pos - start >= CHUNK_LEAST) {
-        uint64_t end = (run->pos + PH_PAGE - 1) & ~(uint64_t)(PH_PAGE - 1);
+        uint64_t end = ph_page_up(run->pos);
         ph_os_populate_read(ph_address_of(start), end - start);
     }
 }
@@ -367,7 +365,7 @@ ph_block_commit(ph_block *block, void *root)
     for (ph_run *run = block->run, *next; run != NULL; run = next) {
         next = run->next;
         set_filled(run);
-        discard_own_stale_page(block, run->committed, run->pos);
+        show_first_page(block, run->committed, run->pos);
         ph_extent_seen(run->extent);
         populate(run);
         run->committed = run->pos;
@@ -403,7 +401,7 @@ const ph_segment *
 ph_block_of(const void *p)
 {
     uint64_t offset = ph_offset_of(p);
-    uint64_t page = offset & ~(uint64_t)(PH_PAGE - 1);
+    uint64_t page = ph_page_down(offset);
     uint64_t at = *ph_directory_entry(page);
     const ph_segment *segment = ph_address_of(at);
     while (offset - at >= segment->size) {

@@ -792,6 +792,21 @@ leave(ph_freezer *fz, PyObject *frozen)
     return 0;
 }
 
+/* The next items are all over the ordinary heap: start to load them. */
+static PyObject *
+next_item(const ph_freezer *fz, const ph_frame *frame)
+{
+    PyObject *const *item = fz->items + frame->base + (size_t)frame->next;
+    Py_ssize_t left = frame->n - frame->next;
+    if (left > 4) {
+        __builtin_prefetch(item[4]);
+    }
+    if (left > 2) {
+        ph_atoms_prefetch(&fz->atoms, item[2]);
+    }
+    return *item;
+}
+
 /* Freeze one graph.  On failure the frames are left for freezer_clear(). */
 static PyObject *
 freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
@@ -807,8 +822,7 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
         }
         const ph_frame *frame = top_frame(fz);
         if (frame->next < frame->n) {
-            PyObject *item = fz->items[frame->base + (size_t)frame->next];
-            result = visit(fz, interp, item, &frozen);
+            result = visit(fz, interp, next_item(fz, frame), &frozen);
         }
         else {
             result = finish(fz, &frozen);

@@ -30,9 +30,10 @@
    5. A block is committed by one atomic store of the `filled` of the extent
       that holds its header.  Extents that it spilled into say so before
       (spill_*), so that an heir can tell what they hold.
-   6. A reader that finds `published` changed maps the new extents, and
-      discards its copy of each page that had been only partly filled when it
-      last looked: a copied page does not see later blocks arrive.
+   6. A reader that finds `published` changed maps the new extents, and brings
+      each page up to date that had been only partly filled when it last
+      looked: a page that it has copied by a stray write does not see later
+      blocks arrive.  What it wrote there stays (an interned str must).
    7. Nothing here runs Python code; the process lock is held for a few
       system calls at most, also by fork (so that a child never inherits a
       half-made mapping).
@@ -107,12 +108,6 @@ system_failure(const char *what, uint64_t size, int err)
 
 /* --- Creation -------------------------------------------------------------- */
 
-static uint64_t
-page_up(uint64_t n)
-{
-    return (n + PH_PAGE - 1) & ~(uint64_t)(PH_PAGE - 1);
-}
-
 /* Reserve range and window together, of the largest size that RLIMIT_AS and
    RLIMIT_FSIZE allow. */
 static int
@@ -140,8 +135,8 @@ header_init(ph_header *header, uint64_t size)
 {
     header->magic = PH_MAGIC;
     header->size = size;
-    header->directory = page_up(sizeof(ph_header));
-    header->first = page_up(header->directory
+    header->directory = ph_page_up(sizeof(ph_header));
+    header->first = ph_page_up(header->directory
                             + size / PH_PAGE * sizeof(uint64_t));
     atomic_store(&header->claimed, header->first);
 }
@@ -169,9 +164,9 @@ choose_mapping(void)
 static ph_status
 map_header(char *base, uint64_t size, int fd)
 {
-    uint64_t front = page_up(sizeof(ph_header))
-                     + page_up(size / PH_PAGE * sizeof(uint64_t));
-    int err = ph_os_allocate(fd, 0, page_up(sizeof(ph_header)));
+    uint64_t front = ph_page_up(sizeof(ph_header))
+                     + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
+    int err = ph_os_allocate(fd, 0, ph_page_up(sizeof(ph_header)));
     if (err == 0) {
         err = ph_os_map(base, front, fd, 0, PH_MAP_SHARED);
     }
@@ -314,18 +309,39 @@ map_extent(uint32_t index)
 
 /* Invariant 6.  Pages filled before we last looked are whole, pages behind
    have held no object that we could have written to. */
-static void
-discard_partly_seen_page(uint32_t index)
+static ph_status
+update_partly_seen_page(uint32_t index)
 {
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
-    if (seen_filled[index] == NOT_MAPPED
-        || filled == seen_filled[index] - MAPPED_MARK) {
-        return;
+    uint64_t seen = seen_filled[index] - MAPPED_MARK;
+    if (seen_filled[index] == NOT_MAPPED || filled == seen) {
+        return PH_OK;
     }
-    uint64_t tail = (seen_filled[index] - MAPPED_MARK) & ~(uint64_t)(PH_PAGE - 1);
-    ph_os_discard(ph_address_of(atomic_load(&extent->offset) + tail), PH_PAGE);
+    uint64_t end = ph_page_up(seen) < filled ? ph_page_up(seen) : filled;
+    if (end > seen) {
+        char fresh[PH_PAGE];
+        uint64_t offset = atomic_load(&extent->offset) + seen;
+        ph_status status = check_file();
+        if (status != PH_OK) {
+            return status;
+        }
+        int err = ph_os_pread(ph_heap.fd, fresh, end - seen, offset);
+        if (err) {
+            return system_failure("read the heap's file", end - seen, err);
+        }
+        ph_show_bytes(ph_address_of(offset), fresh, end - seen);
+    }
     seen_filled[index] = MAPPED_MARK + filled;
+    return PH_OK;
+}
+
+void
+ph_show_bytes(void *at, const void *bytes, uint64_t size)
+{
+    if (memcmp(at, bytes, size) != 0) {
+        memcpy(at, bytes, size);        /* into a copy of ours: else no difference */
+    }
 }
 
 static ph_status
@@ -334,8 +350,10 @@ refresh(void)
     uint64_t published = atomic_load(&ph_heap.header->published);
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
-        discard_partly_seen_page(i);
-        ph_status status = map_extent(i);
+        ph_status status = update_partly_seen_page(i);
+        if (status == PH_OK) {
+            status = map_extent(i);
+        }
         if (status != PH_OK) {
             return status;
         }
@@ -435,9 +453,9 @@ heap_full(uint64_t size)
 static ph_status
 claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
 {
-    uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : page_up(hint);
+    uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : ph_page_up(hint);
     size = size > EXTENT_MOST ? EXTENT_MOST : size;
-    least = page_up(least);
+    least = ph_page_up(least);
     size = size < least ? least : size;
     if (atomic_load(&ph_heap.header->extents) >= PH_MAX_EXTENTS) {
         return heap_full(least);
@@ -506,9 +524,9 @@ inherit_extent(ph_extent *extent, uint64_t size)
     uint64_t filled = settled_fill(extent);
     atomic_store(&extent->filled, filled);
     atomic_store(&extent->spill_block, 0);
-    uint64_t whole = page_up(filled);
+    uint64_t whole = ph_page_up(filled);
     if (whole < extent->size) {
-        ph_os_punch(ph_heap.fd, offset + whole, extent->size - whole);
+        ph_heap_punch(offset + whole, extent->size - whole);
     }
     if (extent->size - filled < size) {
         atomic_store(&extent->owner, NO_OWNER);
@@ -544,8 +562,10 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
         return status;
     }
     ph_extent *extent = &ph_heap.header->extent[*p_index];
-    discard_partly_seen_page(*p_index);
-    status = map_extent(*p_index);
+    status = update_partly_seen_page(*p_index);
+    if (status == PH_OK) {
+        status = map_extent(*p_index);
+    }
     if (status == PH_OK) {
         status = open_window(extent);
     }
@@ -565,10 +585,22 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
                        "to this process (memory cgroup or machine)",
                        (unsigned long long)size, (unsigned long long)available);
     }
+    ph_status status = check_file();
+    if (status != PH_OK) {
+        return status;
+    }
     int err = ph_os_allocate(ph_heap.fd, offset, size);
     if (err) {
         return system_failure("allocate memory for the heap", size,
                               err == ENOSPC ? ENOMEM : err);
     }
     return PH_OK;
+}
+
+void
+ph_heap_punch(uint64_t offset, uint64_t size)
+{
+    if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
+        ph_os_punch(ph_heap.fd, offset, size);
+    }
 }

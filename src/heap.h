@@ -114,6 +114,18 @@ ph_status ph_heap_ready(void);
    nothing new, else O(extents). */
 ph_status ph_heap_refresh(void);
 
+static inline uint64_t
+ph_page_down(uint64_t n)
+{
+    return n & ~(uint64_t)(PH_PAGE - 1);
+}
+
+static inline uint64_t
+ph_page_up(uint64_t n)
+{
+    return ph_page_down(n + PH_PAGE - 1);
+}
+
 static inline bool
 ph_heap_contains(const void *p)
 {
@@ -151,6 +163,13 @@ ph_status ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index);
 /* Memory for [offset, offset + size), inside one extent, if the process's
    limits allow for it. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
+
+/* Give memory back that nothing committed uses. */
+void ph_heap_punch(uint64_t offset, uint64_t size);
+
+/* Let final addresses show these bytes, which the file holds there, also on a
+   page that we have copied. */
+void ph_show_bytes(void *at, const void *bytes, uint64_t size);
 
 /* After a commit of our own: `filled` of extent `index` has grown. */
 void ph_extent_seen(uint32_t index);

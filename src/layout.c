@@ -207,6 +207,26 @@ check_sizes(void)
     return 0;
 }
 
+/* Debug builds assert more about str (see set_str_state()). */
+static int
+check_build(void)
+{
+#ifdef Py_DEBUG
+    bool built_for_debug = true;
+#else
+    bool built_for_debug = false;
+#endif
+    bool is_debug = PySys_GetObject("gettotalrefcount") != NULL;
+    if (is_debug != built_for_debug) {
+        PyErr_Format(PyExc_ImportError,
+                     "permaheap was built for a %s build of CPython, and this is "
+                     "the other kind; install it again with this interpreter",
+                     built_for_debug ? "debug" : "release");
+        return -1;
+    }
+    return 0;
+}
+
 int
 ph_layout_init(void)
 {
@@ -215,7 +235,7 @@ ph_layout_init(void)
 #else
     ph_mapping_type = &PyDictProxy_Type;
 #endif
-    if (check_sizes() < 0) {
+    if (check_build() < 0 || check_sizes() < 0) {
         return -1;
     }
     return look_up_statics() < 0 ? -1 : ph_layout_init_containers();
@@ -659,7 +679,7 @@ PyObject *
 ph_put_str(ph_block *block, PyObject *str)
 {
     assert(PyUnicode_IS_COMPACT(str));
-    (void)PyObject_Hash(str);                   /* fills the cache */
+    (void)ph_str_hash(str);
     size_t end = str_characters_end(str), size = end;
     Py_ssize_t utf8 = -1;
     if (!PyUnicode_IS_ASCII(str)) {

@@ -111,6 +111,14 @@ PyObject *ph_put_image(ph_block *block, const ph_image *image);
 /* Is the frozen object at this view made of these bytes? */
 bool ph_image_equal(const void *view, const ph_image *image);
 
+/* hash(str), filled in if need be. */
+static inline Py_hash_t
+ph_str_hash(PyObject *str)
+{
+    Py_hash_t hash = ((PyASCIIObject *)str)->hash;
+    return hash != -1 ? hash : PyObject_Hash(str);
+}
+
 PyObject *ph_put_str(ph_block *block, PyObject *str);
 /* Bytes that ph_put_str() took for this str. */
 uint64_t ph_str_size(const void *view);

@@ -21,7 +21,7 @@ ph_memo_clear(ph_memo *memo)
     for (uint64_t i = 0; old.strong && old.slots && i <= old.mask; i++) {
         Py_XDECREF(old.slots[i].source);
     }
-    ph_free(old.slots);
+    ph_table_free(old.slots, (old.mask + 1) * sizeof(ph_memo_slot));
 }
 
 void
@@ -51,7 +51,7 @@ static ph_status
 grow(ph_memo *memo)
 {
     uint64_t size = memo->slots ? 2 * (memo->mask + 1) : SLOTS_LEAST;
-    ph_memo_slot *slots = ph_calloc(size, sizeof(ph_memo_slot));
+    ph_memo_slot *slots = ph_table_new(size * sizeof(ph_memo_slot));
     if (slots == NULL) {
         return ph_fail(PH_NOMEM, "permaheap: out of memory");
     }
@@ -60,7 +60,7 @@ grow(ph_memo *memo)
             *find(slots, size - 1, memo->slots[i].source) = memo->slots[i];
         }
     }
-    ph_free(memo->slots);
+    ph_table_free(memo->slots, (memo->mask + 1) * sizeof(ph_memo_slot));
     memo->slots = slots;
     memo->mask = size - 1;
     return PH_OK;

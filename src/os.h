@@ -51,8 +51,6 @@ int ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind
 void ph_os_unmap(void *addr, size_t size);
 /* Keep a mapping out of forked children. [fault] */
 int ph_os_dontfork(void *addr, size_t size);
-/* Drop a private mapping's own copies: the file shows through again. */
-void ph_os_discard(void *addr, size_t size);
 /* Fault pages in ahead of use; best effort, since reading does it as well. */
 void ph_os_populate_read(void *addr, size_t size);
 void ph_os_populate_write(void *addr, size_t size);
@@ -88,6 +86,11 @@ void *ph_malloc(size_t size);
 void *ph_realloc(void *p, size_t size);
 void *ph_calloc(size_t n, size_t size);
 void ph_free(void *p);
+
+/* A zeroed table of `size` bytes, a power of two: in huge pages when it is
+   large, since it is read at random.  NULL when there is no memory. [fault] */
+void *ph_table_new(size_t size);
+void ph_table_free(void *table, size_t size);
 
 /* Arm: the n-th next [fault] call fails (and all later ones if persistent);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */

@@ -117,12 +117,6 @@ ph_os_dontfork(void *addr, size_t size)
 }
 
 void
-ph_os_discard(void *addr, size_t size)
-{
-    (void)madvise(addr, size, MADV_DONTNEED);
-}
-
-void
 ph_os_populate_read(void *addr, size_t size)
 {
     (void)madvise(addr, size, MADV_POPULATE_READ);
@@ -452,4 +446,46 @@ void
 ph_free(void *p)
 {
     free(p);
+}
+
+/* --- Tables ---------------------------------------------------------------- */
+
+#define HUGE_PAGE (2 * PH_MIB)
+
+/* Map a little more than is needed, and give back what is not aligned. */
+static void *
+map_huge(size_t size)
+{
+    char *p = mmap(NULL, size + HUGE_PAGE, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    size_t front = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+    if (front > 0) {
+        (void)munmap(p, front);
+    }
+    (void)munmap(p + front + size, HUGE_PAGE - front);
+    (void)madvise(p + front, size, MADV_HUGEPAGE);
+    return p + front;
+}
+
+void *
+ph_table_new(size_t size)
+{
+    if (ph_fault()) {
+        return NULL;
+    }
+    return size < HUGE_PAGE ? calloc(1, size) : map_huge(size);
+}
+
+void
+ph_table_free(void *table, size_t size)
+{
+    if (table == NULL || size < HUGE_PAGE) {
+        free(table);
+    }
+    else {
+        (void)munmap(table, size);
+    }
 }
