@@ -25,9 +25,9 @@
 #include <string.h>
 
 #define CHUNK_LEAST (64 * PH_KIB)   /* memory is allocated ahead in chunks */
-#define CHUNK_MOST (32 * PH_MIB)
+#define CHUNK_MOST (8 * PH_MIB)
 #define RUN_LEAST 512               /* free bytes that are worth keeping */
-#define KEEP_ALLOCATED CHUNK_LEAST  /* what an aborted build may keep */
+#define KEEP_ALLOCATED CHUNK_LEAST  /* that a run may keep ahead of itself */
 
 static ph_run *idle_runs;           /* of this process; under ph_os_lock() */
 static uint64_t nonce_seed, nonce_count;    /* likewise */
@@ -113,7 +113,7 @@ run_allocate(ph_run *run, uint64_t size)
         return PH_OK;
     }
     uint64_t start = atomic_load(&ph_heap.header->extent[run->extent].offset);
-    uint64_t chunk = run->allocated - start;
+    uint64_t chunk = (run->allocated - start) / 8;
     chunk = chunk < CHUNK_LEAST ? CHUNK_LEAST : chunk;
     chunk = chunk > CHUNK_MOST ? CHUNK_MOST : chunk;
     uint64_t target = run->allocated + chunk;
@@ -175,15 +175,22 @@ new_nonce(uint64_t *p_nonce)
     return err ? ph_fail(PH_SYSTEM, "permaheap: no random numbers") : PH_OK;
 }
 
+/* Give back the memory behind run->pos, but for a little. */
 static void
-run_give_back(ph_run *run)
+run_trim(ph_run *run)
 {
-    run->pos = run->committed;
-    uint64_t whole = ph_page_up(run->committed);
+    uint64_t whole = ph_page_up(run->pos);
     if (run->allocated > whole + KEEP_ALLOCATED) {
         ph_heap_punch(whole, run->allocated - whole);
         run->allocated = whole;
     }
+}
+
+static void
+run_give_back(ph_run *run)
+{
+    run->pos = run->committed;
+    run_trim(run);
     idle_run_give(run);
 }
 
@@ -368,6 +375,9 @@ ph_block_commit(ph_block *block, void *root)
         show_first_page(block, run->committed, run->pos);
         ph_extent_seen(run->extent);
         populate(run);
+        if (run->pos - run->committed >= PH_MIB) {
+            run_trim(run);          /* small blocks soon use what is ahead */
+        }
         run->committed = run->pos;
         idle_run_give(run);
     }

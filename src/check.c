@@ -93,8 +93,8 @@ check_pointer(PyObject *part, void *arg)
     if (!is_committed(part)) {
         return wrong(ck, part, "a pointer to what was not committed");
     }
-    if (ph_block_of(part) != ck->home) {
-        return 0;
+    if (!ph_heap_is_mapped(ph_offset_of(part)) || ph_block_of(part) != ck->home) {
+        return 0;                   /* in another block */
     }
     int fresh = note(ck, part);
     return fresh <= 0 ? fresh : push(ck, part);
@@ -160,11 +160,12 @@ check_segment(checker *ck, uint64_t offset, uint64_t end)
     return check_block(ck);
 }
 
+/* As far as we have seen it: others may go on freezing. */
 static int
-check_extent(checker *ck, const ph_extent *extent)
+check_extent(checker *ck, uint32_t index)
 {
-    uint64_t at = atomic_load(&extent->offset);
-    uint64_t end = at + atomic_load(&extent->filled);
+    uint64_t at = atomic_load(&ph_heap.header->extent[index].offset);
+    uint64_t end = at + ph_extent_seen_filled(index);
     while (at != 0 && at < end) {
         if (check_segment(ck, at, end) < 0) {
             return -1;
@@ -177,7 +178,7 @@ check_extent(checker *ck, const ph_extent *extent)
 Py_ssize_t
 ph_check(void)
 {
-    if (ph_heap_refresh() != PH_OK) {
+    if (ph_heap_refresh_all() != PH_OK) {
         PyErr_SetString(PyExc_AssertionError, ph_error_text());
         return -1;
     }
@@ -185,7 +186,7 @@ ph_check(void)
     int result = 0;
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS && result == 0; i++) {
-        result = check_extent(&ck, &ph_heap.header->extent[i]);
+        result = check_extent(&ck, i);
     }
     ph_memo_clear(&ck.seen);
     ph_free(ck.todo);

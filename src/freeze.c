@@ -98,13 +98,22 @@ top_frame(ph_freezer *fz)
     return &fz->frames[fz->frames_used - 1];
 }
 
+/* Has this container one place in the graph?  (A mappingproxy stands for a dict
+   that may have others.) */
+static bool
+is_single(const ph_freezer *fz, PyObject *source)
+{
+    return !fz->memo_all && Py_REFCNT(source) == 1
+           && Py_TYPE(source) != &PyDictProxy_Type;
+}
+
 /* Push a frame for the n items that the caller has put behind the last used
    one.  If `owned`, these are references that the frame takes over. */
 static visit_result
 push_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
            bool owned)
 {
-    bool remember = fz->memo_all || Py_REFCNT(source) > 1;
+    bool remember = !is_single(fz, source);
     bool converted = fz->frames_used > 0
                      && top_frame(fz)->kind == PH_FRAME_CONVERTED;
     if (reserve_frame(fz) < 0
@@ -337,6 +346,7 @@ copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
     bool all_str = true;
     while (i < n && PyDict_Next(dict, &pos, &key, &value)) {
         all_str = all_str && PyUnicode_CheckExact(key);
+        __builtin_prefetch(value);
         keys[i] = key;
         values[i++] = value;
     }
@@ -392,7 +402,7 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
         return FAILED;
     }
     bool all_str = copy_dict(fz, dict, n);
-    if (!all_str || n == 0 || n > PH_SHAPE_MOST) {
+    if (!all_str || n == 0 || n > PH_SHAPE_MOST || !ph_shapes_usable()) {
         return push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
     }
     PyObject **keys = fz->items + fz->items_used;
@@ -468,18 +478,9 @@ push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
 
 /* --- Objects of module datetime ------------------------------------------------------------- */
 
-/* Is it an object of datetime's types?  Whoever made it has imported them. */
-static int
-knows_datetime(PyTypeObject *type)
+static bool
+is_datetime(PyTypeObject *type)
 {
-    if (ph_datetime.date == NULL) {
-        if (strncmp(type->tp_name, "datetime.", 9) != 0) {
-            return 0;
-        }
-        if (ph_datetime_import() < 0) {
-            return -1;
-        }
-    }
     return type == ph_datetime.date || type == ph_datetime.delta
            || type == ph_datetime.time || type == ph_datetime.datetime
            || type == ph_datetime.timezone;
@@ -652,7 +653,7 @@ visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
                 PyObject **p_frozen)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    if (fz->memo.used > 0 && (fz->memo_all || Py_REFCNT(obj) > 1)) {
+    if (fz->memo.used > 0 && !is_single(fz, obj)) {
         PyObject *copy = ph_memo_get(&fz->memo, obj);
         if (copy == PH_IN_PROGRESS) {
             return cycle(fz, obj);
@@ -682,9 +683,8 @@ visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
         ph_slice_parts(obj, parts);
         return push_items(fz, PH_FRAME_SLICE, obj, parts, 3);
     }
-    int is_datetime = knows_datetime(type);
-    if (is_datetime != 0) {
-        return is_datetime < 0 ? FAILED : visit_datetime(fz, obj, p_frozen);
+    if (is_datetime(type)) {
+        return visit_datetime(fz, obj, p_frozen);
     }
     return push_converted(fz, interp, obj);
 }
@@ -733,7 +733,8 @@ keys_failed(ph_freezer *fz, const ph_clash *clash)
     Py_ssize_t next = frame->next;
     frame->next = clash->index;
     int result = ph_raise_at(
-        fz, clash->unhashable ? "this key is not hashable once it is frozen"
+        fz, clash->unhashable ? "this key is not hashable, or too deep to be "
+                                "hashed, once it is frozen"
                               : "this key becomes equal to another one by being "
                                 "frozen");
     frame->next = next;
@@ -803,6 +804,7 @@ next_item(const ph_freezer *fz, const ph_frame *frame)
     }
     if (left > 2) {
         ph_atoms_prefetch(&fz->atoms, item[2]);
+        ph_prefetch_inside(item[2]);
     }
     return *item;
 }
@@ -878,14 +880,14 @@ freezer_clear(ph_freezer *fz)
 static PyObject *
 freezer_commit(ph_freezer *fz, PyObject *frozen)
 {
-    if (frozen != NULL && check_fork(fz) == 0) {
+    if (frozen != NULL && check_fork(fz) < 0) {
+        frozen = NULL;
+    }
+    if (frozen != NULL && fz->block.payload > 0) {
         ph_block_commit(&fz->block, frozen);
         fz->begun = false;
     }
-    else {
-        frozen = NULL;
-    }
-    freezer_clear(fz);
+    freezer_clear(fz);              /* an empty block is none: it is given back */
     return frozen;
 }
 
@@ -925,6 +927,11 @@ static int
 gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
 {
     PyObject *fast = PySequence_Fast(pair, "");
+    if (check_fork(fz) < 0
+        || (fast == NULL && !PyErr_ExceptionMatches(PyExc_TypeError))) {
+        Py_XDECREF(fast);
+        return -1;                  /* what its iterator has raised */
+    }
     if (fast == NULL || PySequence_Fast_GET_SIZE(fast) != 2) {
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError,
@@ -983,11 +990,9 @@ ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *defau
     fz.root_kind = PH_ROOT_ITEM;
     PyObject *frozen = NULL;
     if (gather_all(&fz, interp, iterable, gather) == 0) {
-        if (fz.items_used == 0) {
-            freezer_clear(&fz);
-            return Py_NewRef(ph_static_at(4));
-        }
-        frozen = ph_put_tuple(&fz.block, fz.items, (Py_ssize_t)fz.items_used);
+        frozen = fz.items_used == 0
+                 ? ph_static_at(4)              /* the empty tuple */
+                 : ph_put_tuple(&fz.block, fz.items, (Py_ssize_t)fz.items_used);
         if (frozen == NULL) {
             core_failed(&fz);
         }
@@ -1026,7 +1031,8 @@ put_pairs(ph_freezer *fz)
     if (frozen == NULL && clash.index >= 0) {
         fz->root_kind = PH_ROOT_KEY;
         fz->root_index = clash.index;
-        ph_raise_at(fz, "this key is not hashable once it is frozen");
+        ph_raise_at(fz, "this key is not hashable, or too deep to be hashed, "
+                        "once it is frozen");
     }
     else if (frozen == NULL) {
         core_failed(fz);

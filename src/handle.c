@@ -7,8 +7,7 @@
    the family can read the key.
 
    Resolving reads one word outside of the header: the nonce, at an offset that
-   the handle claims.  The page directory says first whether the page belongs
-   to any block. */
+   the handle claims, if it is in an extent that is mapped here. */
 
 #include "handle.h"
 
@@ -119,10 +118,9 @@ resolve_static(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
 static bool
 may_hold_a_block(uint64_t offset)
 {
-    ph_header *header = ph_heap.header;
-    return offset >= header->first && offset % 8 == 0
-           && offset < atomic_load(&header->claimed) - sizeof(ph_segment)
-           && *ph_directory_entry(offset) != 0;
+    return offset >= ph_heap.header->first && offset % 8 == 0
+           && ph_heap_is_mapped(offset)
+           && ph_heap_is_mapped(offset + sizeof(ph_segment));
 }
 
 ph_status

@@ -52,8 +52,7 @@
 
 #define RESERVE_MOST (1024 * PH_GIB)
 #define RESERVE_LEAST (64 * PH_MIB)
-#define EXTENT_LEAST PH_MIB         /* addresses, not memory: they cost nothing */
-#define EXTENT_MOST (4 * PH_GIB)
+#define EXTENT_MOST (4 * PH_GIB)    /* addresses, not memory: they cost nothing */
 #define NO_OWNER 0                  /* given up by the holder of its lock */
 
 ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
@@ -63,6 +62,10 @@ ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 #define NOT_MAPPED 0
 #define MAPPED_MARK 1               /* added to the bytes, so that 0 is free */
 static uint64_t seen_filled[PH_MAX_EXTENTS];
+
+/* One bit for each unit of the heap: part of an extent that we have mapped. */
+#define UNITS (RESERVE_MOST / PH_EXTENT_UNIT)
+static _Atomic uint64_t mapped_units[UNITS / 64];
 
 const char *const ph_kind_names[PH_KINDS] = {
     "int", "float", "complex", "str", "bytes", "tuple", "mapping", "frozenset",
@@ -108,6 +111,12 @@ system_failure(const char *what, uint64_t size, int err)
 
 /* --- Creation -------------------------------------------------------------- */
 
+static uint64_t
+unit_up(uint64_t n)
+{
+    return (n + PH_EXTENT_UNIT - 1) & ~(PH_EXTENT_UNIT - 1);
+}
+
 /* Reserve range and window together, of the largest size that RLIMIT_AS and
    RLIMIT_FSIZE allow. */
 static int
@@ -136,7 +145,7 @@ header_init(ph_header *header, uint64_t size)
     header->magic = PH_MAGIC;
     header->size = size;
     header->directory = ph_page_up(sizeof(ph_header));
-    header->first = ph_page_up(header->directory
+    header->first = unit_up(header->directory
                             + size / PH_PAGE * sizeof(uint64_t));
     atomic_store(&header->claimed, header->first);
 }
@@ -304,7 +313,25 @@ map_extent(uint32_t index)
         return system_failure("map an extent", extent->size, err);
     }
     seen_filled[index] = MAPPED_MARK + atomic_load(&extent->filled);
+    for (uint64_t at = offset; at < offset + extent->size; at += PH_EXTENT_UNIT) {
+        uint64_t unit = at / PH_EXTENT_UNIT;
+        atomic_fetch_or(&mapped_units[unit / 64], (uint64_t)1 << unit % 64);
+    }
     return PH_OK;
+}
+
+bool
+ph_heap_is_mapped(uint64_t offset)
+{
+    uint64_t unit = offset / PH_EXTENT_UNIT;
+    return offset < ph_heap.size
+           && atomic_load(&mapped_units[unit / 64]) >> unit % 64 & 1;
+}
+
+uint64_t
+ph_extent_seen_filled(uint32_t index)
+{
+    return seen_filled[index] == NOT_MAPPED ? 0 : seen_filled[index] - MAPPED_MARK;
 }
 
 /* Invariant 6.  Pages filled before we last looked are whole, pages behind
@@ -368,6 +395,12 @@ ph_heap_refresh(void)
     if (atomic_load(&ph_heap.header->published) == atomic_load(&ph_heap.seen)) {
         return PH_OK;
     }
+    return ph_heap_refresh_all();
+}
+
+ph_status
+ph_heap_refresh_all(void)
+{
     ph_os_lock();
     ph_status status = refresh();
     ph_os_unlock();
@@ -453,9 +486,8 @@ heap_full(uint64_t size)
 static ph_status
 claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
 {
-    uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : ph_page_up(hint);
-    size = size > EXTENT_MOST ? EXTENT_MOST : size;
-    least = ph_page_up(least);
+    uint64_t size = hint < EXTENT_MOST ? unit_up(hint) : EXTENT_MOST;
+    least = unit_up(least);
     size = size < least ? least : size;
     if (atomic_load(&ph_heap.header->extents) >= PH_MAX_EXTENTS) {
         return heap_full(least);

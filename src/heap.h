@@ -45,13 +45,14 @@ extern const char *const ph_kind_names[PH_KINDS];
 typedef enum { PH_EXTENT_PERMANENT = 1, PH_EXTENT_SPANS = 2 } ph_extent_kind;
 
 #define PH_MAX_EXTENTS 16384u
+#define PH_EXTENT_UNIT PH_MIB       /* extents start and end at multiples */
 
 /* A piece of the heap that one process at a time fills from the front.
    All offsets are in bytes from the heap's base.  64 bytes, in the header. */
 typedef struct {
     _Atomic uint64_t offset;    /* where it starts; 0: not claimed yet.  Set
                                    last, once, by the claimer */
-    uint64_t size;              /* bytes; a multiple of PH_PAGE; never changes */
+    uint64_t size;              /* bytes; of PH_EXTENT_UNIT; never changes */
     _Atomic uint64_t filled;    /* bytes of committed blocks at its front; only
                                    grows; written by the owner */
     _Atomic int32_t owner;      /* pid of who may build here */
@@ -72,6 +73,8 @@ typedef struct {
     uint64_t key[2];            /* SipHash key of the handles' tags */
     uint64_t directory;         /* offset of the page directory */
     uint64_t first;             /* offset of the first extent */
+    _Atomic uint64_t landmark;  /* address that must be the same in the whole
+                                   family: layout.c's, set by who is first */
     /* Below: written by any process of the family, atomically. */
     _Atomic uint64_t claimed;   /* offset of the first byte never claimed */
     _Atomic uint32_t extents;   /* entries of extent[] in use */
@@ -113,6 +116,12 @@ ph_status ph_heap_ready(void);
 /* Map what the family has published since the last call.  O(1) when there is
    nothing new, else O(extents). */
 ph_status ph_heap_refresh(void);
+/* The same, also for what is committed but not published yet. */
+ph_status ph_heap_refresh_all(void);
+/* May this process read there?  O(1). */
+bool ph_heap_is_mapped(uint64_t offset);
+/* How far extent `index` was filled at the last refresh, in bytes. */
+uint64_t ph_extent_seen_filled(uint32_t index);
 
 static inline uint64_t
 ph_page_down(uint64_t n)

@@ -241,11 +241,32 @@ ph_layout_init(void)
     return look_up_statics() < 0 ? -1 : ph_layout_init_containers();
 }
 
+/* Where _datetime is a shared library, a process that loads it after having
+   been forked has its types at addresses of its own. */
+static int
+check_landmark(const PyTypeObject *date)
+{
+    if (ph_heap_ready() != PH_OK) {
+        return 0;                   /* nothing is frozen, or can be */
+    }
+    uint64_t expected = 0, ours = (uint64_t)(uintptr_t)date;
+    _Atomic uint64_t *landmark = &ph_heap.header->landmark;
+    if (!atomic_compare_exchange_strong(landmark, &expected, ours)
+        && expected != ours) {
+        PyErr_SetString(PyExc_ImportError,
+                        "permaheap: this process has loaded datetime at another "
+                        "address than its family; import permaheap or datetime "
+                        "before forking");
+        return -1;
+    }
+    return 0;
+}
+
 int
 ph_datetime_import(void)
 {
     PyDateTime_CAPI *api = PyCapsule_Import(PyDateTime_CAPSULE_NAME, 0);
-    if (api == NULL) {
+    if (api == NULL || check_landmark(api->DateType) < 0) {
         return -1;
     }
     ph_datetime.date = api->DateType;

@@ -39,6 +39,14 @@
 /* Are the types of datetime usable in interpreters with their own GIL? */
 #define PH_DATETIME_IN_INTERPRETERS (PY_VERSION_HEX >= 0x030d0000)
 
+/* On 3.12 inserting into an ordinary copy of a split dict resets the version in
+   the table of keys that both share: a write into the heap. */
+static inline bool
+ph_shapes_usable(void)
+{
+    return PY_VERSION_HEX >= 0x030d0000 || ph_heap.mapping == PH_MAP_PRIVATE;
+}
+
 /* dicts with up to so many str keys can share their table of keys
    (SHARED_KEYS_MAX_SIZE of CPython's dictobject.c). */
 #define PH_SHAPE_MOST 30
@@ -51,8 +59,9 @@ int ph_layout_init(void);
 /* Forge an object of each kind, and compare it with a real one. */
 int ph_layout_selftest(void);
 
-/* The types of datetime, NULL until something has imported it: it is imported
-   here only when asked to.  -1 with an exception. */
+/* The types of datetime, NULL until it has been imported: by the process that
+   makes the heap, so that they are at the same address in the whole family.
+   -1 with an exception. */
 typedef struct {
     PyTypeObject *date, *time, *datetime, *delta, *timezone;
     PyObject *utc;                  /* NULL where it is not static (3.12) */
@@ -88,6 +97,25 @@ void ph_timezone_parts(PyObject *zone, PyObject *parts[2]);
 void ph_range_parts(PyObject *range, PyObject *parts[4]);
 /* The tzinfo of a time or datetime, or NULL. */
 PyObject *ph_tzinfo_of(PyObject *obj);
+
+/* Start to load what visiting a source will read behind its head. */
+static inline void
+ph_prefetch_inside(PyObject *source)
+{
+    const char *inside;
+    if (PyDict_CheckExact(source)) {
+        inside = (const char *)((PyDictObject *)source)->ma_keys;
+        __builtin_prefetch(inside + 64);
+        __builtin_prefetch(inside + 128);
+    }
+    else if (PyList_CheckExact(source)) {
+        inside = (const char *)((PyListObject *)source)->ob_item;
+    }
+    else {
+        return;
+    }
+    __builtin_prefetch(inside);
+}
 
 /* --- Atoms ------------------------------------------------------------------ */
 

@@ -21,8 +21,12 @@
 
 /* --- Tuple and slice ------------------------------------------------------------ */
 
-Py_hash_t
-ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
+/* Where tuples cache no hash, hashing recurs: not deeper than this. */
+#define HASH_DEPTH_MOST 1000
+static _Thread_local int hash_depth;
+
+static Py_hash_t
+hash_items(const ph_block *block, PyObject *const *items, Py_ssize_t n)
 {
     Py_uhash_t acc = PH_XXPRIME_5;
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -34,6 +38,15 @@ ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
     }
     acc += (Py_uhash_t)n ^ (PH_XXPRIME_5 ^ 3527539UL);
     return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
+}
+
+Py_hash_t
+ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
+{
+    hash_depth++;
+    Py_hash_t hash = hash_depth > HASH_DEPTH_MOST ? -1 : hash_items(block, items, n);
+    hash_depth--;
+    return hash;
 }
 
 PyObject *

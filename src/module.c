@@ -16,7 +16,7 @@
 typedef struct {
     ph_interpreter interp;
     PyTypeObject *handle_type;
-    bool datetime_imported;         /* in this interpreter, by us */
+    bool has_datetime;              /* imported in this interpreter */
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -189,10 +189,25 @@ handle_dealloc(PyObject *self)
 static int
 import_datetime(module_state *state)
 {
-    if (!state->datetime_imported && ph_datetime_import() < 0) {
+    if (!state->has_datetime && ph_datetime_import() < 0) {
         return -1;
     }
-    state->datetime_imported = true;
+    state->has_datetime = true;
+    return 0;
+}
+
+/* Early, so that children find datetime where we have it.  On 3.12 it refuses
+   to be imported in interpreters with their own GIL; they can do without. */
+static int
+try_datetime(module_state *state)
+{
+    if (import_datetime(state) == 0) {
+        return 0;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_ImportError)) {
+        return -1;
+    }
+    PyErr_Clear();
     return 0;
 }
 
@@ -578,7 +593,7 @@ core_exec(PyObject *module)
     }
     ph_heap_init();
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
-    if (interp->freeze_name == NULL
+    if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
         || import_type("collections", "OrderedDict", &interp->ordered_dict) < 0
         || import_type("collections", "Counter", &interp->counter) < 0
