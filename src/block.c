@@ -121,6 +121,10 @@ run_allocate(ph_run *run, uint64_t size)
     target = ph_page_up(target);
     target = target > run->end ? run->end : target;
     ph_status status = ph_heap_allocate(run->allocated, target - run->allocated);
+    if (status == PH_NOMEM && target > ph_page_up(need)) {
+        target = ph_page_up(need);          /* no memory to go ahead with */
+        status = ph_heap_allocate(run->allocated, target - run->allocated);
+    }
     if (status == PH_OK) {
         ph_os_populate_write((char *)ph_address_of(run->allocated)
                              + ph_heap.window, target - run->allocated);

@@ -153,19 +153,6 @@ pop_frame(ph_freezer *fz)
     }
 }
 
-/* Replace the item in work by its frozen form, and go on to the next. */
-static void
-store(ph_freezer *fz, PyObject *frozen)
-{
-    ph_frame *frame = top_frame(fz);
-    PyObject **item = &fz->items[frame->base + (size_t)frame->next++];
-    PyObject *source = *item;
-    *item = frozen;
-    if (frame->pinned) {
-        Py_DECREF(source);
-    }
-}
-
 /* --- Running Python code ------------------------------------------------------------- */
 
 static int
@@ -210,6 +197,22 @@ check_fork(ph_freezer *fz)
     ph_fail(PH_FORKED, "permaheap: this process was forked in the middle of a "
                        "freeze; the freeze goes on in the parent only");
     return core_failed(fz);
+}
+
+/* Replace the item in work by its frozen form, and go on to the next.  To let
+   go of a pinned source may run a finalizer. */
+static int
+store(ph_freezer *fz, PyObject *frozen)
+{
+    ph_frame *frame = top_frame(fz);
+    PyObject **item = &fz->items[frame->base + (size_t)frame->next++];
+    PyObject *source = *item;
+    *item = frozen;
+    if (!frame->pinned) {
+        return 0;
+    }
+    Py_DECREF(source);
+    return check_fork(fz);
 }
 
 static int
@@ -319,7 +322,7 @@ visit_sequence(ph_freezer *fz, PyObject *source, PyObject **p_frozen)
 {
     Py_ssize_t n = PySequence_Fast_GET_SIZE(source);
     if (n == 0) {
-        *p_frozen = ph_static_at(4);            /* the empty tuple */
+        *p_frozen = ph_static_empty_tuple();
         return DONE;
     }
     return push_items(fz, PH_FRAME_TUPLE, source, PySequence_Fast_ITEMS(source), n);
@@ -583,43 +586,35 @@ check_conversions(ph_freezer *fz, PyObject *obj)
                        CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
 }
 
-/* obj.__freeze__() or default(obj); NULL with an exception. */
-static PyObject *
-call_user(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+/* Does the object's class say how it freezes?  __freeze__ = None says not. */
+static bool
+has_freeze(const ph_interpreter *interp, PyObject *obj)
 {
-    PyObject *method = PyObject_GetAttr((PyObject *)Py_TYPE(obj),
-                                        interp->freeze_name);
-    if (method != NULL) {
-        Py_DECREF(method);
-        return PyObject_CallMethodNoArgs(obj, interp->freeze_name);
-    }
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
-        return NULL;
-    }
-    PyErr_Clear();
-    if (fz->default_ != NULL) {
-        return PyObject_CallOneArg(fz->default_, obj);
-    }
-    ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
-                "__freeze__(), and default= was not given", Py_TYPE(obj)->tp_name);
-    return NULL;
+    PyObject *method = _PyType_Lookup(Py_TYPE(obj), interp->freeze_name);
+    return method != NULL && method != Py_None;
 }
 
 static visit_result
 push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
+    bool method = has_freeze(interp, obj);
+    if (!method && fz->default_ == NULL) {
+        return ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
+                           "__freeze__(), and default= was not given",
+                           Py_TYPE(obj)->tp_name);
+    }
     if (check_conversions(fz, obj) < 0 || guard(fz) < 0) {
         return FAILED;
     }
     fz->memo_all = true;
-    PyObject *result = call_user(fz, interp, obj);
+    PyObject *result = method ? PyObject_CallMethodNoArgs(obj, interp->freeze_name)
+                              : PyObject_CallOneArg(fz->default_, obj);
     if (check_fork(fz) < 0) {
         Py_XDECREF(result);
         return FAILED;
     }
     if (result == NULL) {
-        return PyErr_ExceptionMatches(fz->exceptions->freeze_error)
-               ? FAILED : ph_note_place(fz);
+        return ph_note_place(fz);
     }
     if (reserve_items(fz, 1) < 0) {
         Py_DECREF(result);
@@ -790,7 +785,7 @@ leave(ph_freezer *fz, PyObject *frozen)
         return -1;
     }
     pop_frame(fz);
-    return 0;
+    return check_fork(fz);
 }
 
 /* The next items are all over the ordinary heap: start to load them. */
@@ -820,7 +815,9 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
             if (fz->frames_used == 0) {
                 return frozen;
             }
-            store(fz, frozen);
+            if (store(fz, frozen) < 0) {
+                return NULL;
+            }
         }
         const ph_frame *frame = top_frame(fz);
         if (frame->next < frame->n) {
@@ -973,11 +970,11 @@ gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
         Py_DECREF(item);
         fz->root_index++;
     }
-    if (check_fork(fz) < 0 || PyErr_Occurred()) {
+    if (PyErr_Occurred()) {
         result = -1;
     }
     Py_DECREF(iterator);
-    return result;
+    return check_fork(fz) < 0 ? -1 : result;
 }
 
 PyObject *
@@ -991,7 +988,7 @@ ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *defau
     PyObject *frozen = NULL;
     if (gather_all(&fz, interp, iterable, gather) == 0) {
         frozen = fz.items_used == 0
-                 ? ph_static_at(4)              /* the empty tuple */
+                 ? ph_static_empty_tuple()
                  : ph_put_tuple(&fz.block, fz.items, (Py_ssize_t)fz.items_used);
         if (frozen == NULL) {
             core_failed(&fz);

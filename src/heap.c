@@ -510,9 +510,19 @@ claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
     return PH_OK;
 }
 
+static uint64_t
+nonce_in_file(uint64_t segment)
+{
+    uint64_t nonce = 0;
+    (void)ph_os_pread(ph_heap.fd, &nonce, sizeof(nonce),
+                      segment + offsetof(ph_segment, nonce));
+    return nonce;
+}
+
 /* How far a dead owner's extent is filled (invariant 5): `filled`, unless a
    block that spilled into it was committed and its builder killed before it
-   could note so. */
+   could note so.  Committed bytes never change, so that the nonce of a
+   committed segment is conclusive. */
 static uint64_t
 settled_fill(const ph_extent *extent)
 {
@@ -521,18 +531,13 @@ settled_fill(const ph_extent *extent)
     if (block == 0 || extent->spill_filled <= filled) {
         return filled;
     }
-    uint64_t nonce = 0;
-    (void)ph_os_pread(ph_heap.fd, &nonce, sizeof(nonce),
-                      block + offsetof(ph_segment, nonce));
-    if (nonce != extent->spill_nonce) {
-        return filled;
-    }
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
         ph_extent *home = &ph_heap.header->extent[i];
         uint64_t start = atomic_load(&home->offset);
         if (block - start < home->size) {
             return block - start < atomic_load(&home->filled)
+                   && nonce_in_file(block) == extent->spill_nonce
                    ? extent->spill_filled : filled;
         }
     }
@@ -621,7 +626,12 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
     if (status != PH_OK) {
         return status;
     }
-    int err = ph_os_allocate(ph_heap.fd, offset, size);
+    uint64_t entry = ph_page_down(ph_offset_of(ph_directory_entry(offset)));
+    uint64_t end = ph_offset_of(ph_directory_entry(offset + size)) + 8;
+    int err = ph_os_allocate(ph_heap.fd, entry, ph_page_up(end) - entry);
+    if (err == 0) {
+        err = ph_os_allocate(ph_heap.fd, offset, size);
+    }
     if (err) {
         return system_failure("allocate memory for the heap", size,
                               err == ENOSPC ? ENOMEM : err);

@@ -169,8 +169,8 @@ ph_directory_entry(uint64_t offset)
    bytes.  Mapped for reading, and for writing through the window. */
 ph_status ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index);
 
-/* Memory for [offset, offset + size), inside one extent, if the process's
-   limits allow for it. */
+/* Memory for [offset, offset + size), inside one extent, and for its part of the
+   directory, if the process's limits allow for it. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
 
 /* Give memory back that nothing committed uses. */

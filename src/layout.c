@@ -39,7 +39,11 @@ PyTypeObject *ph_mapping_type;
 
 /* Numbers of the static objects: the singletons, then one-byte bytes, then
    one-character str of Latin-1, then the small ints. */
-enum { SINGLETONS = 8, BYTES_AT = 16, CHARS_AT = BYTES_AT + 256,
+enum {
+    EMPTY_TUPLE = 4, EMPTY_BYTES, EMPTY_STR, UTC,       /* of the singletons */
+    SINGLETONS
+};
+enum { BYTES_AT = 16, CHARS_AT = BYTES_AT + 256,
        INTS_AT = CHARS_AT + 256, NUMBERS_END = INTS_AT + SMALL_INTS };
 
 static PyObject *static_singletons[SINGLETONS];
@@ -52,8 +56,10 @@ static int
 look_up_statics(void)
 {
     PyObject *singletons[SINGLETONS] = {
-        Py_None, Py_True, Py_False, Py_Ellipsis, PyTuple_New(0),
-        PyBytes_FromStringAndSize(NULL, 0), PyUnicode_New(0, 0), NULL,
+        Py_None, Py_True, Py_False, Py_Ellipsis,
+        [EMPTY_TUPLE] = PyTuple_New(0),
+        [EMPTY_BYTES] = PyBytes_FromStringAndSize(NULL, 0),
+        [EMPTY_STR] = PyUnicode_New(0, 0),
     };
     memcpy(static_singletons, singletons, sizeof(singletons));
     for (int i = 0; i < 256; i++) {
@@ -90,7 +96,7 @@ static PyObject *
 static_str(PyObject *obj)
 {
     if (PyUnicode_GET_LENGTH(obj) == 0) {
-        return static_singletons[6];
+        return static_singletons[EMPTY_STR];
     }
     if (PyUnicode_GET_LENGTH(obj) == 1 && PyUnicode_READ_CHAR(obj, 0) < 256) {
         return static_chars[PyUnicode_READ_CHAR(obj, 0)];
@@ -102,7 +108,7 @@ static PyObject *
 static_byte(PyObject *obj)
 {
     if (PyBytes_GET_SIZE(obj) == 0) {
-        return static_singletons[5];
+        return static_singletons[EMPTY_BYTES];
     }
     return PyBytes_GET_SIZE(obj) == 1
            ? static_bytes[(unsigned char)PyBytes_AS_STRING(obj)[0]] : NULL;
@@ -122,7 +128,8 @@ ph_static_of(PyObject *obj)
         return static_byte(obj);
     }
     if (type == &PyTuple_Type) {
-        return PyTuple_GET_SIZE(obj) == 0 ? static_singletons[4] : NULL;
+        return PyTuple_GET_SIZE(obj) == 0 ? static_singletons[EMPTY_TUPLE]
+                                         : NULL;
     }
     if (obj == Py_None || obj == Py_True || obj == Py_False
         || obj == Py_Ellipsis || obj == ph_datetime.utc) {
@@ -141,8 +148,7 @@ PyObject *
 ph_static_at(uint32_t number)
 {
     if (number < SINGLETONS) {
-        return number == SINGLETONS - 1 ? ph_datetime.utc
-                                        : static_singletons[number];
+        return number == UTC ? ph_datetime.utc : static_singletons[number];
     }
     if (number >= BYTES_AT && number < CHARS_AT) {
         return static_bytes[number - BYTES_AT];
@@ -159,12 +165,25 @@ ph_static_at(uint32_t number)
 uint32_t
 ph_static_number(PyObject *obj)
 {
-    for (uint32_t i = 0; i < NUMBERS_END; i++) {
+    for (uint32_t i = 0; i < SINGLETONS; i++) {
         if (ph_static_at(i) == obj) {
             return i;
         }
     }
-    return NUMBERS_END;
+    if (PyBytes_CheckExact(obj)) {
+        return BYTES_AT + (unsigned char)PyBytes_AS_STRING(obj)[0];
+    }
+    if (PyUnicode_CheckExact(obj)) {
+        return CHARS_AT + PyUnicode_READ_CHAR(obj, 0);
+    }
+    assert(PyLong_CheckExact(obj));
+    return INTS_AT + (uint32_t)(PyLong_AsLong(obj) - SMALL_INT_LEAST);
+}
+
+PyObject *
+ph_static_empty_tuple(void)
+{
+    return static_singletons[EMPTY_TUPLE];
 }
 
 /* --- Set-up ------------------------------------------------------------------- */
@@ -262,11 +281,27 @@ check_landmark(const PyTypeObject *date)
     return 0;
 }
 
+/* On 3.12 an interpreter with its own GIL gets datetime without its C types. */
+static int
+no_datetime(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_SetString(PyExc_ImportError,
+                        "permaheap: datetime has no C types in this interpreter; "
+                        "on Python 3.12 what holds datetimes cannot be used in "
+                        "sub-interpreters");
+    }
+    return -1;
+}
+
 int
 ph_datetime_import(void)
 {
     PyDateTime_CAPI *api = PyCapsule_Import(PyDateTime_CAPSULE_NAME, 0);
-    if (api == NULL || check_landmark(api->DateType) < 0) {
+    if (api == NULL) {
+        return no_datetime();
+    }
+    if (check_landmark(api->DateType) < 0) {
         return -1;
     }
     ph_datetime.date = api->DateType;
@@ -345,25 +380,14 @@ hash_range(const ph_block *block, const range_object *view)
     return ph_hash_of_tuple(block, parts, 3);
 }
 
-/* Slices in slices are hashed no deeper than one level: CPython's own hash of
-   deeper ones would overflow the stack, and nobody has them. */
+/* sliceobject.c hashes like tuple, without mixing in the length. */
 static Py_hash_t
 hash_slice(const ph_block *block, const PySliceObject *view)
 {
     PyObject *parts[3] = {view->start, view->stop, view->step};
-    for (int i = 0; i < 3; i++) {
-        if (PySlice_Check((PyObject *)ph_block_view(block, parts[i]))) {
-            return -1;
-        }
-    }
-    /* sliceobject.c hashes like tuple, without mixing in the length. */
-    Py_uhash_t acc = PH_XXPRIME_5;
-    for (int i = 0; i < 3; i++) {
-        Py_hash_t lane = ph_hash(block, parts[i]);
-        if (lane == -1) {
-            return -1;
-        }
-        acc = ph_hash_mix(acc, (Py_uhash_t)lane);
+    Py_uhash_t acc;
+    if (!ph_hash_mix_items(block, parts, 3, &acc)) {
+        return -1;
     }
     return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
 }

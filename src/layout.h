@@ -78,6 +78,8 @@ extern PyTypeObject *ph_mapping_type;
 /* The static object that stands for obj, or NULL. */
 PyObject *ph_static_of(PyObject *obj);
 bool ph_is_static(PyObject *obj);
+/* The empty tuple. */
+PyObject *ph_static_empty_tuple(void);
 /* A number for each static object, and back (NULL: no such number). */
 uint32_t ph_static_number(PyObject *obj);
 PyObject *ph_static_at(uint32_t number);
@@ -126,7 +128,7 @@ typedef struct {
     const char *bytes;
     size_t size;
     ph_kind kind;
-    char copy[64];
+    _Alignas(8) char copy[64];
 } ph_image;
 
 /* int, float, complex, bytes; date, timedelta; naive time and datetime. */

@@ -18,35 +18,38 @@
 
 #include <stddef.h>
 
-
 /* --- Tuple and slice ------------------------------------------------------------ */
 
-/* Where tuples cache no hash, hashing recurs: not deeper than this. */
+/* What caches no hash (slice; tuple before 3.14) is hashed again and again, by
+   recursion: not deeper than this. */
 #define HASH_DEPTH_MOST 1000
 static _Thread_local int hash_depth;
 
-static Py_hash_t
-hash_items(const ph_block *block, PyObject *const *items, Py_ssize_t n)
+bool
+ph_hash_mix_items(const ph_block *block, PyObject *const *items, Py_ssize_t n,
+                  Py_uhash_t *p_acc)
 {
     Py_uhash_t acc = PH_XXPRIME_5;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Py_hash_t lane = ph_hash(block, items[i]);
-        if (lane == -1) {
-            return -1;
-        }
+    Py_hash_t lane = hash_depth < HASH_DEPTH_MOST ? 0 : -1;
+    hash_depth++;
+    for (Py_ssize_t i = 0; i < n && lane != -1; i++) {
+        lane = ph_hash(block, items[i]);
         acc = ph_hash_mix(acc, (Py_uhash_t)lane);
     }
-    acc += (Py_uhash_t)n ^ (PH_XXPRIME_5 ^ 3527539UL);
-    return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
+    hash_depth--;
+    *p_acc = acc;
+    return lane != -1;
 }
 
 Py_hash_t
 ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
 {
-    hash_depth++;
-    Py_hash_t hash = hash_depth > HASH_DEPTH_MOST ? -1 : hash_items(block, items, n);
-    hash_depth--;
-    return hash;
+    Py_uhash_t acc;
+    if (!ph_hash_mix_items(block, items, n, &acc)) {
+        return -1;
+    }
+    acc += (Py_uhash_t)n ^ (PH_XXPRIME_5 ^ 3527539UL);
+    return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
 }
 
 PyObject *
@@ -91,6 +94,11 @@ keys_equal(const ph_block *block, PyObject *a, PyObject *b)
 {
     if (a == b) {
         return 1;
+    }
+    const PyObject *view_a = ph_block_view(block, a);
+    const PyObject *view_b = ph_block_view(block, b);
+    if ((Py_TYPE(view_a) == &PyBytes_Type) != (Py_TYPE(view_b) == &PyBytes_Type)) {
+        return 0;                   /* and `python -b` does not warn */
     }
     ph_block_show(block);
     return PyObject_RichCompareBool(a, b, Py_EQ);
@@ -333,14 +341,16 @@ ph_is_static_keys(const void *keys)
 }
 
 #if PH_HAS_FROZENDICT
-/* hash(frozendict) is that of the frozenset of its items. */
+/* hash(frozendict) is that of the frozenset of its items: those of a table of
+   keys, seen through its view, with the values there or beside it. */
 static Py_hash_t
-hash_of_items(const ph_block *block, PyObject *const *keys,
-              PyObject *const *values, Py_ssize_t n)
+mapping_hash(const ph_block *block, const keys_table *view,
+             PyObject *const *values, Py_ssize_t n)
 {
     Py_uhash_t acc = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
-        PyObject *item[2] = {keys[i], values[i]};
+        PyObject *item[2] = {entry_key(view, i),
+                             values ? values[i] : *entry_value(view, i)};
         Py_hash_t hash = ph_hash_of_tuple(block, item, 2);
         if (hash == -1) {
             return -1;
@@ -348,6 +358,14 @@ hash_of_items(const ph_block *block, PyObject *const *keys,
         acc ^= ph_hash_shuffle((Py_uhash_t)hash);
     }
     return ph_hash_of_set(acc, n);
+}
+#else
+static Py_hash_t
+mapping_hash(const ph_block *block, const keys_table *view,
+             PyObject *const *values, Py_ssize_t n)
+{
+    (void)block, (void)view, (void)values, (void)n;
+    return -1;
 }
 #endif
 
@@ -388,39 +406,6 @@ put_dict(ph_block *block, const keys_table *table, const void *values,
 #endif
 }
 
-static Py_hash_t
-mapping_hash(const ph_block *block, PyObject *const *keys,
-             PyObject *const *values, Py_ssize_t n)
-{
-#if PH_HAS_FROZENDICT
-    return hash_of_items(block, keys, values, n);
-#else
-    (void)block, (void)keys, (void)values, (void)n;
-    return -1;
-#endif
-}
-
-/* The hash of what the table holds, when equal keys have been merged. */
-static Py_hash_t
-table_hash(const ph_block *block, const keys_table *view)
-{
-#if PH_HAS_FROZENDICT
-    Py_uhash_t acc = 0;
-    for (Py_ssize_t i = 0; i < view->dk_nentries; i++) {
-        PyObject *item[2] = {entry_key(view, i), *entry_value(view, i)};
-        Py_hash_t hash = ph_hash_of_tuple(block, item, 2);
-        if (hash == -1) {
-            return -1;
-        }
-        acc ^= ph_hash_shuffle((Py_uhash_t)hash);
-    }
-    return ph_hash_of_set(acc, view->dk_nentries);
-#else
-    (void)block, (void)view;
-    return -1;
-#endif
-}
-
 PyObject *
 ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
                Py_ssize_t n, ph_key_policy policy, ph_clash *clash)
@@ -428,11 +413,8 @@ ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
     uint64_t before = block->payload;
     clash->index = -1;
     keys_table *table = empty_keys;
-    Py_hash_t hash;
-    if (n == 0) {
-        hash = mapping_hash(block, keys, values, 0);
-    }
-    else {
+    const keys_table *filled = empty_keys;
+    if (n > 0) {
         table_plan plan = plan_table(n, all_str(block, keys, n)
                                         ? DICT_KEYS_UNICODE : DICT_KEYS_GENERAL);
         keys_table *view;
@@ -447,8 +429,9 @@ ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
             block->flags |= PH_BLOCK_LEFTOVER;
         }
         n = view->dk_nentries;
-        hash = table_hash(block, view);
+        filled = view;
     }
+    Py_hash_t hash = mapping_hash(block, filled, NULL, n);
     PyObject *obj = put_dict(block, table, NULL, n, hash);
     ph_block_count(block, PH_KIND_MAPPING, block->payload - before);
     return obj;
@@ -544,15 +527,7 @@ ph_put_shaped_mapping(ph_block *block, const ph_shape_keys *shape,
     }
     void *at = write_values(ph_writable(block, room), room, values, n);
     const keys_table *table = (const keys_table *)shape;
-    Py_hash_t hash = -1;
-#if PH_HAS_FROZENDICT
-    const keys_table *keys_view = ph_block_view(block, table);
-    PyObject *keys[PH_SHAPE_MOST];
-    for (Py_ssize_t i = 0; i < n; i++) {
-        keys[i] = entry_key(keys_view, i);
-    }
-    hash = hash_of_items(block, keys, values, n);
-#endif
+    Py_hash_t hash = mapping_hash(block, ph_block_view(block, table), values, n);
     PyObject *obj = put_dict(block, table, at, n, hash);
     ph_block_count(block, PH_KIND_MAPPING, block->payload - before);
     return obj;

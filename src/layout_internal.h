@@ -47,6 +47,11 @@ PyObject *ph_new_container(ph_block *block, PyTypeObject *type, size_t size,
 Py_hash_t ph_hash_of_tuple(const ph_block *block, PyObject *const *items,
                            Py_ssize_t n);
 
+/* Mix the hashes of n items, as tuple and slice do; false if one of them has
+   none, or is nested too deep. */
+bool ph_hash_mix_items(const ph_block *block, PyObject *const *items, Py_ssize_t n,
+                       Py_uhash_t *p_acc);
+
 /* One round of the xxHash that tuple and slice mix their items with. */
 #define PH_XXPRIME_1 ((Py_uhash_t)11400714785074694791ULL)
 #define PH_XXPRIME_2 ((Py_uhash_t)14029467366897019727ULL)

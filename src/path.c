@@ -9,6 +9,7 @@
 #include <stdarg.h>
 
 #define SHOWN_LENGTH 60             /* characters of a key that a path shows */
+#define SHOWN_STEPS 100             /* of a long path, half of them at each end */
 
 static bool
 is_plain_str(PyObject *obj)
@@ -16,9 +17,9 @@ is_plain_str(PyObject *obj)
     if (!PyUnicode_CheckExact(obj) || !PyUnicode_IS_ASCII(obj)) {
         return false;
     }
-    const char *text = PyUnicode_AsUTF8(obj);
-    for (; *text; text++) {
-        if (*text < ' ' || *text > '~' || *text == '"' || *text == '\\') {
+    const char *text = PyUnicode_DATA(obj);
+    for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(obj); i++) {
+        if (text[i] < ' ' || text[i] > '~' || text[i] == '"' || text[i] == '\\') {
             return false;
         }
     }
@@ -141,6 +142,11 @@ ph_path_of(ph_freezer *freezer, size_t frames)
             break;
         }
         const ph_frame *frame = &freezer->frames[i];
+        if (i == SHOWN_STEPS / 2 && frames > SHOWN_STEPS) {
+            i = frames - SHOWN_STEPS / 2 - 1;
+            part = PyUnicode_FromString("...");
+            continue;
+        }
         part = frame->next < frame->n ? step(frame, freezer->items + frame->base)
                                       : PyUnicode_FromString("");
     }
