@@ -9,7 +9,7 @@
 #include <stdarg.h>
 
 #define SHOWN_LENGTH 60             /* characters of a key that a path shows */
-#define SHOWN_STEPS 100             /* of a long path, half of them at each end */
+#define SHOWN_STEPS 100             
 
 static bool
 is_plain_str(PyObject *obj)
@@ -108,7 +108,7 @@ step(const ph_frame *frame, PyObject *const *items)
     case PH_FRAME_CONVERTED:
         break;
     }
-    return PyUnicode_FromString("");
+    Py_UNREACHABLE();               /* it has no step of its own */
 }
 
 static PyObject *
@@ -127,31 +127,52 @@ root_step(const ph_freezer *freezer)
     return PyUnicode_FromString("data");
 }
 
+/* Of a very long path, leave out the middle. */
+static int
+shorten(PyObject *steps)
+{
+    Py_ssize_t n = PyList_GET_SIZE(steps);
+    if (n <= SHOWN_STEPS) {
+        return 0;
+    }
+    PyObject *dots = Py_BuildValue("[s]", "...");
+    int result = dots == NULL ? -1 : PyList_SetSlice(steps, SHOWN_STEPS / 2,
+                                                     n - SHOWN_STEPS / 2, dots);
+    Py_XDECREF(dots);
+    return result;
+}
+
+static int
+append_step(PyObject *steps, PyObject *step)
+{
+    int result = step == NULL ? -1 : PyList_Append(steps, step);
+    Py_XDECREF(step);
+    return result;
+}
+
+static int
+append_steps(ph_freezer *freezer, size_t frames, PyObject *steps)
+{
+    int result = append_step(steps, root_step(freezer));
+    for (size_t i = 0; i < frames && result == 0; i++) {
+        const ph_frame *frame = &freezer->frames[i];
+        if (frame->kind != PH_FRAME_CONVERTED && frame->next < frame->n) {
+            result = append_step(steps, step(frame, freezer->items + frame->base));
+        }
+    }
+    return result < 0 ? -1 : shorten(steps);
+}
+
 PyObject *
 ph_path_of(ph_freezer *freezer, size_t frames)
 {
     if (freezer->begun && !ph_block_is_foreign(&freezer->block)) {
         ph_block_show(&freezer->block);     /* frozen keys are shown, too */
     }
-    PyObject *steps = PyList_New(0);
-    PyObject *part = steps ? root_step(freezer) : NULL;
-    for (size_t i = 0; part != NULL; i++) {
-        int failed = PyList_Append(steps, part);
-        Py_CLEAR(part);
-        if (failed || i == frames) {
-            break;
-        }
-        const ph_frame *frame = &freezer->frames[i];
-        if (i == SHOWN_STEPS / 2 && frames > SHOWN_STEPS) {
-            i = frames - SHOWN_STEPS / 2 - 1;
-            part = PyUnicode_FromString("...");
-            continue;
-        }
-        part = frame->next < frame->n ? step(frame, freezer->items + frame->base)
-                                      : PyUnicode_FromString("");
-    }
-    PyObject *path = NULL, *empty = PyUnicode_FromString("");
-    if (empty != NULL && !PyErr_Occurred()) {
+    PyObject *steps = PyList_New(0), *empty = PyUnicode_FromString("");
+    PyObject *path = NULL;
+    if (steps != NULL && empty != NULL
+        && append_steps(freezer, frames, steps) == 0) {
         path = PyUnicode_Join(empty, steps);
     }
     Py_XDECREF(empty);
