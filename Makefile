@@ -23,18 +23,18 @@ demo: ## serve the Unicode character database with and without permaheap, and co
 
 .PHONY: check
 check: ## build with -Werror, lint, and test in both modes of the heap
-	@$(ready) test,dev -Dwerror=true
+	@$(ready) test,demo,dev -Dwerror=true
 	tools/lint "$$venv"
 	tools/test-build "$$python" "$$venv"
 
 .PHONY: lint
 lint: ## ruff, mypy --strict, and the stubs against the compiled module
-	@$(ready) test,dev -Dwerror=true
+	@$(ready) test,demo,dev -Dwerror=true
 	tools/lint "$$venv"
 
 .PHONY: format
 format: ## mend what ruff can mend
-	@$(ready) test,dev -Dwerror=true
+	@$(ready) test,demo,dev -Dwerror=true
 	"$$venv/bin/ruff" check --fix .
 	"$$venv/bin/ruff" format .
 

@@ -35,8 +35,7 @@ class DataSet:
     Attributes:
         name: the word that names it in options and reports.
         title: what it is, in a few words.
-        build: makes ``{"records": ..., "index": ...}`` with at most the given number of records;
-            None when the source of the data is not on this machine.
+        build: makes ``{"records": ..., "index": ...}`` with at most the given number of records.
         keys: yields the given number of look-up keys for a data set of so many records.
         lookups: reads one record per key, returns a checksum.
         scan: reads every record once, returns a checksum.
@@ -44,7 +43,7 @@ class DataSet:
 
     name: str
     title: str
-    build: Callable[[int], Data | None]
+    build: Callable[[int], Data]
     keys: Callable[[int, int], list[str]]
     lookups: Callable[[Any, Iterable[str]], float]
     scan: Callable[[Any], float]
@@ -106,7 +105,7 @@ def lookup_records(data: Any, keys: Iterable[str]) -> float:
 
 
 def scan_records(data: Any) -> float:
-    """Read the score, the address and all tags of every record."""
+    """Read every value of every record."""
     return sum_records(data["records"])
 
 
@@ -114,7 +113,9 @@ def sum_records(records: Iterable[Any]) -> float:
     """The checksum of a scan over anything that yields records in any order."""
     total = 0.0
     for each in records:
-        total += each["score"] + len(each["address"]["zip"])
+        total += each["score"] + each["id"] + len(each["name"]) + len(each["email"])
+        address = each["address"]
+        total += len(address["city"]) + len(address["zip"])
         for tag in each["tags"]:
             total += len(tag)
         if each["active"]:
@@ -163,11 +164,11 @@ def unicode_keys(records: int, count: int) -> list[str]:
     return [chr(rng.choice(codes)) for _ in range(count)]
 
 
-def build_packages(count: int) -> Data | None:
-    """Debian's Packages index as apt keeps it (or dpkg's status file); None where there is none."""
+def build_packages(count: int) -> Data:
+    """Debian's Packages index as apt keeps it, or dpkg's status file."""
     source = packages_file()
     if source is None:
-        return None
+        raise FileNotFoundError("there is no index of Debian packages on this machine")
     records = []
     for paragraph in packages_text(source).split("\n\n"):
         fields = dict(package_fields(paragraph))
@@ -206,11 +207,10 @@ def package_fields(paragraph: str) -> Iterator[tuple[str, Any]]:
 
 
 def package_keys(records: int, count: int) -> list[str]:
-    """``count`` names of random packages."""
-    data = build_packages(records)
+    """``count`` names of random packages, none of them an object of the index."""
+    names = list(build_packages(records)["index"])
     rng = random.Random(SEED + 3)
-    names = list(data["index"]) if data else []
-    return [str(rng.choice(names).encode(), "utf-8") for _ in range(count)] if names else []
+    return [rng.choice(names).encode().decode() for _ in range(count)]
 
 
 def lookup_flat(data: Any, keys: Iterable[str]) -> float:
@@ -257,3 +257,10 @@ DATA_SETS = {
         ),
     )
 }
+
+
+def unavailable(name: str) -> str | None:
+    """Why a data set cannot be built here, as a sentence, or None when it can."""
+    if name == "packages" and packages_file() is None:
+        return "there is no index of Debian packages on this machine"
+    return None

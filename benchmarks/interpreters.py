@@ -1,7 +1,8 @@
-"""Sub-interpreters with a GIL of their own, under the three APIs that 3.12 to 3.15 have for them."""
+"""Sub-interpreters with a GIL of their own, by the low-level modules of 3.12 and of 3.13+."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -38,9 +39,6 @@ class Interpreter:
 
 def create() -> tuple[Any, Any]:
     """The low-level module of this version and the id of a new isolated interpreter."""
-    module: Any
-    if sys.version_info >= (3, 13):
-        import _interpreters as module
-    else:
-        import _xxsubinterpreters as module
+    name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    module = importlib.import_module(name)
     return module, module.create()

@@ -8,6 +8,7 @@ keep step by pipes, never by waiting for a time.
 from __future__ import annotations
 
 import gc
+import io
 import os
 import sys
 import time
@@ -44,6 +45,19 @@ def footprint(pid: int | str = "self") -> Footprint:
             name, value = line.split()[:2]
             kilobytes[name] = int(value) * 1024
     return Footprint(kilobytes["Private_Dirty:"], kilobytes["Pss:"], kilobytes["Rss:"])
+
+
+def heap_dirty(pid: int | str = "self") -> int:
+    """Bytes of the permanent heap that the process has copied for itself by writing to them."""
+    inside, total = False, 0
+    with open(f"/proc/{pid}/smaps", encoding="utf-8") as mappings_of:
+        for line in mappings_of:
+            first = line.split(maxsplit=1)[0]
+            if not first.endswith(":"):
+                inside = "memfd:permaheap" in line
+            elif inside and first == "Private_Dirty:":
+                total += int(line.split()[1]) * 1024
+    return total
 
 
 def mappings(pid: int | str = "self") -> int:
@@ -110,6 +124,7 @@ class Family:
         helpers: the PSS of processes that the store itself started, in bytes.
         ready_seconds: per worker, from the start of reading until scan and look-ups were done.
         used: bytes of the permanent heap, 0 for other stores.
+        heap_dirty: most bytes of the permanent heap that any worker copied by writing to them.
     """
 
     parent: Footprint
@@ -117,6 +132,7 @@ class Family:
     helpers: int
     ready_seconds: list[float]
     used: int
+    heap_dirty: int
 
     @property
     def pss(self) -> int:
@@ -135,6 +151,8 @@ def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers:
         workers: how many workers run at once.
     """
     chosen = data_module.DATA_SETS[data_set]
+    # One bytes object, so that the keys add nothing to what a worker writes or leaves behind.
+    packed = "\n".join(chosen.keys(records, lookups)).encode()
     data = chosen.build(records)
     peer.put(data, chosen)
     del data
@@ -144,12 +162,10 @@ def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers:
     def serve(pipe: Connection) -> None:
         pipe.recv()
         start = time.perf_counter()
-        keys = chosen.keys(records, lookups)
         peer.attach()
         peer.scan()
-        peer.lookups(keys)
+        peer.lookups(line.decode()[:-1] for line in io.BytesIO(packed + b"\n"))
         seconds = time.perf_counter() - start
-        del keys
         gc.collect()
         pipe.send(seconds)
         pipe.recv()
@@ -165,6 +181,7 @@ def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers:
             sum(footprint(pid).pss for pid in peer.helpers()),
             seconds,
             peer.used(),
+            max(heap_dirty(worker.pid) for worker in forked),
         )
     finally:
         for worker in forked:

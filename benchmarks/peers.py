@@ -77,7 +77,7 @@ class Peer:
 
 
 class GcFreeze(Peer):
-    """``gc.freeze()`` before fork, with the collector off in the parent, as its documentation says."""
+    """``gc.freeze()`` before fork, the collector off in the parent, as Python's manual says."""
 
     name = "gc.freeze"
     title = "gc.freeze"
@@ -269,7 +269,10 @@ class Arrow(Peer):
         file, self.path = tempfile.mkstemp(prefix="benchmark-arrow-")
         os.close(file)
         table = table.combine_chunks()
-        with pyarrow.OSFile(self.path, "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as out:
+        with (
+            pyarrow.OSFile(self.path, "wb") as sink,
+            pyarrow.ipc.new_file(sink, table.schema) as out,
+        ):
             out.write_table(table)
 
     def attach(self) -> None:
@@ -296,8 +299,8 @@ class Arrow(Peer):
         return sum_records(self.rows())
 
     def rows(self) -> Iterator[Data]:
-        """The rows as dicts, a batch at a time, of the columns that the scan reads."""
-        wanted = self.table.select(["score", "address", "tags", "active"])
+        """The rows as dicts, decoded a batch at a time."""
+        wanted = self.table.drop_columns(["hash", "position"])
         for batch in wanted.to_batches(max_chunksize=4096):
             yield from batch.to_pylist()
 
@@ -314,10 +317,12 @@ class SharedPickle(Peer):
     def put(self, data: Data, chosen: DataSet) -> None:
         blob = pickle.dumps(data, pickle.HIGHEST_PROTOCOL)
         self.memory = SharedMemory(create=True, size=len(blob))
+        assert self.memory.buf is not None
         self.memory.buf[: len(blob)] = blob
         self.chosen = chosen
 
     def attach(self) -> None:
+        assert self.memory.buf is not None
         self.data = pickle.loads(self.memory.buf)
 
     def close(self) -> None:

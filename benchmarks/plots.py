@@ -72,9 +72,9 @@ def bar_chart(
     pitch = BAR * len(series) + GAP
     height = top + pitch * len(groups) + 6
     width = LABELS + BARS + VALUES
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(title)}">',
         STYLE,
         f'<text class="title" x="8" y="20">{escape(title)}</text>',
         f'<text class="note" x="8" y="38">{escape(note)}</text>',
@@ -117,9 +117,9 @@ def legend(series: Sequence[str]) -> list[str]:
     if len(series) < 2:
         return []
     lines = []
-    for number, name in enumerate(series):
-        left = LABELS + number * 130
-        lines.append(f'<rect x="{left}" y="48" width="11" height="11" fill="{COLOURS[number]}"/>')
+    for index, name in enumerate(series):
+        left = LABELS + index * 130
+        lines.append(f'<rect x="{left}" y="48" width="11" height="11" fill="{COLOURS[index]}"/>')
         lines.append(f'<text x="{left + 16}" y="58">{escape(name)}</text>')
     return lines
 

@@ -12,10 +12,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import memory, peers, speed
+from benchmarks import data, memory, peers, processes, speed
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "family": memory.measure_family,
@@ -26,10 +26,10 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "reads": speed.measure_reads,
     "operations": speed.measure_operations,
     "peer": speed.measure_peer,
-    "gc": speed.measure_gc,
-    "fork": speed.measure_fork,
-    "handles": speed.measure_handles,
-    "interpreters": speed.measure_interpreters,
+    "gc": processes.measure_gc,
+    "fork": processes.measure_fork,
+    "handles": processes.measure_handles,
+    "interpreters": processes.measure_interpreters,
 }
 
 GROUPS = (
@@ -37,7 +37,7 @@ GROUPS = (
     "interpreters", "peers", "sets",
 )  # fmt: skip
 
-# Peers whose workers are forked, in the order of the report; "empty" is plain with no data.
+# Peers whose workers are forked, in the order of the report.
 FORKED = ("plain", "gc.freeze", "permaheap", "numpy", "manager", "lmdb", "pyarrow",
           "shared_memory", "orjson")  # fmt: skip
 INTERPRETERS = ("interpreters", "permaheap-interpreter")
@@ -57,6 +57,7 @@ class Options:
         rounds: turns of the quick measurements; the slow ones take a part of it.
         largest: bytes of the largest object that a handle names.
         small: number of small freezes.
+        puts: how often the data is put into each peer's store.
         only: groups to run.
     """
 
@@ -66,10 +67,13 @@ class Options:
     rounds: int = 15
     largest: int = 1 << 30
     small: int = 100_000
+    puts: int = 3
     only: tuple[str, ...] = GROUPS
 
 
-QUICK = {"records": 20_000, "lookups": 5_000, "rounds": 5, "largest": 1 << 26, "small": 10_000}
+def quick() -> Options:
+    """A tenth of the data and fewer rounds."""
+    return Options(records=20_000, lookups=5_000, rounds=5, largest=1 << 26, small=10_000, puts=1)
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,8 @@ def main_jobs(options: Options) -> Iterator[Job]:
     records, lookups, rounds = options.records, options.lookups, options.rounds
     few = max(3, rounds // 3)
     main = {"data_set": "records", "records": records}
-    yield family_job("family empty", "memory", "plain", options, records=10)
     for peer in MAIN:
-        yield family_job(f"family {peer}", "memory", peer, options)
+        yield from family_jobs(peer, "memory", options)
     yield Job("block", "block", "block", main)
     yield Job("freeze", "freeze", "freeze", main | {"rounds": few})
     yield Job("small", "small", "small", {"count": options.small})
@@ -109,17 +112,17 @@ def main_jobs(options: Options) -> Iterator[Job]:
         "interpreters",
         "interpreters",
         "interpreters",
-        {"records": records, "scans": 3, "rounds": 2 * few},
+        {"records": records, "scans": 1, "rounds": 2 * few},
     )
 
 
 def peer_jobs(options: Options) -> Iterator[Job]:
     """The measurements of what one would use instead."""
     records, lookups = options.records, options.lookups
-    speeds = {"records": records, "lookups": lookups, "rounds": 7, "puts": 3}
+    speeds = {"records": records, "lookups": lookups, "rounds": 7, "puts": options.puts}
     for peer in FORKED:
         if peer not in MAIN:
-            yield family_job(f"family {peer}", "peers", peer, options)
+            yield from family_jobs(peer, "peers", options)
         if peer != "plain":
             yield Job(f"peer {peer}", "peers", "peer", {"peer": peer, **speeds}, peer)
     for peer in INTERPRETERS:
@@ -137,23 +140,21 @@ def set_jobs(options: Options) -> Iterator[Job]:
         reads = main | {"lookups": options.lookups, "rounds": options.rounds}
         yield Job(f"{name} reads", "sets", "reads", reads)
         for peer in ("plain", "permaheap"):
-            yield family_job(f"{name} family {peer}", "sets", peer, options, data_set=name)
+            yield family_job(f"{name} family {peer}", "sets", peer, name, options)
 
 
-def family_job(
-    key: str,
-    group: str,
-    peer: str,
-    options: Options,
-    *,
-    data_set: str = "records",
-    records: int | None = None,
-) -> Job:
-    """The memory of a family that shares the data by way of a peer."""
+def family_jobs(peer: str, group: str, options: Options) -> Iterator[Job]:
+    """The memory of a family that shares records by way of a peer, without data and with it."""
+    yield family_job(f"base {peer}", group, peer, "records", replace(options, records=10))
+    yield family_job(f"family {peer}", group, peer, "records", options)
+
+
+def family_job(key: str, group: str, peer: str, data_set: str, options: Options) -> Job:
+    """The memory of one family."""
     arguments = {
         "peer": peer,
         "data_set": data_set,
-        "records": options.records if records is None else records,
+        "records": options.records,
         "lookups": options.lookups,
         "workers": options.workers,
     }
@@ -173,6 +174,7 @@ def run(job: Job) -> dict[str, Any]:
         when the measurement failed, with the end of what its process wrote to standard error.
     """
     reason = peers.unavailable(job.peer) if job.peer else missing_permaheap()
+    reason = reason or data.unavailable(job.arguments.get("data_set", ""))
     if reason:
         return {"unavailable": reason}
     command = [sys.executable, "-m", "benchmarks.runner", job.name]

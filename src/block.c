@@ -253,6 +253,7 @@ ph_status
 ph_block_grow(ph_block *block, uint64_t size)
 {
     ph_run *run = block->run;
+    assert(block->limit == (char *)ph_address_of(run->allocated));  /* no room */
     uint64_t built = (uint64_t)(block->pos - (char *)ph_address_of(run->pos));
     size += 8;                              /* what ph_block_alloc() asks for */
     if (run->end - run->pos < built + size) {
@@ -307,7 +308,7 @@ void
 ph_block_show(const ph_block *block)
 {
     for (const ph_run *run = block->run; run != NULL; run = run->next) {
-        uint64_t end = run == block->run ? ph_offset_of(block->pos) : run->pos;
+        uint64_t end = run == block->run ? run->allocated : run->pos;
         show_first_page(block, run->committed, end);
     }
 }
@@ -351,6 +352,14 @@ populate(const ph_run *run)
     }
 }
 
+/* The window shows the same pages once more: do not count them twice. */
+static void
+forget_window(const ph_block *block, const ph_run *run)
+{
+    uint64_t start = ph_page_up(run->committed), end = ph_page_down(run->pos);
+    ph_os_forget((char *)ph_address_of(start) + block->window, end - start);
+}
+
 void
 ph_block_commit(ph_block *block, void *root)
 {
@@ -381,6 +390,7 @@ ph_block_commit(ph_block *block, void *root)
         populate(run);
         if (run->pos - run->committed >= PH_MIB) {
             run_trim(run);          /* small blocks soon use what is ahead */
+            forget_window(block, run);
         }
         run->committed = run->pos;
         idle_run_give(run);

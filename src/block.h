@@ -91,6 +91,48 @@ ph_block_alloc(ph_block *block, uint64_t size, uint64_t reach)
     return p;
 }
 
+/* A container's place in the block, taken before its items are frozen, so that
+   reading goes upwards in memory; written when they are. */
+typedef struct {
+    char *at;
+    uint64_t size;          /* bytes that the container may take */
+    uint64_t reach;         /* bytes that stay readable; >= size */
+} ph_room;
+
+/* Take room->size bytes; 0, or after ph_fail() -1.  They do not count as
+   payload until they are written. */
+static inline int
+ph_room_take(ph_block *block, ph_room *room)
+{
+    room->at = ph_block_alloc(block, room->size, room->reach);
+    if (room->at == NULL) {
+        return -1;
+    }
+    block->payload -= ph_align(room->size);
+    return 0;
+}
+
+/* From enter to leave, ph_block_alloc() takes from this room. */
+typedef struct {
+    char *pos, *limit;
+} ph_room_saved;
+
+static inline ph_room_saved
+ph_room_enter(ph_block *block, const ph_room *room)
+{
+    ph_room_saved saved = {block->pos, block->limit};
+    block->pos = room->at;
+    block->limit = room->at + room->reach + 7;
+    return saved;
+}
+
+static inline void
+ph_room_leave(ph_block *block, ph_room_saved saved)
+{
+    block->pos = saved.pos;
+    block->limit = saved.limit;
+}
+
 static inline void
 ph_block_count(ph_block *block, ph_kind kind, uint64_t size)
 {

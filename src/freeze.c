@@ -3,8 +3,8 @@
    The walk is depth first, over stacks of its own, so that depth is limited by
    memory only.  A container becomes a *frame*; its items are copied to the
    stack of items, each is replaced there by its frozen form, and when all are
-   frozen the container itself is written from them (children come before
-   parents in the block) and takes its place among its parent's items.
+   frozen the container itself is written from them, into room in front of them
+   that was taken at first, and takes its place among its parent's items.
 
    Invariants:
 
@@ -105,6 +105,30 @@ is_single(const ph_freezer *fz, PyObject *source)
 {
     return !fz->memo_all && Py_REFCNT(source) == 1
            && Py_TYPE(source) != &PyDictProxy_Type;
+}
+
+/* Take room for the container of a frame that has just been pushed. */
+static int
+take_room(ph_freezer *fz)
+{
+    ph_frame *frame = top_frame(fz);
+    switch ((ph_frame_kind)frame->kind) {
+    case PH_FRAME_TUPLE:
+        frame->room = ph_tuple_room(frame->n);
+        break;
+    case PH_FRAME_SET:
+        frame->room = ph_frozenset_room(frame->n);
+        break;
+    case PH_FRAME_MAPPING:
+        frame->room = ph_mapping_room(frame->n / 2, frame->str_keys);
+        break;
+    case PH_FRAME_SHAPED:
+        frame->room = ph_shaped_room(frame->n);
+        break;
+    default:
+        return 0;
+    }
+    return ph_room_take(&fz->block, &frame->room) < 0 ? core_failed(fz) : 0;
 }
 
 /* Push a frame for the n items that the caller has put behind the last used
@@ -406,7 +430,11 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
     }
     bool all_str = copy_dict(fz, dict, n);
     if (!all_str || n == 0 || n > PH_SHAPE_MOST || !ph_shapes_usable()) {
-        return push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+        visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+        if (result == PUSHED) {
+            top_frame(fz)->str_keys = all_str;
+        }
+        return result;
     }
     PyObject **keys = fz->items + fz->items_used;
     ph_shape *shape = ph_shapes_find(&fz->shapes, keys, n);
@@ -419,6 +447,7 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
     visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
     if (result == PUSHED) {
         top_frame(fz)->next = n;                /* the keys are frozen */
+        top_frame(fz)->str_keys = true;
     }
     return result;
 }
@@ -736,44 +765,66 @@ keys_failed(ph_freezer *fz, const ph_clash *clash)
     return result;
 }
 
-/* All items of the top frame are frozen: write the container. */
+/* Write a container that has room; NULL if that fails. */
+static PyObject *
+write_container(ph_freezer *fz, const ph_frame *frame, const ph_shape_keys *table,
+                ph_clash *clash)
+{
+    PyObject *const *items = fz->items + frame->base;
+    Py_ssize_t n = frame->n;
+    switch ((ph_frame_kind)frame->kind) {
+    case PH_FRAME_TUPLE:
+        return ph_put_tuple(&fz->block, items, n);
+    case PH_FRAME_SET:
+        return ph_put_frozenset(&fz->block, items, n, clash);
+    case PH_FRAME_MAPPING:
+        return ph_put_mapping(&fz->block, items, items + n / 2, n / 2,
+                              PH_EQUAL_KEYS_CLASH, clash);
+    case PH_FRAME_SHAPED:
+        return ph_put_shaped_mapping(&fz->block, table, items, n);
+    default:
+        Py_UNREACHABLE();
+    }
+}
+
+static visit_result
+finish_container(ph_freezer *fz, PyObject **p_frozen)
+{
+    const ph_frame *frame = top_frame(fz);
+    const ph_shape_keys *table = NULL;
+    if (frame->kind == PH_FRAME_SHAPED) {
+        table = ph_shape_table(frame->shape, &fz->block);
+        if (table == NULL) {
+            return core_failed(fz);
+        }
+        fz->block.saved += ph_shape_saving(frame->n);
+    }
+    ph_clash clash = {.index = -1};
+    ph_room_saved saved = ph_room_enter(&fz->block, &frame->room);
+    *p_frozen = write_container(fz, frame, table, &clash);
+    ph_room_leave(&fz->block, saved);
+    return *p_frozen != NULL ? DONE : keys_failed(fz, &clash);
+}
+
+/* All items of the top frame are frozen: write what it stands for. */
 static visit_result
 finish(ph_freezer *fz, PyObject **p_frozen)
 {
     const ph_frame *frame = top_frame(fz);
     PyObject *const *items = fz->items + frame->base;
-    Py_ssize_t n = frame->n;
-    ph_clash clash = {.index = -1};
-    ph_shape_keys *table;
     switch ((ph_frame_kind)frame->kind) {
-    case PH_FRAME_TUPLE:
-        *p_frozen = ph_put_tuple(&fz->block, items, n);
-        break;
-    case PH_FRAME_SET:
-        *p_frozen = ph_put_frozenset(&fz->block, items, n, &clash);
-        break;
-    case PH_FRAME_MAPPING:
-        *p_frozen = ph_put_mapping(&fz->block, items, items + n / 2, n / 2,
-                                   PH_EQUAL_KEYS_CLASH, &clash);
-        break;
-    case PH_FRAME_SHAPED:
-        table = ph_shape_table(frame->shape, &fz->block);
-        *p_frozen = table ? ph_put_shaped_mapping(&fz->block, table, items, n)
-                          : NULL;
-        fz->block.saved += ph_shape_saving(n);
-        break;
     case PH_FRAME_SLICE:
-        *p_frozen = ph_put_slice(&fz->block, items);
-        break;
+        return frozen_or_failed(fz, ph_put_slice(&fz->block, items), p_frozen);
     case PH_FRAME_TIMEZONE:
-        return finish_timezone(fz, items, n, p_frozen);
+        return finish_timezone(fz, items, frame->n, p_frozen);
     case PH_FRAME_AWARE:
         return finish_aware(fz, frame->source, items[0], p_frozen);
     case PH_FRAME_CONVERTED:
         *p_frozen = items[0];
-        break;
+        return DONE;
+    default:
+        return finish_container(fz, p_frozen);
     }
-    return *p_frozen != NULL ? DONE : keys_failed(fz, &clash);
 }
 
 /* The top frame's container is written: remember it, and drop the frame. */
@@ -811,13 +862,11 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
     PyObject *frozen = NULL;
     visit_result result = visit(fz, interp, root, &frozen);
     while (result != FAILED) {
-        if (result == DONE) {
-            if (fz->frames_used == 0) {
-                return frozen;
-            }
-            if (store(fz, frozen) < 0) {
-                return NULL;
-            }
+        if (result == DONE && fz->frames_used == 0) {
+            return frozen;
+        }
+        if ((result == DONE ? store(fz, frozen) : take_room(fz)) < 0) {
+            return NULL;
         }
         const ph_frame *frame = top_frame(fz);
         if (frame->next < frame->n) {
@@ -826,7 +875,7 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
         else {
             result = finish(fz, &frozen);
             if (result == DONE && leave(fz, frozen) < 0) {
-                result = FAILED;
+                return NULL;
             }
         }
     }

@@ -25,12 +25,15 @@ typedef enum {
 typedef struct {
     PyObject *source;               /* borrowed; owned if pinned */
     ph_shape *shape;                /* PH_FRAME_SHAPED */
+    ph_room room;                   /* where it will be written; .size == 0: at
+                                       the end of the block */
     size_t base;                    /* of its items on the stack */
     Py_ssize_t n;                   /* items */
     Py_ssize_t next;                /* the item in work; those before are frozen */
     uint8_t kind;                   /* ph_frame_kind */
     bool pinned;                    /* owns its source, and items from next on */
     bool remembered;                /* has an entry in the memo */
+    bool str_keys;                  /* PH_FRAME_MAPPING: all keys are str */
     bool attributes;                /* mapping that stands for an object: its
                                        keys are called attributes in paths */
 } ph_frame;

@@ -57,6 +57,10 @@
 
 ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 
+/* Bytes that may be allocated before the limits are looked at again. */
+#define ALLOWANCE_MOST (4 * PH_MIB)
+static uint64_t allowance;          /* under ph_os_lock() */
+
 /* What we have seen of each extent: mapped when not NOT_MAPPED, then bytes
    filled at our last refresh. */
 #define NOT_MAPPED 0
@@ -612,17 +616,37 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
     return status;
 }
 
+/* Compare with what is left to this process.  Asking the kernel means to read
+   a dozen small files: once for each ALLOWANCE_MOST bytes, or for half of what
+   is left if that is less. */
+static ph_status
+check_limits(uint64_t size)
+{
+    ph_os_lock();
+    ph_status status = PH_OK;
+    if (size > allowance) {
+        uint64_t available = ph_os_memory_available();
+        allowance = available / 2 < ALLOWANCE_MOST ? available / 2 : ALLOWANCE_MOST;
+        if (available < size) {
+            status = ph_fail(PH_NOMEM,
+                             "permaheap: %llu bytes more do not fit: %llu are "
+                             "left to this process (memory cgroup or machine)",
+                             (unsigned long long)size,
+                             (unsigned long long)available);
+        }
+    }
+    allowance -= size < allowance ? size : allowance;
+    ph_os_unlock();
+    return status;
+}
+
 ph_status
 ph_heap_allocate(uint64_t offset, uint64_t size)
 {
-    uint64_t available = ph_os_memory_available();
-    if (available < size) {
-        return ph_fail(PH_NOMEM,
-                       "permaheap: %llu bytes more do not fit: %llu are left "
-                       "to this process (memory cgroup or machine)",
-                       (unsigned long long)size, (unsigned long long)available);
+    ph_status status = check_limits(size);
+    if (status == PH_OK) {
+        status = check_file();
     }
-    ph_status status = check_file();
     if (status != PH_OK) {
         return status;
     }

@@ -83,7 +83,7 @@ PyObject *ph_static_empty_tuple(void);
 /* A number for each static object, and back (NULL: no such number). */
 uint32_t ph_static_number(PyObject *obj);
 PyObject *ph_static_at(uint32_t number);
-bool ph_is_static_keys(const void *keys);
+bool ph_is_static_keys(const void *keys);       /* of an empty dict */
 
 /* --- Reading sources -------------------------------------------------------- */
 
@@ -157,6 +157,13 @@ bool ph_str_equal(const void *view, PyObject *str);
 
 /* The hash of a frozen object, or -1 if it has none.  No exception. */
 Py_hash_t ph_hash(const ph_block *block, PyObject *frozen);
+
+/* --- Room for containers: how much each takes, before its items are known ---- */
+
+ph_room ph_tuple_room(Py_ssize_t n);
+ph_room ph_frozenset_room(Py_ssize_t n);
+ph_room ph_mapping_room(Py_ssize_t n, bool all_str);
+ph_room ph_shaped_room(Py_ssize_t n);
 
 /* --- Containers -------------------------------------------------------------- */
 

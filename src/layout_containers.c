@@ -23,7 +23,7 @@
 /* What caches no hash (slice; tuple before 3.14) is hashed again and again, by
    recursion: not deeper than this. */
 #define HASH_DEPTH_MOST 1000
-static _Thread_local int hash_depth;
+static _Thread_local int hash_depth __attribute__((tls_model("initial-exec")));
 
 bool
 ph_hash_mix_items(const ph_block *block, PyObject *const *items, Py_ssize_t n,
@@ -52,10 +52,28 @@ ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
     return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
 }
 
+static size_t
+tuple_size(Py_ssize_t n)
+{
+    return offsetof(PyTupleObject, ob_item) + (size_t)n * sizeof(PyObject *);
+}
+
+static ph_room
+room_of(uint64_t size)
+{
+    return (ph_room){.size = size, .reach = size};
+}
+
+ph_room
+ph_tuple_room(Py_ssize_t n)
+{
+    return room_of(tuple_size(n) + PH_GC_HEAD);
+}
+
 PyObject *
 ph_put_tuple(ph_block *block, PyObject *const *items, Py_ssize_t n)
 {
-    size_t size = offsetof(PyTupleObject, ob_item) + (size_t)n * sizeof(PyObject *);
+    size_t size = tuple_size(n);
     PyTupleObject *view;
     PyObject *obj = ph_new_container(block, &PyTuple_Type, size, &view);
     if (obj == NULL) {
@@ -104,11 +122,11 @@ keys_equal(const ph_block *block, PyObject *a, PyObject *b)
     return PyObject_RichCompareBool(a, b, Py_EQ);
 }
 
-static PyObject *
+static int
 compare_failed(void)
 {
     ph_fail(PH_EXCEPTION, "comparing keys raised an exception");
-    return NULL;
+    return -1;
 }
 
 static bool
@@ -302,7 +320,7 @@ table_fill(const ph_block *block, keys_table *view, PyObject *const *keys,
             return -1;
         }
         if (entry == -2) {
-            return -1;
+            return compare_failed();
         }
         if (entry >= 0) {
             *entry_value(view, entry) = values[i];
@@ -359,51 +377,102 @@ mapping_hash(const ph_block *block, const keys_table *view,
     }
     return ph_hash_of_set(acc, n);
 }
-#else
-static Py_hash_t
-mapping_hash(const ph_block *block, const keys_table *view,
-             PyObject *const *values, Py_ssize_t n)
-{
-    (void)block, (void)view, (void)values, (void)n;
-    return -1;
-}
 #endif
 
-/* The dict object itself, over its table; with a mappingproxy in front of it
-   where there is no frozendict.  The hash is left for the caller. */
-static PyObject *
-put_dict(ph_block *block, const keys_table *table, const void *values,
-         Py_ssize_t n, Py_hash_t hash)
-{
-    PyDictObject *view;
 #if PH_HAS_FROZENDICT
-    size_t size = sizeof(PyFrozenDictObject);
-    PyTypeObject *type = &PyFrozenDict_Type;
+#define DICT_SIZE sizeof(PyFrozenDictObject)
+#define DICT_TYPE (&PyFrozenDict_Type)
+#define PROXY_SIZE 0
 #else
-    size_t size = sizeof(PyDictObject);
-    PyTypeObject *type = &PyDict_Type;
+#define DICT_SIZE sizeof(PyDictObject)
+#define DICT_TYPE (&PyDict_Type)
+#define PROXY_SIZE (sizeof(ph_proxy_object) + PH_GC_HEAD)
 #endif
-    PyObject *dict = ph_new_container(block, type, size, &view);
+
+/* What a mapping takes in front of its table or values. */
+#define MAPPING_FRONT ph_align(PROXY_SIZE + DICT_SIZE + PH_GC_HEAD)
+
+/* The front of a mapping: the dict object, behind a mappingproxy where there is
+   no frozendict.  *p_view is where the dict is to be written. */
+static PyObject *
+put_mapping_front(ph_block *block, PyDictObject **p_view)
+{
+#if !PH_HAS_FROZENDICT
+    ph_proxy_object *proxy;
+    PyObject *mapping = ph_new_container(block, &PyDictProxy_Type,
+                                         sizeof(ph_proxy_object), &proxy);
+    if (mapping == NULL) {
+        return NULL;
+    }
+#endif
+    PyObject *dict = ph_new_container(block, DICT_TYPE, DICT_SIZE, p_view);
     if (dict == NULL) {
         return NULL;
     }
-    memset((char *)view + sizeof(PyObject), 0, size - sizeof(PyObject));
-    view->ma_used = n;
-    view->ma_keys = (keys_table *)table;
-    view->ma_values = (PyDictValues *)values;
+    memset((char *)*p_view + sizeof(PyObject), 0, DICT_SIZE - sizeof(PyObject));
 #if PH_HAS_FROZENDICT
-    ((PyFrozenDictObject *)view)->ma_hash = hash;
     return dict;
 #else
-    (void)hash;
-    ph_proxy_object *proxy;
-    PyObject *obj = ph_new_container(block, &PyDictProxy_Type, sizeof(*proxy),
-                                     &proxy);
-    if (obj != NULL) {
-        proxy->mapping = dict;
-    }
-    return obj;
+    proxy->mapping = dict;
+    return mapping;
 #endif
+}
+
+/* Write what the dict knows of its table (seen at table_view) and, if that is
+   shared, of its values. */
+static void
+write_dict(const ph_block *block, PyDictObject *view, const keys_table *table,
+           const keys_table *table_view, void *at, PyObject *const *values,
+           Py_ssize_t n)
+{
+    view->ma_used = n;
+    view->ma_keys = (keys_table *)table;
+    view->ma_values = at;
+#if PH_HAS_FROZENDICT
+    ((PyFrozenDictObject *)view)->ma_hash = mapping_hash(block, table_view, values, n);
+#else
+    (void)block, (void)table_view, (void)values;
+#endif
+}
+
+static table_plan
+plan_mapping(Py_ssize_t n, bool all_str)
+{
+    return plan_table(n, all_str ? DICT_KEYS_UNICODE : DICT_KEYS_GENERAL);
+}
+
+ph_room
+ph_mapping_room(Py_ssize_t n, bool all_str)
+{
+    if (n == 0) {
+        return room_of(MAPPING_FRONT);
+    }
+    table_plan plan = plan_mapping(n, all_str);
+    return (ph_room){.size = MAPPING_FRONT + table_size(&plan, n),
+                     .reach = MAPPING_FRONT + table_capacity(&plan)};
+}
+
+/* The table of a mapping that is not empty; -1 with *clash set, or with an
+   exception. */
+static int
+put_table(ph_block *block, PyDictObject *dict, PyObject *const *keys,
+          PyObject *const *values, Py_ssize_t n, ph_key_policy policy,
+          ph_clash *clash)
+{
+    table_plan plan = plan_mapping(n, all_str(block, keys, n));
+    keys_table *view;
+    keys_table *table = table_new(block, &plan, n, table_capacity(&plan), &view);
+    if (table == NULL) {
+        return -1;
+    }
+    if (table_fill(block, view, keys, values, n, policy, clash) < 0) {
+        return -1;
+    }
+    if (view->dk_nentries < n) {
+        block->flags |= PH_BLOCK_LEFTOVER;
+    }
+    write_dict(block, dict, table, view, NULL, NULL, view->dk_nentries);
+    return 0;
 }
 
 PyObject *
@@ -412,27 +481,17 @@ ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
 {
     uint64_t before = block->payload;
     clash->index = -1;
-    keys_table *table = empty_keys;
-    const keys_table *filled = empty_keys;
-    if (n > 0) {
-        table_plan plan = plan_table(n, all_str(block, keys, n)
-                                        ? DICT_KEYS_UNICODE : DICT_KEYS_GENERAL);
-        keys_table *view;
-        table = table_new(block, &plan, n, table_capacity(&plan), &view);
-        if (table == NULL) {
-            return NULL;
-        }
-        if (table_fill(block, view, keys, values, n, policy, clash) < 0) {
-            return clash->index < 0 ? compare_failed() : NULL;
-        }
-        if (view->dk_nentries < n) {
-            block->flags |= PH_BLOCK_LEFTOVER;
-        }
-        n = view->dk_nentries;
-        filled = view;
+    PyDictObject *dict;
+    PyObject *obj = put_mapping_front(block, &dict);
+    if (obj == NULL) {
+        return NULL;
     }
-    Py_hash_t hash = mapping_hash(block, filled, NULL, n);
-    PyObject *obj = put_dict(block, table, NULL, n, hash);
+    if (n == 0) {
+        write_dict(block, dict, empty_keys, empty_keys, NULL, NULL, 0);
+    }
+    else if (put_table(block, dict, keys, values, n, policy, clash) < 0) {
+        return NULL;
+    }
     ph_block_count(block, PH_KIND_MAPPING, block->payload - before);
     return obj;
 }
@@ -515,20 +574,27 @@ write_values(char *view, char *final, PyObject *const *values, Py_ssize_t n)
 }
 #endif
 
+ph_room
+ph_shaped_room(Py_ssize_t n)
+{
+    return room_of(MAPPING_FRONT + values_size(n));
+}
+
 PyObject *
 ph_put_shaped_mapping(ph_block *block, const ph_shape_keys *shape,
                       PyObject *const *values, Py_ssize_t n)
 {
     uint64_t before = block->payload;
     size_t size = values_size(n);
-    char *room = ph_block_alloc(block, size, size);
+    PyDictObject *dict;
+    PyObject *obj = put_mapping_front(block, &dict);
+    char *room = obj ? ph_block_alloc(block, size, size) : NULL;
     if (room == NULL) {
         return NULL;
     }
     void *at = write_values(ph_writable(block, room), room, values, n);
     const keys_table *table = (const keys_table *)shape;
-    Py_hash_t hash = mapping_hash(block, ph_block_view(block, table), values, n);
-    PyObject *obj = put_dict(block, table, at, n, hash);
+    write_dict(block, dict, table, ph_block_view(block, table), at, values, n);
     ph_block_count(block, PH_KIND_MAPPING, block->payload - before);
     return obj;
 }
@@ -607,7 +673,7 @@ set_fill(const ph_block *block, setentry *table, size_t mask,
         bool found = false;
         if (hash != -1
             && set_find(block, table, mask, items[i], hash, &entry, &found) < 0) {
-            return -1;
+            return compare_failed();
         }
         if (hash == -1 || found) {
             *clash = (ph_clash){.index = i, .unhashable = hash == -1};
@@ -650,6 +716,15 @@ put_weakref(ph_block *block, PyObject *set, Py_hash_t hash)
     return ref;
 }
 
+ph_room
+ph_frozenset_room(Py_ssize_t n)
+{
+    size_t slots = set_slots(n);
+    return room_of(sizeof(PySetObject) + PH_GC_HEAD
+                   + (slots > PySet_MINSIZE ? slots * sizeof(setentry) : 0)
+                   + sizeof(PyWeakReference) + PH_GC_HEAD);
+}
+
 PyObject *
 ph_put_frozenset(ph_block *block, PyObject *const *items, Py_ssize_t n,
                  ph_clash *clash)
@@ -676,7 +751,7 @@ ph_put_frozenset(ph_block *block, PyObject *const *items, Py_ssize_t n,
     Py_uhash_t acc = 0;
     if (set_fill(block, ph_writable(block, table), slots - 1, items, n, &acc,
                  clash) < 0) {
-        return clash->index < 0 ? compare_failed() : NULL;
+        return NULL;
     }
     view->fill = view->used = n;
     view->mask = (Py_ssize_t)slots - 1;

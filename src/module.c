@@ -553,8 +553,13 @@ PyDoc_STRVAR(handle_error_doc,
 static int
 add_exceptions(PyObject *module, ph_exceptions *exceptions)
 {
+    PyObject *no_path = Py_BuildValue("{s:s}", "path", "");     /* users' own */
+    if (no_path == NULL) {
+        return -1;
+    }
     exceptions->freeze_error = PyErr_NewExceptionWithDoc(
-        "permaheap.FreezeError", freeze_error_doc, PyExc_TypeError, NULL);
+        "permaheap.FreezeError", freeze_error_doc, PyExc_TypeError, no_path);
+    Py_DECREF(no_path);
     exceptions->handle_error = PyErr_NewExceptionWithDoc(
         "permaheap.HandleError", handle_error_doc, PyExc_ValueError, NULL);
     if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0) {

@@ -51,6 +51,9 @@ int ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind
 void ph_os_unmap(void *addr, size_t size);
 /* Keep a mapping out of forked children. [fault] */
 int ph_os_dontfork(void *addr, size_t size);
+/* Take pages of a shared mapping out of this process's resident size; the file
+   keeps them. */
+void ph_os_forget(void *addr, size_t size);
 /* Fault pages in ahead of use; best effort, since reading does it as well. */
 void ph_os_populate_read(void *addr, size_t size);
 void ph_os_populate_write(void *addr, size_t size);

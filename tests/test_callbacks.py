@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from types import MappingProxyType
 
 import pytest
 
 import permaheap
+from conftest import audit
 from permaheap import FreezeError, freeze, freeze_each, freeze_pairs
 from twin import Mapping
 
@@ -32,8 +34,8 @@ class Call:
 
 def spoil():
     """Reuse freed memory at once, so that reading it does not go unnoticed."""
-    gc.collect()
-    return [bytearray(b"\xdb" * size) for size in range(16, 600, 8) for _ in range(20)]
+    gc.collect(0)
+    return [bytearray(b"\xdb" * size) for size in range(16, 600, 8) for _ in range(5)]
 
 
 def attempt(given, **keywords):
@@ -46,7 +48,7 @@ def attempt(given, **keywords):
         assert permaheap.stats().used == before
     spoil()
     repr(frozen)
-    permaheap._core._check()
+    audit()
     return frozen
 
 
@@ -387,6 +389,81 @@ def test_fork_in_a_callback(in_child):
 
     in_child(forking)
     in_child(forking)
+
+
+class Sets(collections.UserDict):
+    """Gives away sets that die as soon as they are frozen, and tells when."""
+
+    def __init__(self, died):
+        super().__init__()
+        self.died = died
+        self.references = []
+
+    def items(self):
+        elements = {10**6}
+        self.references.append(weakref.ref(elements, self.died))
+        return [("set", elements)]
+
+
+@pytest.mark.parametrize("action", ["freeze", "clear", "raise", "fork"])
+def test_callback_of_a_dying_object(in_child, action):
+    """Code that runs because freeze lets go of the last reference to something."""
+    pids = []
+    given = [None, ["after", 10**20]]
+
+    def died(reference):
+        match action:
+            case "freeze":
+                freeze(["inner", 1.5])
+            case "clear":
+                given.clear()
+                spoil()
+            case "raise":
+                raise ZeroDivisionError
+            case "fork":
+                pids.append(os.fork())
+
+    def work():
+        given[0] = MappingProxyType(Sets(died))
+        try:
+            frozen = freeze(given)
+            right = frozen[1] == ("after", 10**20) and frozen[0]["set"] == {10**6}
+        except (FreezeError, RuntimeError):
+            right = pids == [0]  # the child may refuse to go on; the parent may not
+        permaheap._core._check()
+        if pids == [0]:
+            os._exit(0 if right and freeze([2.5]) == (2.5,) else 1)
+        if pids:
+            assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+        assert right
+
+    unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        in_child(work)
+    finally:
+        sys.unraisablehook = unraisable
+
+
+def test_signal_handler_that_forks(in_child):
+    """Handlers run in the middle of a long freeze."""
+
+    def work():
+        pids = []
+        given = [[i, str(i)] for i in range(10**6, 10**6 + 300_000)]
+        signal.signal(signal.SIGALRM, lambda *_: pids.append(os.fork()))
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        try:
+            right = freeze(given)[-1] == (given[-1][0], given[-1][1])
+        except (FreezeError, RuntimeError):
+            right = pids == [0]
+        while not pids:
+            signal.sigtimedwait([], 0.001)  # any call where the handler can run
+        if pids == [0]:
+            os._exit(0 if right and freeze([2.5]) == (2.5,) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+        assert right
+
+    in_child(work)
 
 
 def test_child_freezes_while_the_parent_is_in_a_freeze(in_child):

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 # Some exist in some versions only: the tests of str were called test_unicode up to 3.12.
 SUITES = [
-    "test_bytes",
-    "test_complex",
     "test_copy",
     "test_dict",
-    "test_float",
     "test_frozendict",
-    "test_int",
     "test_json",
-    "test_long",
     "test_pickle",
-    "test_range",
     "test_set",
-    "test_slice",
     "test_str",
     "test_tuple",
     "test_types",
     "test_unicode",
-    "test_weakref",
 ]
 
 RUN = """
@@ -54,9 +48,11 @@ sys.exit(not result.result.wasSuccessful())
 )
 
 
-def run(program: str, suite: str) -> subprocess.CompletedProcess[str]:
+def run(program: str, suite: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, f"test.{suite}"],
+        cwd=folder,  # the suites write there
+        env=os.environ | {"PERMAHEAP_SEAL": "1"},  # whatever writes to the heap ends the process
         capture_output=True,
         text=True,
         check=False,
@@ -65,15 +61,17 @@ def run(program: str, suite: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("PERMAHEAP_ASAN" in os.environ, reason="the interpreter is not instrumented")
+@pytest.mark.skipif("PERMAHEAP_SEAL" in os.environ, reason="sealed in the other mode as well")
 @pytest.mark.parametrize("suite", SUITES)
-def test_cpython_tests_pass_beside_a_heap(suite: str) -> None:
+def test_cpython_tests_pass_beside_a_heap(suite: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("test") is None:
         pytest.skip("this interpreter comes without CPython's tests")
     if importlib.util.find_spec(f"test.{suite}") is None:
         pytest.skip("not in this version")
-    done = run(WITH_HEAP, suite)
+    done = run(WITH_HEAP, suite, tmp_path)
     if done.returncode != 0:
-        alone = run(RUN, suite)
+        alone = run(RUN, suite, tmp_path)
         if alone.returncode != 0:
             pytest.skip(f"fails without permaheap too: {alone.stderr[-300:]}")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

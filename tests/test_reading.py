@@ -561,7 +561,6 @@ def introspecting():
         assert callable(obj) is False
         assert dir(obj)
         assert obj.__class__ is type(obj)
-        assert obj.__doc__ is not None or obj is None
         assert getattr(obj, "absent", 5) == 5
         assert obj.__reduce_ex__ is not None
     assert iter(USERS).__reduce__()
@@ -574,12 +573,12 @@ def introspecting():
 def as_arguments():
     """Frozen text and bytes where the interpreter and the system take them."""
     path = freeze(str(Path(__file__)))
-    assert os.stat(path).st_size == Path(path).stat().st_size  # noqa: PTH116
-    assert os.path.exists(os.fsencode(path))  # noqa: PTH110
-    with open(path, encoding=freeze("utf-8")) as stream:  # noqa: PTH123
+    assert os.stat(path).st_size == Path(path).stat().st_size
+    assert os.path.exists(os.fsencode(path))
+    with open(path, encoding=freeze("utf-8")) as stream:
         assert stream.readline()
     assert eval(freeze("1 + len('caf\xe9')")) == 5
-    assert compile(freeze("x = 1\ncaf\xe9 = 2\n"), freeze("<frozen \xe9>"), freeze("exec"))
+    assert compile(freeze("x = 1\ncaf\xe9 = 2\n"), "<names are interned>", freeze("exec"))
     assert "\xe9".encode(freeze("latin-1")) == b"\xe9"
     assert os.environ.get(freeze("ABSENT")) is None
     assert freeze("%s \xe9") % (1,) == "1 \xe9"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import graphs
 import permaheap
+from conftest import audit
 from permaheap import FreezeError, freeze, thaw
 from twin import (
     Mapping,
@@ -20,6 +21,8 @@ from twin import (
     expected_frozen,
     expected_thaw,
     has_nan,
+    path_item,
+    printed,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
@@ -65,7 +68,7 @@ def test_thaw(graph):
 @given(graphs.graphs())
 def test_heap_stays_sound(graph):
     freeze_as_twin(graph)
-    permaheap._core._check()
+    audit()
 
 
 @given(st.lists(graphs.atoms, max_size=30))
@@ -117,6 +120,46 @@ def test_mappings_of_like_shapes(mappings):
     assert_same_graph(thaw(frozen), expected_thaw(frozen), frozen=False)
 
 
+class Foo:
+    """Has no frozen form."""
+
+
+wrappers = st.one_of(
+    st.tuples(st.sampled_from(["list", "tuple"]), st.lists(graphs.atoms, max_size=3)),
+    st.tuples(st.just("dict"), st.sampled_from(["name", "two words", 5, -1.5, None, True])),
+    st.tuples(st.sampled_from(["slice", "object", "element"]), st.none()),
+)
+
+
+def wrap(inner, kind, detail):
+    """Put inner into a container; return that and how the path goes on from it."""
+    match kind:
+        case "list":
+            return [*detail, inner, *detail], f"[{len(detail)}]"
+        case "tuple":
+            return (*detail, inner, *detail), f"[{len(detail)}]"
+        case "dict":
+            return {"before": 1, detail: inner, "after": 2}, path_item(detail)
+        case "slice":
+            return slice(None, inner), ".stop"
+        case "object":
+            return graphs.Freezable({"field": inner}), ".field"
+    return {graphs.Keyed(1, [inner])}, ".element(<Keyed>)[0]"
+
+
+@given(st.lists(wrappers, max_size=8))
+def test_paths(steps):
+    graph, path = Foo(), ""
+    for kind, detail in steps:
+        graph, step = wrap(graph, kind, detail)
+        path = step + path
+    used = permaheap.stats().used
+    with pytest.raises(FreezeError, match="Foo") as caught:
+        freeze(graph)
+    assert caught.value.path == "data" + path
+    assert permaheap.stats().used == used
+
+
 changes = st.lists(
     st.tuples(st.sampled_from(["set", "delete", "move"]), st.integers(0, 12), graphs.atoms),
     max_size=40,
@@ -155,7 +198,7 @@ pickled = st.recursive(
 
 def same(one, two):
     """Compare printed forms: NaN has no equal, and repr tells types and signs apart."""
-    return repr(one) == repr(two) if has_nan(one) else one == two
+    return printed(one) == printed(two) if has_nan(one) else one == two
 
 
 @given(pickled, st.sampled_from(range(pickle.HIGHEST_PROTOCOL + 1)))
@@ -202,11 +245,11 @@ def test_printing(graph):
     if pair := freeze_as_twin(graph):
         frozen, expected = pair
         if not _has_sets(expected):
-            assert repr(frozen) == repr(expected)
-            assert str(frozen) == str(expected)
-            assert ascii(frozen) == ascii(expected)
+            assert printed(frozen) == printed(expected)
+            assert printed(frozen, str) == printed(expected, str)
+            assert printed(frozen, ascii) == printed(expected, ascii)
         else:
-            assert len(repr(frozen)) == len(repr(expected))
+            assert len(printed(frozen)) == len(printed(expected))
 
 
 def _has_sets(expected):
@@ -217,10 +260,10 @@ def _has_sets(expected):
 @given(st.lists(graphs.atoms, max_size=12), st.slices(12), st.integers(-3, 3))
 def test_sequence_operations(items, part, times):
     frozen, expected = freeze(items), expected_frozen(items)
-    assert list(map(repr, frozen[part])) == list(map(repr, expected[part]))
-    assert repr(frozen * times) == repr(expected * times)
-    assert repr(frozen + frozen[part]) == repr(expected + expected[part])
-    assert repr(frozen[::-1]) == repr(expected[::-1])
+    assert list(map(printed, frozen[part])) == list(map(printed, expected[part]))
+    assert printed(frozen * times) == printed(expected * times)
+    assert printed(frozen + frozen[part]) == printed(expected + expected[part])
+    assert printed(frozen[::-1]) == printed(expected[::-1])
     assert [*reversed(frozen)] == [*frozen][::-1]
     for item in frozen:
         assert item in frozen
@@ -322,7 +365,7 @@ def test_mapping_operations(one, two, other):
     assert "new" not in frozen or "new" in native
     if not has_nan(twin):
         assert frozen == twin
-        assert repr(frozen) == repr(twin) or _has_sets(twin)
+        assert printed(frozen) == printed(twin) or _has_sets(twin)
 
 
 @given(st.sets(graphs.hashable_atoms, max_size=12), st.sets(graphs.hashable_atoms, max_size=12))

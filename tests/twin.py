@@ -183,7 +183,16 @@ def canonical(obj):
         case _ if type(obj) in ATOMS:
             return fingerprint(obj)
         case _:
-            return type(obj), repr(obj)
+            return type(obj), printed(obj)
+
+
+def printed(obj, printer=repr):
+    """Return repr(obj), or what else prints it, the same for timezone.utc and its equals.
+
+    The one object that is printed as `timezone.utc` is static from 3.13 on only: before, its
+    frozen form is an equal timezone, and printed as such.
+    """
+    return printer(obj).replace("datetime.timezone.utc", "datetime.timezone(datetime.timedelta(0))")
 
 
 def has_nan(obj):

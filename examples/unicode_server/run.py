@@ -48,8 +48,8 @@ MOST_ALLOWED = 0.5  # of what the data costs a worker as plain objects; more is 
 # once, so that what is measured of a worker is the data that it holds.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(128 * 1024)}
 
-# Between them these match all characters but a few hundred, so that every worker reads nearly all
-# of the data, and each reads the fields that it filters by as well as the names.
+# Between them these match nearly all characters, so that every worker reads nearly all records, and
+# each reads the fields that it filters by as well as the names.
 SEARCHES = [
     "q=snow+man",
     "q=ideograph&category=Lo&bidi=L",
@@ -64,7 +64,6 @@ SEARCHES = [
     "q=no+such+word",
     "q=",
 ]
-
 
 Show = Callable[..., None]  # show(step) announces a step, show(advance=n) that n requests are done
 
@@ -280,10 +279,11 @@ COLUMNS = {  # names in the JSON file, and headings
     "search": "/search\nms",
     "collect": "collect\nms",
 }
-CAPTION = """\
-dirty: private dirty memory before and after the load; of data: what a
-worker has more of it than one without data; /char, /search: median response
-times; collect: one full garbage collection. Bold: sums, and means of times."""
+CAPTION = (
+    "dirty: private dirty memory before and after the load; of data: what a worker has more of it"
+    " than one without data; /char, /search: median response times; collect: one full garbage"
+    " collection. Bold: sums, and means of times."
+)
 
 
 def process_row(process: Process, bare: Outcome | None) -> Row:
@@ -321,7 +321,7 @@ def all_rows(outcomes: dict[str, Outcome]) -> dict[str, dict[str, Row]]:
 def table(rows: dict[str, dict[str, Row]], terminal: bool) -> Table:
     """Return everything that was measured as one table, ending with what permaheap saves."""
     style = {"box": SIMPLE_HEAD, "padding": 0} if terminal else {"box": ASCII}
-    out = Table("", caption=CAPTION, **style)
+    out = Table("", caption=CAPTION, caption_justify="left", **style)
     for heading in COLUMNS.values():
         out.add_column(heading, justify="right", no_wrap=True, min_width=6)
     for store, processes in rows.items():
@@ -332,8 +332,10 @@ def table(rows: dict[str, dict[str, Row]], terminal: bool) -> Table:
             else:
                 out.add_row(f"  {process}", *cells)
         out.add_section()
-    totals = zip(rows["plain"]["all"], rows["permaheap"]["all"], strict=True)
-    ratios = [f"{max(frozen or 0, 0) / (plain or math.nan):.2f}x" for plain, frozen in totals]
+    plain, frozen = ([n or 0.0 for n in rows[store]["all"]] for store in ("plain", "permaheap"))
+    saved = [f"{p - f:,.1f}" for p, f in zip(plain, frozen, strict=True)]
+    ratios = [f"{max(f, 0) / p:.2f}x" for p, f in zip(plain, frozen, strict=True)]
+    out.add_row("saved", *saved, style="bold green")
     out.add_row("permaheap / plain", *ratios, style="bold green")
     return out
 
@@ -357,7 +359,7 @@ def verdict(outcomes: dict[str, Outcome]) -> tuple[bool, str]:
     text = (
         f"All {sum(len(worker.answers) for worker in frozen.workers):,} responses are identical."
         f" The data costs a worker {plain_cost / 1e6:.1f} MB of private memory as plain objects,"
-        f" {frozen_cost / 1e6:.1f} MB with permaheap. The whole server takes"
+        f" {frozen_cost / 1e6:.1f} MB with permaheap; the whole server takes"
         f" {plain.pss / 1e6:.0f} MB and {frozen.pss / 1e6:.0f} MB."
     )
     if frozen_cost > MOST_ALLOWED * plain_cost or frozen.pss >= plain.pss:
@@ -400,7 +402,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description="Show what permaheap saves on a pre-fork server.")
     parser.add_argument("--workers", type=int, default=4, metavar="N")
-    parser.add_argument("--chars", type=int, default=800, metavar="N", help="look-ups per worker")
+    parser.add_argument("--chars", type=int, default=400, metavar="N", help="look-ups per worker")
     parser.add_argument(
         "--last",
         type=partial(int, base=16),
@@ -431,7 +433,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("interrupted; the server is stopped")
         return 130
-    except DemoError as error:
+    except (DemoError, OSError) as error:
         console.print(f"failed: {error}", markup=False, soft_wrap=True)
         return 2
     rows = all_rows(outcomes)

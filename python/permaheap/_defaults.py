@@ -67,7 +67,7 @@ def json_default(obj: Any) -> Any:
     It costs one short-lived copy of each mapping; the keys and values are not copied.
     """
     if isinstance(obj, MappingProxyType):
-        copy = obj.copy()  # clones the table of a dict: several times faster than dict(obj)
+        copy: Any = obj.copy()  # clones the table of a dict: several times faster than dict(obj)
         return copy if isinstance(copy, dict) else dict(copy)
     if isinstance(obj, (frozenset, set, range)):
         return list(obj)

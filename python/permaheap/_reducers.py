@@ -24,7 +24,7 @@ def register_reducers() -> None:
     and later it does nothing: pickle and copy take `frozendict` as it is.
     """
     if sys.version_info < (3, 15):
-        copyreg.pickle(MappingProxyType, _reduce)  # type: ignore[arg-type]
+        copyreg.pickle(MappingProxyType, _reduce)
 
 
 def _reduce(proxy: "MappingProxyType[Any, Any]") -> tuple[Any, tuple[dict[Any, Any]]]:

@@ -10,9 +10,7 @@ from permaheap import _core
 class Stats:
     """The permanent heap at one moment. Sizes are in bytes.
 
-    The numbers are those of the family: every process of it sees the same ones, but for
-    `mapping`, and for `objects`, `bytes` and `saved`, which count what this process froze and
-    what it inherited when it was forked.
+    All but `mapping` is about the whole family: every process of it sees the same numbers.
     """
 
     reserved: int
@@ -23,7 +21,7 @@ class Stats:
     """Number of blocks: one for each freeze that put something into the heap."""
     mapping: str
     """How this process maps the heap: "private" (a stray write copies the page for itself),
-    "sealed" (PERMAHEAP_SEAL=1: a stray write is a SIGSEGV), or "read-only: " and the reason."""
+    "sealed: " (PERMAHEAP_SEAL=1: a stray write is a SIGSEGV) or "read-only: ", and the reason."""
     family: str
     """The family's identity, in hexadecimal; handles carry it."""
     objects: Mapping[str, int]

@@ -1,0 +1,175 @@
+"""What permaheap must reach and aims at, and how each number follows from the measurements."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Results = Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One goal.
+
+    Attributes:
+        what: what is measured, against what.
+        must: the value that must be reached on a Python version, given as (major, minor).
+        aim: the value aimed at.
+        value: takes the measured value from the results; KeyError when it was not measured.
+        form: how to print a value.
+        more: whether more is better.
+    """
+
+    what: str
+    must: Callable[[tuple[int, int]], float]
+    aim: Callable[[tuple[int, int]], float]
+    value: Callable[[Results], float]
+    form: str = "{:.2f}x"
+    more: bool = False
+
+    def reaches(self, value: float, limit: float) -> bool:
+        """Whether a value is as good as a limit."""
+        return value >= limit if self.more else value <= limit
+
+    def verdict(self, value: float, version: tuple[int, int]) -> str:
+        """What a value achieves: "aim", "must" or "missed"."""
+        if self.reaches(value, self.aim(version)):
+            return "aim"
+        return "must" if self.reaches(value, self.must(version)) else "missed"
+
+
+def always(value: float) -> Callable[[tuple[int, int]], float]:
+    """A limit that is the same on all versions."""
+    return lambda version: value
+
+
+def before_315(value: float, later: float) -> Callable[[tuple[int, int]], float]:
+    """A limit that 3.15, whose frozen mappings are a built-in type, has to beat."""
+    return lambda version: value if version < (3, 15) else later
+
+
+def own_memory(results: Results, peer: str, prefix: str = "") -> float:
+    """Private dirty bytes that the data costs a worker.
+
+    That is what a worker has more than one whose family holds ten records in the same way, but at
+    least what it copied of the permanent heap; the difference alone is known to some 100 kB.
+    """
+    family = results[f"{prefix}family {peer}"]
+    return max(own(family) - own(results[f"base {peer}"]), float(family["heap_dirty"]))
+
+
+def own(family: Mapping[str, Any]) -> float:
+    """Mean private dirty bytes of the workers of a family."""
+    return float(statistics.mean(worker["private_dirty"] for worker in family["workers"]))
+
+
+def pss(results: Results, peer: str) -> float:
+    """PSS of parent and workers together, in bytes."""
+    return float(results[f"family {peer}"]["pss"])
+
+
+def largest(results: Results) -> str:
+    """The key of the largest object that handles were measured with."""
+    return max(results["handles"], key=int)
+
+
+def smallest(results: Results) -> str:
+    """The key of the smallest object that handles were measured with."""
+    return min(results["handles"], key=int)
+
+
+GOALS = (
+    Goal(
+        "a worker's private dirty memory for the data (scan, gc.collect, look-ups) / plain fork",
+        always(0.02),
+        always(0.001),
+        lambda r: own_memory(r, "permaheap") / own_memory(r, "plain"),
+        "{:.4f}x",
+    ),
+    Goal(
+        "PSS of parent and workers / plain fork",
+        always(0.30),
+        always(0.22),
+        lambda r: pss(r, "permaheap") / pss(r, "plain"),
+    ),
+    Goal(
+        "bytes of the block / resident size of the original",
+        always(0.65),
+        always(0.50),
+        lambda r: r["block"]["block"] / r["block"]["resident"],
+    ),
+    Goal(
+        "freeze / (pickle.dumps + pickle.loads)",
+        always(0.5),
+        always(0.25),
+        lambda r: r["freeze"]["ratio"]["pickle.dumps + pickle.loads"]["median"],
+    ),
+    Goal(
+        "random look-ups / native list and dict",
+        before_315(1.35, 1.05),
+        before_315(1.15, 1.0),
+        lambda r: r["reads"]["lookup"]["median"],
+    ),
+    Goal(
+        "full scan / native list and dict",
+        before_315(1.35, 1.05),
+        before_315(1.15, 1.0),
+        lambda r: r["reads"]["scan"]["median"],
+    ),
+    Goal(
+        "gc.collect() with the data frozen / in an empty process",
+        always(1.2),
+        always(1.0),
+        lambda r: r["gc"]["ratio"]["permaheap"]["median"],
+    ),
+    Goal(
+        "fork() to first look-up in the child / plain fork",
+        always(0.35),
+        always(0.15),
+        lambda r: r["fork"]["ratio"]["permaheap"]["median"],
+    ),
+    Goal(
+        "handle.get() of the largest object, in nanoseconds",
+        always(2000),
+        always(200),
+        lambda r: r["handles"][largest(r)]["get"] * 1e9,
+        "{:.0f} ns",
+    ),
+    Goal(
+        "handle.get() of the largest object / of one of 1 kB",
+        always(1.25),
+        always(1.1),
+        lambda r: r["handles"][largest(r)]["get"] / r["handles"][smallest(r)]["get"],
+    ),
+    Goal(
+        "throughput of two interpreters scanning at once / one",
+        always(1.8),
+        always(1.95),
+        lambda r: r["interpreters"]["interpreters"]["median"],
+        more=True,
+    ),
+    Goal(
+        "freeze of a five-key dict less pickle.dumps of it, in microseconds",
+        always(2.0),
+        always(1.0),
+        lambda r: (r["small"]["freeze_median"] - r["small"]["dumps_median"]) * 1e6,
+        "{:.2f} us",
+    ),
+    Goal(
+        "bytes of heap per freeze of a five-key dict",
+        always(1000),
+        always(500),
+        lambda r: r["small"]["bytes"],
+        "{:.0f}",
+    ),
+    Goal(
+        "mappings that all these freezes add to the process",
+        always(0),
+        always(0),
+        lambda r: r["small"]["mappings_after"] - r["small"]["mappings_before"],
+        "{:.0f}",
+    ),
+)

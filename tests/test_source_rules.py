@@ -1,0 +1,111 @@
+"""Rules of the sources that a compiler does not check."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import permaheap
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted((ROOT / "src").glob("*.[ch]"))
+PURE = {  # of C itself: no system call behind these
+    *("assert.h", "errno.h", "limits.h", "stdarg.h", "stdatomic.h", "stdbool.h"),
+    *("stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h"),
+}
+
+# Dependencies point down only: a file includes headers of its own level or of lower ones.
+LEVELS = {"os": 0, "heap": 1, "block": 1, "layout": 2, "module": 4, "permaheap": 4}
+FEATURE = 3
+
+
+def level(name: str) -> int:
+    return LEVELS.get(name.partition("_")[0], FEATURE)
+
+
+def code(path: Path) -> str:
+    """Return the text without its comments, every line still on its number."""
+    blank = lambda match: re.sub(r"[^\n]", " ", match[0])  # noqa: E731
+    return re.sub(r"/\*.*?\*/|//[^\n]*", blank, path.read_text(), flags=re.DOTALL)
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', code(path), flags=re.MULTILINE)
+
+
+def lines_with(path: Path, pattern: str) -> list[str]:
+    found = enumerate(code(path).splitlines(), start=1)
+    return [f"{path.name}:{number}: {line}" for number, line in found if re.search(pattern, line)]
+
+
+@pytest.fixture(params=SOURCES, ids=lambda path: path.name)
+def source(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 10
+
+
+def test_opening_comment_explains_the_file(source: Path) -> None:
+    opening = source.read_text().partition("*/")[0]
+    assert opening.startswith(f"/* {source.name} -- ")
+
+
+def test_only_layout_knows_python_versions(source: Path) -> None:
+    if not source.name.startswith("layout"):
+        assert lines_with(source, r"PY_VERSION_HEX|PY_M(AJOR|INOR|ICRO)_VERSION|Py_DEBUG") == []
+
+
+def test_only_layout_includes_internal_headers(source: Path) -> None:
+    if not source.name.startswith("layout"):
+        assert [name for name in includes(source) if name.startswith("internal/")] == []
+        assert lines_with(source, r"Py_BUILD_CORE") == []
+
+
+def test_only_the_os_file_includes_system_headers(source: Path) -> None:
+    if source.name == "os_linux.c":
+        return
+    own = {path.name for path in SOURCES} | {"permaheap.h", "Python.h", "datetime.h"}
+    foreign = set(includes(source)) - PURE - own
+    assert {name for name in foreign if not name.startswith("internal/")} == set()
+
+
+def test_dependencies_point_one_way(source: Path) -> None:
+    higher = [
+        name
+        for name in includes(source)
+        if (ROOT / "src" / name).exists() and level(Path(name).stem) > level(source.stem)
+    ]
+    assert higher == []
+
+
+def test_below_layout_there_is_no_python(source: Path) -> None:
+    if level(source.stem) < LEVELS["layout"]:
+        assert "Python.h" not in includes(source)
+        assert lines_with(source, r"\bPy_?[A-Z]\w+") == []
+
+
+def test_every_source_is_built() -> None:
+    listed = re.findall(r"'(\w+\.c)'", (ROOT / "src" / "meson.build").read_text())
+    assert sorted(listed) == [path.name for path in SOURCES if path.suffix == ".c"]
+
+
+def test_every_module_is_installed() -> None:
+    installed = Path(permaheap.__file__).parent
+    for path in (ROOT / "python" / "permaheap").iterdir():
+        if path.name != "__pycache__":
+            assert (installed / path.name).read_bytes() == path.read_bytes()
+    header = installed / "include" / "permaheap.h"
+    assert header.read_bytes() == (ROOT / "include" / "permaheap.h").read_bytes()
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    meson = re.search(r"version: '([^']+)'", (ROOT / "meson.build").read_text())
+    assert meson is not None
+    assert permaheap.__version__ == project["version"] == meson[1]
+    assert f"## [{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
