@@ -12,7 +12,6 @@ scores are multiples of 1/1024 and small), so that every store can be checked ag
 from __future__ import annotations
 
 import random
-import subprocess
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -192,6 +191,10 @@ def packages_text(source: Path) -> str:
     """The text of an index that apt may have compressed, read with apt's own tool."""
     helper = Path("/usr/lib/apt/apt-helper")
     if source.suffix and helper.exists():
+        # Not above: it imports threading, and 3.12 hangs at the end of an interpreter that first
+        # imported threading in another thread than the one that ends it.
+        import subprocess
+
         shown = subprocess.run([helper, "cat-file", source], capture_output=True, check=True)
         return shown.stdout.decode("utf-8", "replace")
     return source.read_text("utf-8", "replace")

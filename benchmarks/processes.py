@@ -17,7 +17,7 @@ from benchmarks import peers
 from benchmarks.data import DATA_SETS
 from benchmarks.interpreters import Interpreter
 from benchmarks.memory import Forked
-from benchmarks.timing import Samples, medians, per_call, ratio, seconds, spread
+from benchmarks.timing import Samples, Work, medians, per_call, ratio, seconds, spread
 
 # --- the collector, and fork ----------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ def measure_handles(sizes: list[int]) -> dict[str, Any]:
         sibling.close()
         handles[size] = handle
     result = {}
-    calls = {
+    calls: dict[str, list[Work]] = {
         "get": [handle.get for handle in handles.values()],
         "share": [partial(permaheap.share, handle.get()) for handle in handles.values()],
         "from_bytes": [partial(get_by_name, bytes(handle)) for handle in handles.values()],

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import goals, peers
 from benchmarks.plots import Bars, bar_chart
-from benchmarks.runner import FORKED, INTERPRETERS
+from benchmarks.runner import FORKED, INTERPRETERS, Options
 
 Run = Mapping[str, Any]
 Value = Callable[[goals.Results], float]
@@ -91,6 +91,16 @@ def section(title: str, *parts: str) -> str:
 # --- goals ----------------------------------------------------------------------------------------
 
 MARKS = {"aim": " (aim)", "must": "", "missed": " MISSED"}
+
+
+def smaller(runs: Sequence[Run]) -> str:
+    """A warning where a run had less data than the goals are stated for."""
+    if all(run["options"]["records"] >= Options.records for run in runs):
+        return ""
+    return (
+        f"The goals are stated for {Options.records:,} records. With fewer, what every process "
+        "takes in any case weighs more, and caches hide what memory costs."
+    )
 
 
 def goals_table(runs: Sequence[Run]) -> str:
@@ -370,7 +380,13 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
     parts = [
         INTRODUCTION.format(**runs[0]["options"]),
         section("Where it ran", *map(environment, runs)),
-        section("Goals", goals_table(runs), picture(plots, "goals"), *map(goals_summary, runs)),
+        section(
+            "Goals",
+            smaller(runs),
+            goals_table(runs),
+            picture(plots, "goals"),
+            *map(goals_summary, runs),
+        ),
         section(
             "What one would use instead",
             picture(plots, "worker-memory"),

@@ -314,7 +314,7 @@ ph_block_show(const ph_block *block)
 }
 
 static void
-publish_counts(const ph_block *block, uint64_t bytes)
+publish_counts(const ph_block *block)
 {
     ph_header *header = ph_heap.header;
     for (int kind = 0; kind < PH_KINDS; kind++) {
@@ -324,7 +324,6 @@ publish_counts(const ph_block *block, uint64_t bytes)
         }
     }
     atomic_fetch_add(&header->blocks, 1);
-    atomic_fetch_add(&header->used, bytes);
     if (block->saved != 0) {
         atomic_fetch_add(&header->saved, block->saved);
     }
@@ -370,17 +369,16 @@ ph_block_commit(ph_block *block, void *root)
     home->payload = block->payload;
     home->flags = block->flags;
     home->segments = block->segments;
-    uint64_t bytes = 0;
     ph_run *home_run = NULL;
     for (ph_run *run = block->run; run != NULL; run = run->next) {
         write_directory(run, run->committed);
-        bytes += run->pos - run->committed;
         if (run->next != NULL) {
             announce_spill(block, run);
         }
         home_run = run;
     }
     set_filled(home_run);                   /* the commit */
+    publish_counts(block);
     ph_os_lock();
     for (ph_run *run = block->run, *next; run != NULL; run = next) {
         next = run->next;
@@ -395,7 +393,6 @@ ph_block_commit(ph_block *block, void *root)
         run->committed = run->pos;
         idle_run_give(run);
     }
-    publish_counts(block, bytes);
     publish();
     ph_os_unlock();
     block->run = NULL;

@@ -43,7 +43,7 @@ is_committed(const void *p)
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
         const ph_extent *extent = &ph_heap.header->extent[i];
         uint64_t start = atomic_load(&extent->offset);
-        if (start != 0 && offset - start < atomic_load(&extent->filled)) {
+        if (start != 0 && offset - start < ph_extent_fill(extent)) {
             return true;
         }
     }

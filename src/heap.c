@@ -61,6 +61,10 @@ ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 #define ALLOWANCE_MOST (4 * PH_MIB)
 static uint64_t allowance;          /* under ph_os_lock() */
 
+/* Bytes that are left for others: a process that finds its container full to
+   the last page is killed when it next touches one of its own. */
+#define MARGIN(size) (4 * PH_MIB + (size) / 64)
+
 /* What we have seen of each extent: mapped when not NOT_MAPPED, then bytes
    filled at our last refresh. */
 #define NOT_MAPPED 0
@@ -108,7 +112,7 @@ ph_fail(ph_status status, const char *format, ...)
 static ph_status
 system_failure(const char *what, uint64_t size, int err)
 {
-    return ph_fail(err == ENOMEM ? PH_NOMEM : PH_SYSTEM,
+    return ph_fail(err == ENOMEM || err == ENOSPC ? PH_NOMEM : PH_SYSTEM,
                    "permaheap: cannot %s (%llu bytes): %s", what,
                    (unsigned long long)size, strerror(err));
 }
@@ -523,12 +527,12 @@ nonce_in_file(uint64_t segment)
     return nonce;
 }
 
-/* How far a dead owner's extent is filled (invariant 5): `filled`, unless a
+/* How far an extent is filled (invariant 5): `filled`, unless a
    block that spilled into it was committed and its builder killed before it
    could note so.  Committed bytes never change, so that the nonce of a
    committed segment is conclusive. */
-static uint64_t
-settled_fill(const ph_extent *extent)
+uint64_t
+ph_extent_fill(const ph_extent *extent)
 {
     uint64_t block = atomic_load(&extent->spill_block);
     uint64_t filled = atomic_load(&extent->filled);
@@ -562,7 +566,7 @@ inherit_extent(ph_extent *extent, uint64_t size)
         || !atomic_compare_exchange_strong(&extent->owner, &owner, ph_os_pid())) {
         return false;
     }
-    uint64_t filled = settled_fill(extent);
+    uint64_t filled = ph_extent_fill(extent);
     atomic_store(&extent->filled, filled);
     atomic_store(&extent->spill_block, 0);
     uint64_t whole = ph_page_up(filled);
@@ -626,6 +630,7 @@ check_limits(uint64_t size)
     ph_status status = PH_OK;
     if (size > allowance) {
         uint64_t available = ph_os_memory_available();
+        available -= MARGIN(size) < available ? MARGIN(size) : available;
         allowance = available / 2 < ALLOWANCE_MOST ? available / 2 : ALLOWANCE_MOST;
         if (available < size) {
             status = ph_fail(PH_NOMEM,
@@ -657,8 +662,7 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
         err = ph_os_allocate(ph_heap.fd, offset, size);
     }
     if (err) {
-        return system_failure("allocate memory for the heap", size,
-                              err == ENOSPC ? ENOMEM : err);
+        return system_failure("allocate memory for the heap", size, err);
     }
     return PH_OK;
 }
@@ -669,4 +673,15 @@ ph_heap_punch(uint64_t offset, uint64_t size)
     if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
         ph_os_punch(ph_heap.fd, offset, size);
     }
+}
+
+uint64_t
+ph_heap_used(void)
+{
+    uint64_t used = 0;
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
+        used += atomic_load(&ph_heap.header->extent[i].filled);
+    }
+    return used;
 }

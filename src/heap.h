@@ -79,8 +79,8 @@ typedef struct {
     _Atomic uint64_t claimed;   /* offset of the first byte never claimed */
     _Atomic uint32_t extents;   /* entries of extent[] in use */
     _Atomic uint64_t published; /* commits so far: readers refresh on change */
-    _Atomic uint64_t blocks;    /* committed blocks */
-    _Atomic uint64_t used;      /* bytes in committed blocks */
+    _Atomic uint64_t blocks;    /* committed blocks, but for those of builders
+                                   that were killed right then */
     _Atomic uint64_t saved;     /* bytes that sharing has saved */
     _Atomic uint64_t objects_of[PH_KINDS];
     _Atomic uint64_t bytes_of[PH_KINDS];
@@ -118,8 +118,13 @@ ph_status ph_heap_ready(void);
 ph_status ph_heap_refresh(void);
 /* The same, also for what is committed but not published yet. */
 ph_status ph_heap_refresh_all(void);
+/* Bytes in committed blocks of the whole family.  O(extents). */
+uint64_t ph_heap_used(void);
 /* May this process read there?  O(1). */
 bool ph_heap_is_mapped(uint64_t offset);
+/* How far an extent is filled, in bytes, also when its owner was killed in the
+   middle of saying so. */
+uint64_t ph_extent_fill(const ph_extent *extent);
 /* How far extent `index` was filled at the last refresh, in bytes. */
 uint64_t ph_extent_seen_filled(uint32_t index);
 

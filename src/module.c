@@ -424,7 +424,7 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue(
         "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K}",
         "reserved", (unsigned long long)header->size,
-        "used", (unsigned long long)atomic_load(&header->used),
+        "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
         "mapping", ph_heap.mapping_reason,
         "family", hex_of(header->family, sizeof(header->family)),

@@ -27,6 +27,8 @@ class Child:
     Used in a with statement, a child that is still there at its end is killed.
     """
 
+    killed = 0  # children so far that were killed on purpose
+
     def __init__(self, function, *arguments):
         self.pipe, theirs = Pipe()
         self.pid = os.fork()
@@ -59,6 +61,7 @@ class Child:
 
     def kill(self):
         """Send SIGKILL and wait for the end."""
+        Child.killed += 1
         os.kill(self.pid, signal.SIGKILL)
         assert self.reap() == -signal.SIGKILL
 
@@ -174,8 +177,11 @@ def memory():
 
 
 def audit():
-    """Audit the heap, and compare it with its counters; nobody may be freezing meanwhile."""
+    """Audit the heap, and compare it with its counters; nobody may be freezing meanwhile.
+
+    A process that was killed right after a commit had no time to count its block.
+    """
     blocks = permaheap._core._check()
     stats = permaheap.stats()
-    assert blocks == stats.blocks
+    assert stats.blocks <= blocks <= stats.blocks + Child.killed
     assert sum(extent.filled for extent in extents()) == stats.used
