@@ -52,7 +52,8 @@
 
 #define RESERVE_MOST (1024 * PH_GIB)
 #define RESERVE_LEAST (64 * PH_MIB)
-#define EXTENT_MOST (4 * PH_GIB)    /* addresses, not memory: they cost nothing */
+#define EXTENT_LEAST (8 * PH_MIB)   /* addresses, not memory: they cost nothing */
+#define EXTENT_MOST (4 * PH_GIB)
 #define NO_OWNER 0                  /* given up by the holder of its lock */
 
 ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
@@ -63,7 +64,7 @@ static uint64_t allowance;          /* under ph_os_lock() */
 
 /* Bytes that are left for others: a process that finds its container full to
    the last page is killed when it next touches one of its own. */
-#define MARGIN(size) (4 * PH_MIB + (size) / 64)
+#define MARGIN(size) (8 * PH_MIB + (size) / 16)
 
 /* What we have seen of each extent: mapped when not NOT_MAPPED, then bytes
    filled at our last refresh. */
@@ -494,7 +495,8 @@ heap_full(uint64_t size)
 static ph_status
 claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
 {
-    uint64_t size = hint < EXTENT_MOST ? unit_up(hint) : EXTENT_MOST;
+    uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : unit_up(hint);
+    size = size > EXTENT_MOST ? EXTENT_MOST : size;
     least = unit_up(least);
     size = size < least ? least : size;
     if (atomic_load(&ph_heap.header->extents) >= PH_MAX_EXTENTS) {

@@ -159,7 +159,7 @@ def _header():
 
 
 def extents():
-    """Return the extents claimed so far by the family: offset, size, filled (bytes), owner (pid)."""
+    """Return the extents claimed so far by the family: offset, size, filled (bytes), owner."""
     header = _header()
     size = ctypes.sizeof(Extent)
     table = os.pread(heap_file(), size * header.extents, ctypes.sizeof(Header))

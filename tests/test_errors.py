@@ -1,8 +1,8 @@
 """Every refusal: the error, the place that it names, and a heap that is as it was before."""
 
-import gc
 import collections
 import datetime
+import gc
 import signal
 import sys
 import threading

@@ -62,7 +62,7 @@ def lines_of(done):
     return done.stdout.splitlines()
 
 
-# --- Address space and file size -------------------------------------------------------------------
+# --- Address space and file size ------------------------------------------------------------------
 
 USE = """
 import permaheap
@@ -157,7 +157,7 @@ def test_too_small_a_file_size(limit):
     assert "ulimit" in error
 
 
-# --- Refused system calls ----------------------------------------------------------------------------
+# --- Refused system calls -------------------------------------------------------------------------
 
 NUMBERS = {  # of system calls
     "x86_64": {"memfd_create": 319, "fallocate": 285, "madvise": 28, "getrandom": 318},
@@ -220,11 +220,11 @@ def test_refused_random_numbers():
 @needs_numbers
 def test_kernel_without_populate():
     """Before Linux 5.14 there is no MADV_POPULATE_READ (22): it only saves time."""
-    reserved, froze = with_refused("madvise", 22, 22)
+    _, froze = with_refused("madvise", 22, 22)
     assert froze == "froze 3"
 
 
-# --- Overcommit --------------------------------------------------------------------------------------
+# --- Overcommit -----------------------------------------------------------------------------------
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 RATIO = Path("/proc/sys/vm/overcommit_ratio")
@@ -274,7 +274,7 @@ def test_strict_overcommit():
     assert int(charged) < 50_000_000
 
 
-# --- Memory cgroups -------------------------------------------------------------------------------------
+# --- Memory cgroups -------------------------------------------------------------------------------
 
 
 def v2_groups():
@@ -419,7 +419,9 @@ def test_file_cache_counts_as_free(group, tmp_path):
 
 def test_the_kernel_counts_kills(group):
     """These tests can fail: what does not ask first is killed."""
-    done = start("import mmap\nmmap.mmap(-1, 300 << 20).write(b'x' * (300 << 20))", group=group.path)
+    done = start(
+        "import mmap\nmmap.mmap(-1, 300 << 20).write(b'x' * (300 << 20))", group=group.path
+    )
     assert done.returncode == -signal.SIGKILL
     assert group.killed() > 0
     group.killed = lambda: 0  # what the fixture asks at the end

@@ -387,7 +387,7 @@ def _report_of_the_forked(writer, frozen, error, size):
         os._exit(0)
 
 
-# --- Handles ----------------------------------------------------------------------------------------
+# --- Handles --------------------------------------------------------------------------------------
 
 
 def handles_of_all_kinds():
@@ -491,7 +491,7 @@ def test_exec_does_not_inherit_the_file():
     assert b"Bad file descriptor" in done.stderr
 
 
-# --- multiprocessing -------------------------------------------------------------------------------
+# --- multiprocessing ------------------------------------------------------------------------------
 
 
 def describe(handle):
@@ -897,5 +897,8 @@ def test_children_that_fail_are_noticed():
     """These tests can fail."""
     with pytest.raises(ChildFailed, match="ZeroDivisionError"), Child(lambda pipe: 1 / 0) as child:
         child.join()
-    with pytest.raises(ChildFailed, match="-9"), Child(lambda pipe: os.kill(os.getpid(), 9)) as child:
+    with (
+        pytest.raises(ChildFailed, match="-9"),
+        Child(lambda pipe: os.kill(os.getpid(), 9)) as child,
+    ):
         child.join()
