@@ -237,7 +237,7 @@ def test_resolving_fails():
     messages = []
     for n in range(1, 20):
         with Child(resolve_with_fault, n) as reader:
-            with Child(lambda pipe: handle_of(freeze([bytes(3_000_000), 1.5, "x"]))) as builder:
+            with Child(lambda pipe: handle_of(freeze([bytes(20_000_000), 1.5, "x"]))) as builder:
                 reader.send(builder.join())
             outcome, fired, data = reader.join()
         resolve(data)  # so that the next child has only one extent to map
