@@ -93,8 +93,10 @@ def test_small_address_space_makes_a_small_heap(limit):
 
 
 def test_small_heap_gets_full():
-    reserved, error, froze = lines_of(start(USE, 10**6, limits=[(resource.RLIMIT_AS, 800 * MIB)]))
-    assert error.startswith("MemoryError: permaheap: the heap is full")
+    done = start(USE, 10**6, limits=[(resource.RLIMIT_AS, 800 * MIB)])
+    reserved, error, froze, *of_the_child = lines_of(done)
+    for text in (error, *of_the_child):
+        assert text.startswith("MemoryError: permaheap: the heap is full")
     size = int(reserved.split()[1])
     assert size * 0.7 < int(froze.split()[1]) * 5_000_000 < size
 
@@ -213,7 +215,9 @@ def test_refused_memory():
 
 @needs_numbers
 def test_refused_random_numbers():
-    [error] = with_refused("getrandom", 38)
+    error, *more = with_refused("getrandom", 38)
+    if more:
+        pytest.skip("this C library makes random numbers without a system call")
     assert error.startswith("OSError: permaheap: cannot set up the heap")
 
 

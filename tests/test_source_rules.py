@@ -89,6 +89,19 @@ def test_below_layout_there_is_no_python(source: Path) -> None:
         assert lines_with(source, r"\bPy_?[A-Z]\w+") == []
 
 
+def test_functions_fit_a_screen(source: Path) -> None:
+    """At most 80 lines of body; in this style a body's braces are alone in the first column."""
+    long, start = [], None
+    for number, line in enumerate(code(source).splitlines(), start=1):
+        if line.rstrip() == "{":
+            start = number
+        elif line.startswith("}") and start is not None:
+            if number - start > 80:
+                long.append(f"{source.name}:{start}: {number - start} lines")
+            start = None
+    assert long == []
+
+
 def test_every_source_is_built() -> None:
     listed = re.findall(r"'(\w+\.c)'", (ROOT / "src" / "meson.build").read_text())
     assert sorted(listed) == [path.name for path in SOURCES if path.suffix == ".c"]

@@ -42,44 +42,41 @@ def victims(frozen):
 
 
 def miscount(name, objects, total):
-    """Count all objects wrongly, total times together."""
+    """Count the first object wrongly, total times, and the others less often."""
     import stray
 
-    for obj in objects:
-        getattr(stray, name)(obj, total // len(objects))
+    for i, obj in enumerate(objects):
+        getattr(stray, name)(obj, total // 100 if i else total)
 
 
 def immortal(obj):
-    """Does the interpreter's own INCREF leave this object alone?"""
-    before = sys.getrefcount(obj)
-    references = [obj] * 1000
-    del references[::2]
-    return sys.getrefcount(obj) == before
+    """Does the interpreter's own DECREF leave this object alone? (3.14+)
+
+    After unmatched DECREFs INCREF counts again, up to where it began; nothing counts down.
+    """
+    return sys._is_immortal(obj)
 
 
 def work_beside(pipe, stray, name, data, total):
-    """A worker with an old extension: what it sees, before and after."""
+    """A worker with an old extension: return what the checker says there in the end."""
     sys.path.insert(0, stray)
     frozen = resolve(data)
     objects = victims(frozen)
-    counts = [sys.getrefcount(obj) for obj in objects]
     miscount(name, objects, total)
     assert thaw(frozen) == thaw(freeze(GIVEN))
     assert all(is_frozen(obj) for obj in objects)
     if PINNED:
         assert all(immortal(obj) for obj in objects)
-    [drift] = pytest_drift()
-    del counts
-    return drift
+    return complaint()
 
 
-def pytest_drift():
+def complaint():
     """Return what the checker says of this process's copies."""
     try:
         permaheap._core._check()
     except AssertionError as error:
-        return [str(error)]
-    return [""]
+        return str(error)
+    return ""
 
 
 @pytest.mark.slow
@@ -111,8 +108,8 @@ import permaheap, stray
 frozen = permaheap.Handle.from_bytes(data).get()
 objects = [frozen["rows"], frozen["rows"][3], frozen["rows"][3]["name"], frozen["sets"][5],
            frozen["big"], frozen["bytes"], frozen["text"], frozen["rows"][3]["at"]]
-for obj in objects:
-    getattr(stray, name)(obj, total // len(objects))
+for i, obj in enumerate(objects):
+    getattr(stray, name)(obj, total // 100 if i else total)
 assert len(frozen["rows"]) == 200 and frozen["rows"][3]["name"] == "name 3"
 assert all(permaheap.is_frozen(obj) for obj in objects)
 """
@@ -137,7 +134,8 @@ def test_a_hundred_million_in_two_interpreters(stray, names):
                 failures.append(failure)
 
         threads = [
-            threading.Thread(target=run, args=pair) for pair in zip(interpreters, names, strict=True)
+            threading.Thread(target=run, args=pair)
+            for pair in zip(interpreters, names, strict=True)
         ]
         for thread in threads:
             thread.start()
@@ -150,7 +148,7 @@ def test_a_hundred_million_in_two_interpreters(stray, names):
         if PINNED:
             assert all(immortal(obj) for obj in victims(frozen))
         assert thaw(freeze([frozen["rows"][0], "more"]))[1] == "more"
-        return pytest_drift()[0]
+        return complaint()
 
     with Child(work) as child:
         assert "reference count that has drifted" in child.join()

@@ -1,11 +1,23 @@
 /* stray.c -- an extension of the kind that predates immortal objects.
 
-   Built with Py_LIMITED_API of Python 3.2, Py_INCREF and Py_DECREF are plain
-   additions that know nothing of immortality, in every later interpreter; and
-   this one counts wrongly on purpose. */
+   What is built with the limited API of Python 3.2, by the headers of a Python
+   up to 3.11, has these macros compiled in: plain additions to the first word,
+   in every later interpreter.  Newer headers have others even for that API, so
+   the old ones are written out.  And this extension counts wrongly on purpose. */
 
 #define Py_LIMITED_API 0x03020000
 #include <Python.h>
+
+/* As in Include/object.h of Python 3.2; volatile, so that each count is a read
+   and a write. */
+#define OLD_REFCNT(op) (*(volatile Py_ssize_t *)(op))
+#define OLD_INCREF(op) ((void)(OLD_REFCNT(op) += 1))
+#define OLD_DECREF(op) \
+    do { \
+        if ((OLD_REFCNT(op) -= 1) == 0) { \
+            _Py_Dealloc(op); \
+        } \
+    } while (0)
 
 static PyObject *
 count(PyObject *args, int up)
@@ -15,15 +27,15 @@ count(PyObject *args, int up)
     if (!PyArg_ParseTuple(args, "On", &obj, &n)) {
         return NULL;
     }
-    PyObject *volatile target = obj;    /* each count is a read and a write */
+    Py_ssize_t i;
     if (up) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_INCREF(target);
+        for (i = 0; i < n; i++) {
+            OLD_INCREF(obj);
         }
     }
     else {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            Py_DECREF(target);
+        for (i = 0; i < n; i++) {
+            OLD_DECREF(obj);
         }
     }
     Py_INCREF(Py_None);
