@@ -36,9 +36,16 @@ def pytest_configure(config):
 SEALED = permaheap.stats().mapping.startswith("sealed")
 
 
+AUDITING = ["test_faults.py", "test_interpreters.py", "test_stray_writes.py", "test_processes.py"]
+
+
 def pytest_collection_modifyitems(items):
-    """Put the fault drive first: it audits the heap thousands of times, and the heap only grows."""
-    items.sort(key=lambda item: item.path.name != "test_faults.py")
+    """Put what audits the heap again and again first: the heap only grows."""
+    items.sort(
+        key=lambda item: (
+            AUDITING.index(item.path.name) if item.path.name in AUDITING else len(AUDITING)
+        )
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -328,8 +329,17 @@ class Group:
         raise AssertionError("the kernel does not say")
 
     def close(self):
-        if self.path.exists():
-            self.path.rmdir()
+        """Remove the group, and what a failed test has left running in it."""
+        deadline = time.monotonic() + 10
+        while self.path.exists():
+            for pid in (self.path / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            try:
+                self.path.rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
 
 
 @pytest.fixture
@@ -338,9 +348,15 @@ def group():
     made = Group()
     made.limit(150 * MIB)
     yield made
-    assert made.killed() == 0
+    killed = made.killed()
     made.close()
+    assert killed == 0
 
+
+needs_calloc = pytest.mark.skipif(
+    hasattr(sys, "gettotalrefcount"),
+    reason="debug builds write to what they allocate, which takes the memory that is counted here",
+)
 
 FULL = """
 import permaheap
@@ -350,7 +366,7 @@ assert [one[0] for one in frozen] == list(range(len(frozen)))
 assert all(one[1] == bytes(size) for one in frozen)
 pid = os.fork()
 if pid == 0:
-    again = attempt(permaheap.freeze, [bytes(10_000_000)])
+    again = attempt(permaheap.freeze, [bytes(max(size, 100_000))])
     os._exit(0 if again is None else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 assert permaheap._core._check() == permaheap.stats().blocks == len(frozen)
@@ -367,7 +383,7 @@ def assert_full(done):
     return int(froze)
 
 
-@pytest.mark.parametrize("size", [10_000, 1_000_000, 20_000_000])
+@pytest.mark.parametrize("size", [10_000, 1_000_000, pytest.param(20_000_000, marks=needs_calloc)])
 def test_full_cgroup(group, size):
     """The program fills its container, block by block; neither SIGBUS nor the OOM killer come."""
     assert 60 * MIB < assert_full(start(FULL, size, group=group.path)) < 150 * MIB
@@ -397,6 +413,7 @@ assert permaheap._core._check() == 2
 """
 
 
+@needs_calloc
 def test_memory_that_becomes_free(group):
     errors = lines_of(start(BALLAST, group=group.path))
     assert len(errors) == 2
