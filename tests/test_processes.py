@@ -192,12 +192,11 @@ class Refused:
 
 def freeze_until_killed(pipe, seed):
     rng = random.Random(seed)
+    choices = [[graph(seed, size), bytes(rng.randrange(3_000_000))] for size in (1, 50, 1000, 5000)]
+    choices += [[*given, Refused()] for given in choices]
     pipe.send("begin")
     while True:
-        size = rng.choice([1, 50, 1000, 5_000])
-        given = [graph(seed, size), bytes(rng.randrange(1_000_000))]
-        if rng.random() < 0.5:
-            given.append(Refused())
+        given = rng.choice(choices)
         INSIDE[0] = 1
         try:
             freeze(given)
