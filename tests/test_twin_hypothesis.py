@@ -4,8 +4,8 @@ import copy
 import json
 import math
 import pickle
-import sys
 import struct
+import sys
 
 import pytest
 from hypothesis import given, note
