@@ -6,7 +6,12 @@
    belongs to one freeze and dies with it.
 
    Most of the time of a large freeze is spent waiting for this table, which
-   explains its slots of one word (see atoms.h), and the prefetching. */
+   explains its slots of one word (see atoms.h), and the prefetching.
+
+   Other atoms lie behind the container that brought them first, but short
+   strings of large blocks share a *shelf*, room of their own: they repeat most,
+   far from where they were met first, and so packed they stay in the
+   processor's caches for whoever reads on. */
 
 #include "atoms.h"
 
@@ -14,6 +19,11 @@
 
 #define LOG2_LEAST 6
 #define LOG2_MOST 33                /* numbers of atoms have 32 bits */
+
+#define SHORT_MOST 56               /* bytes of a str that goes on the shelf */
+#define SHELF_PART 32               /* of the payload: what may stay unused */
+#define SHELF_LEAST (2 * PH_KIB)
+#define SHELF_MOST (64 * PH_KIB)
 
 void
 ph_atoms_init(ph_atoms *atoms)
@@ -164,10 +174,56 @@ hash_image(const ph_image *image)
 void
 ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
 {
-    if (PyUnicode_CheckExact(obj) && atoms->slots != NULL) {
-        uint64_t hash = spread((uint64_t)ph_str_hash(obj));
-        __builtin_prefetch(&atoms->slots[start_of(hash, atoms->log2_size)]);
+    uint64_t hash;
+    ph_image image;
+    if (atoms->slots == NULL) {
+        return;
     }
+    if (PyUnicode_CheckExact(obj)) {
+        hash = spread((uint64_t)ph_str_hash(obj));
+    }
+    else if ((PyFloat_CheckExact(obj) || PyLong_CheckExact(obj))
+             && ph_image_of(obj, &image) == 0) {
+        hash = hash_image(&image);
+    }
+    else {
+        return;
+    }
+    __builtin_prefetch(&atoms->slots[start_of(hash, atoms->log2_size)]);
+}
+
+/* Make sure that there are `size` bytes on the shelf, if this block has one. */
+static bool
+has_shelf(ph_atoms *atoms, ph_block *block, uint64_t size)
+{
+    if (size <= atoms->shelf.size) {
+        return true;
+    }
+    uint64_t shelf = ph_align(block->payload / SHELF_PART);
+    shelf = shelf > SHELF_MOST ? SHELF_MOST : shelf;
+    ph_room room = {.size = shelf, .reach = shelf};
+    if (shelf < SHELF_LEAST || ph_room_take(block, &room) < 0) {
+        return false;
+    }
+    atoms->shelf = room;
+    return true;
+}
+
+static PyObject *
+put_str(ph_atoms *atoms, ph_block *block, PyObject *str)
+{
+    uint64_t size = ph_str_room(str);
+    if (size > SHORT_MOST || !has_shelf(atoms, block, size)) {
+        return ph_put_str(block, str);
+    }
+    ph_room *shelf = &atoms->shelf;
+    ph_room_saved saved = ph_room_enter(block, shelf);
+    PyObject *frozen = ph_put_str(block, str);
+    ph_room_leave(block, saved);
+    shelf->at += size;
+    shelf->size -= size;
+    shelf->reach -= size;
+    return frozen;
 }
 
 PyObject *
@@ -186,7 +242,7 @@ ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str)
             return frozen;
         }
     }
-    return remember(atoms, hash, ph_put_str(block, str));
+    return remember(atoms, hash, put_str(atoms, block, str));
 }
 
 PyObject *

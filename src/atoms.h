@@ -13,6 +13,7 @@ typedef struct {
     int log2_size;                  /* of slots; 0: there are none yet */
     PyObject **atoms;               /* final addresses, by number - 1 */
     uint64_t used, room;            /* of atoms */
+    ph_room shelf;                  /* for short strings */
 } ph_atoms;
 
 void ph_atoms_init(ph_atoms *atoms);

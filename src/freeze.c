@@ -107,11 +107,39 @@ is_single(const ph_freezer *fz, PyObject *source)
            && Py_TYPE(source) != &PyDictProxy_Type;
 }
 
-/* Take room for the container of a frame that has just been pushed. */
+/* The items to come are all over the ordinary heap, and what we know about them
+   all over our tables: start to load both.  The first two of a frame as soon as
+   it is there, the others two turns before. */
+static void
+look_ahead(const ph_freezer *fz, PyObject *item)
+{
+    ph_atoms_prefetch(&fz->atoms, item);
+    ph_memo_prefetch(&fz->memo, item);
+    ph_prefetch_inside(item);
+}
+
+static PyObject *
+next_item(const ph_freezer *fz, const ph_frame *frame)
+{
+    PyObject *const *item = fz->items + frame->base + (size_t)frame->next;
+    Py_ssize_t left = frame->n - frame->next;
+    if (left > 4) {
+        __builtin_prefetch(item[4]);
+    }
+    if (left > 2) {
+        look_ahead(fz, item[2]);
+    }
+    return *item;
+}
+
+/* A frame has been pushed: take room for its container. */
 static int
 take_room(ph_freezer *fz)
 {
     ph_frame *frame = top_frame(fz);
+    for (Py_ssize_t i = 0; i < frame->n && i < 2; i++) {
+        look_ahead(fz, fz->items[frame->base + (size_t)i]);
+    }
     switch ((ph_frame_kind)frame->kind) {
     case PH_FRAME_TUPLE:
         frame->room = ph_tuple_room(frame->n);
@@ -837,22 +865,6 @@ leave(ph_freezer *fz, PyObject *frozen)
     }
     pop_frame(fz);
     return check_fork(fz);
-}
-
-/* The next items are all over the ordinary heap: start to load them. */
-static PyObject *
-next_item(const ph_freezer *fz, const ph_frame *frame)
-{
-    PyObject *const *item = fz->items + frame->base + (size_t)frame->next;
-    Py_ssize_t left = frame->n - frame->next;
-    if (left > 4) {
-        __builtin_prefetch(item[4]);
-    }
-    if (left > 2) {
-        ph_atoms_prefetch(&fz->atoms, item[2]);
-        ph_prefetch_inside(item[2]);
-    }
-    return *item;
 }
 
 /* Freeze one graph.  On failure the frames are left for freezer_clear(). */

@@ -752,6 +752,12 @@ ph_put_str(ph_block *block, PyObject *str)
 }
 
 uint64_t
+ph_str_room(PyObject *str)
+{
+    return PyUnicode_IS_ASCII(str) ? ph_align(str_characters_end(str)) : UINT64_MAX;
+}
+
+uint64_t
 ph_str_size(const void *view)
 {
     PyObject *str = (PyObject *)view;

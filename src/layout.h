@@ -150,6 +150,9 @@ ph_str_hash(PyObject *str)
 }
 
 PyObject *ph_put_str(ph_block *block, PyObject *str);
+/* Bytes that it will take for an ASCII str; UINT64_MAX for others, whose UTF-8
+   is not measured yet. */
+uint64_t ph_str_room(PyObject *str);
 /* Bytes that ph_put_str() took for this str. */
 uint64_t ph_str_size(const void *view);
 /* Are two str equal?  One of them is at a view. */

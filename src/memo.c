@@ -36,11 +36,18 @@ ph_memo_make_strong(ph_memo *memo)
     }
 }
 
+/* Where the probe for a source starts. */
+static uint64_t
+start_of(PyObject *source, uint64_t mask)
+{
+    uint64_t i = ((uint64_t)(uintptr_t)source >> 4) * 0x9e3779b97f4a7c15ull;
+    return (i >> 20) & mask;
+}
+
 static ph_memo_slot *
 find(ph_memo_slot *slots, uint64_t mask, PyObject *source)
 {
-    uint64_t i = ((uint64_t)(uintptr_t)source >> 4) * 0x9e3779b97f4a7c15ull;
-    for (i = (i >> 20) & mask;; i = (i + 1) & mask) {
+    for (uint64_t i = start_of(source, mask);; i = (i + 1) & mask) {
         if (slots[i].source == source || slots[i].source == NULL) {
             return &slots[i];
         }
@@ -73,6 +80,14 @@ ph_memo_get(const ph_memo *memo, PyObject *source)
         return NULL;
     }
     return find(memo->slots, memo->mask, source)->copy;
+}
+
+void
+ph_memo_prefetch(const ph_memo *memo, PyObject *source)
+{
+    if (memo->slots != NULL) {
+        __builtin_prefetch(&memo->slots[start_of(source, memo->mask)]);
+    }
 }
 
 ph_status

@@ -33,6 +33,8 @@ void ph_memo_clear(ph_memo *memo);
 void ph_memo_make_strong(ph_memo *memo);
 /* The copy, PH_IN_PROGRESS, or NULL. */
 PyObject *ph_memo_get(const ph_memo *memo, PyObject *source);
+/* Start to load the slot that ph_memo_get() will look at. */
+void ph_memo_prefetch(const ph_memo *memo, PyObject *source);
 /* Set or replace.  Replacing cannot fail. */
 ph_status ph_memo_set(ph_memo *memo, PyObject *source, PyObject *copy);
 
