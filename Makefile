@@ -25,7 +25,7 @@ demo: ## serve the Unicode character database with and without permaheap, and co
 check: ## build with -Werror, lint, and test in both modes of the heap
 	@$(ready) test,demo,dev -Dwerror=true
 	tools/lint "$$venv"
-	tools/test-build "$$python" "$$venv"
+	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
 
 .PHONY: lint
 lint: ## ruff, mypy --strict, and the stubs against the compiled module
