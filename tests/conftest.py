@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import machine
 import permaheap
 
 settings.register_profile(
@@ -34,7 +35,8 @@ def pytest_configure(config):
     )
 
 
-SEALED = permaheap.stats().mapping.startswith("sealed")
+with machine.settings():  # they decide how the heap is mapped
+    SEALED = permaheap.stats().mapping.startswith("sealed")
 
 
 AUDITING = ["test_faults.py", "test_interpreters.py", "test_stray_writes.py", "test_processes.py"]
@@ -47,6 +49,12 @@ def pytest_collection_modifyitems(items):
             AUDITING.index(item.path.name) if item.path.name in AUDITING else len(AUDITING)
         )
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with machine.settings(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from machine import OVERCOMMIT, RATIO
+
 MIB = 1 << 20
 
 # Programs here run in processes of their own, most of which have the limit before they begin.
@@ -231,9 +233,6 @@ def test_kernel_without_populate():
 
 # --- Overcommit -----------------------------------------------------------------------------------
 
-OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
-RATIO = Path("/proc/sys/vm/overcommit_ratio")
-
 
 @contextlib.contextmanager
 def strict_overcommit():
@@ -270,6 +269,7 @@ assert permaheap._core._check() == 2 + 1
 """
 
 
+@pytest.mark.alone
 def test_strict_overcommit():
     """Private writable mappings would be charged in full, in each process."""
     with strict_overcommit():
