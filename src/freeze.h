@@ -11,6 +11,7 @@ typedef struct {
     ph_exceptions exceptions;
     PyTypeObject *ordered_dict, *counter, *defaultdict;
     PyObject *freeze_name;          /* "__freeze__", interned */
+    PyTypeObject *lock, *rlock;     /* of _thread */
 } ph_interpreter;
 
 /* The frozen form of obj, or NULL with an exception and the heap as it was.

@@ -226,7 +226,7 @@ check_sizes(void)
     return 0;
 }
 
-/* Debug builds assert more about str (see set_str_state()). */
+/* Debug builds assert more about str (see ph_set_str_state()). */
 static int
 check_build(void)
 {
@@ -695,8 +695,8 @@ utf8_write(char *p, PyObject *str)
 /* Neither interned nor of this interpreter's making.  From 3.13 on that state
    is called statically allocated; debug builds of these versions insist that
    such a str is also interned, for good. */
-static void
-set_str_state(PyASCIIObject *view)
+void
+ph_set_str_state(PyASCIIObject *view)
 {
 #if PY_VERSION_HEX >= 0x030d0000
     view->state.statically_allocated = 1;
@@ -737,7 +737,7 @@ ph_put_str(ph_block *block, PyObject *str)
         return NULL;
     }
     memcpy(view + HEAD_WORD, (char *)str + HEAD_WORD, end - HEAD_WORD);
-    set_str_state((PyASCIIObject *)view);
+    ph_set_str_state((PyASCIIObject *)view);
     if (!PyUnicode_IS_ASCII(str)) {
         PyCompactUnicodeObject *compact = (PyCompactUnicodeObject *)view;
         compact->utf8 = utf8 < 0 ? NULL : (char *)obj + end;

@@ -369,6 +369,25 @@ look_up_empty_keys(void)
     return 0;
 }
 
+Py_ssize_t
+ph_immortal_keys_refcnt(void)
+{
+    return empty_keys->dk_refcnt;
+}
+
+size_t
+ph_keys_size(const keys_table *keys)
+{
+    if (keys == empty_keys) {
+        return 0;
+    }
+    size_t entry = keys->dk_kind == DICT_KEYS_GENERAL ? sizeof(PyDictKeyEntry)
+                                                      : sizeof(PyDictUnicodeEntry);
+    return offsetof(keys_table, dk_indices)
+           + ((size_t)1 << keys->dk_log2_index_bytes)
+           + USABLE((size_t)1 << keys->dk_log2_size) * entry;
+}
+
 bool
 ph_is_static_keys(const void *keys)
 {

@@ -43,6 +43,9 @@ PyObject *ph_new_object(ph_block *block, PyTypeObject *type, size_t size,
 PyObject *ph_new_container(ph_block *block, PyTypeObject *type, size_t size,
                            void *p_view);
 
+/* Mark a str that is immortal and not interned. */
+void ph_set_str_state(PyASCIIObject *view);
+
 /* The hash of a tuple of frozen items, or -1 if one of them has none. */
 Py_hash_t ph_hash_of_tuple(const ph_block *block, PyObject *const *items,
                            Py_ssize_t n);
@@ -84,6 +87,10 @@ ph_hash_of_set(Py_uhash_t acc, Py_ssize_t n)
 
 /* layout_containers.c */
 int ph_layout_init_containers(void);
+/* The reference count that marks a dict's table of keys as immortal. */
+Py_ssize_t ph_immortal_keys_refcnt(void);
+/* Bytes of a dict's table of keys, also of an ordinary one. */
+size_t ph_keys_size(const PyDictKeysObject *keys);
 int ph_dissect_dict(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
 int ph_dissect_frozenset(PyObject *obj, ph_anatomy *anatomy, ph_visit visit,
                          void *arg);

@@ -7,6 +7,7 @@
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
+#include "immortalize.h"
 #include "thaw.h"
 
 #include <string.h>
@@ -378,6 +379,61 @@ core_share(PyObject *module, PyObject *obj)
     return share(state_of(module), obj);
 }
 
+/* --- In place ----------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(immortalize_doc,
+"_immortalize($module, roots, strict, /)\n--\n\n"
+"Make all that the items of a list reach immortal where it is; if strict,\n"
+"except what must be able to die.  Returns (objects, bytes, left): counts and\n"
+"bytes by type name, and how many objects were left, by (type name, why).\n"
+"Raises MemoryError; what was made immortal by then stays so.\n"
+"O(number of objects).");
+
+static PyObject *
+core_immortalize(PyObject *module, PyObject *args)
+{
+    PyObject *roots;
+    int strict;
+    if (!PyArg_ParseTuple(args, "O!p:_immortalize", &PyList_Type, &roots, &strict)) {
+        return NULL;
+    }
+    return ph_immortalize(&state_of(module)->interp, roots, strict);
+}
+
+PyDoc_STRVAR(with_finalizer_doc,
+"_with_finalizer($module, objects, /)\n--\n\n"
+"Those items of a list that have a finalizer which has not run yet.  O(n).");
+
+static PyObject *
+core_with_finalizer(PyObject *Py_UNUSED(module), PyObject *objects)
+{
+    if (!PyList_Check(objects)) {
+        PyErr_SetString(PyExc_TypeError, "_with_finalizer: a list is needed");
+        return NULL;
+    }
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(objects); i++) {
+        PyObject *obj = PyList_GET_ITEM(objects, i);
+        if (Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
+            && !PyObject_GC_IsFinalized(obj) && PyList_Append(found, obj) < 0) {
+            Py_CLEAR(found);
+        }
+    }
+    return found;
+}
+
+PyDoc_STRVAR(finalize_doc,
+"_finalize($module, obj, /)\n--\n\n"
+"Run an object's finalizer, once in its life.  What it raises is reported as\n"
+"an unraisable exception, as ever.");
+
+static PyObject *
+core_finalize(PyObject *Py_UNUSED(module), PyObject *obj)
+{
+    PyObject_CallFinalizer(obj);
+    Py_RETURN_NONE;
+}
+
 /* --- stats, and what tests ask for ------------------------------------------------------- */
 
 static PyObject *
@@ -486,6 +542,9 @@ static PyMethodDef core_methods[] = {
     {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
     {"share", core_share, METH_O, share_doc},
     {"stats", core_stats, METH_NOARGS, stats_doc},
+    {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
+    {"_with_finalizer", core_with_finalizer, METH_O, with_finalizer_doc},
+    {"_finalize", core_finalize, METH_O, finalize_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},
@@ -602,7 +661,9 @@ core_exec(PyObject *module)
         || add_exceptions(module, &interp->exceptions) < 0
         || import_type("collections", "OrderedDict", &interp->ordered_dict) < 0
         || import_type("collections", "Counter", &interp->counter) < 0
-        || import_type("collections", "defaultdict", &interp->defaultdict) < 0) {
+        || import_type("collections", "defaultdict", &interp->defaultdict) < 0
+        || import_type("_thread", "LockType", &interp->lock) < 0
+        || import_type("_thread", "RLock", &interp->rlock) < 0) {
         return -1;
     }
     state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(
@@ -623,6 +684,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.ordered_dict);
     Py_VISIT(state->interp.counter);
     Py_VISIT(state->interp.defaultdict);
+    Py_VISIT(state->interp.lock);
+    Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
     return 0;
 }
@@ -636,6 +699,8 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.ordered_dict);
     Py_CLEAR(state->interp.counter);
     Py_CLEAR(state->interp.defaultdict);
+    Py_CLEAR(state->interp.lock);
+    Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
     return 0;

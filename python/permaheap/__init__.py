@@ -47,6 +47,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
 )
 from permaheap._defaults import builtin_default, json_default  # noqa: E402
 from permaheap._family import family_context  # noqa: E402
+from permaheap._immortalize import Immortalized, immortalize  # noqa: E402
 from permaheap._reducers import register_reducers  # noqa: E402
 from permaheap._stats import Stats, stats  # noqa: E402
 
@@ -56,6 +57,7 @@ __all__ = [
     "FreezeError",
     "Handle",
     "HandleError",
+    "Immortalized",
     "Stats",
     "__version__",
     "builtin_default",
@@ -63,6 +65,7 @@ __all__ = [
     "freeze",
     "freeze_each",
     "freeze_pairs",
+    "immortalize",
     "is_frozen",
     "json_default",
     "register_reducers",

@@ -1,0 +1,159 @@
+"""Ordinary objects made immortal where they are, so that forked workers share their pages.
+
+Nothing moves and no type changes: for applications whose data cannot be frozen, or is not theirs.
+What must be able to die stays mortal; what only immortal objects hold at the end of the process is
+finalized then, as it would have been without permaheap.
+"""
+
+import atexit
+import gc
+import io
+import sys
+import threading
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from permaheap import _core
+
+
+@dataclass(frozen=True, slots=True)
+class Immortalized:
+    """What one call of `immortalize` did."""
+
+    objects: Mapping[str, int]
+    """Number of objects that became immortal, by the name of their type."""
+    bytes: Mapping[str, int]
+    """Bytes of these objects, their own tables included, by the name of their type."""
+    left: Mapping[tuple[str, str], int]
+    """Number of objects that were left mortal, by the name of their type and the reason."""
+
+    def __str__(self) -> str:
+        """Give the totals in one line."""
+        return (
+            f"{sum(self.objects.values()):,} objects of {len(self.objects)} types immortal "
+            f"({sum(self.bytes.values()):,} bytes), {sum(self.left.values()):,} left mortal"
+        )
+
+
+def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
+    """Make objects immortal where they are: reading them then writes nothing.
+
+        >>> import permaheap
+        >>> table = {"Ada": [1815, 1852]}
+        >>> permaheap.immortalize(table).objects["list"]
+        1
+        >>> table["Ada"].append(36)  # they are as mutable as before
+
+    Call it in the parent, after everything has been loaded and before workers are forked. What
+    becomes immortal is never freed: what the parent still wants to get rid of should be gone by
+    then. Without roots it collects garbage first; in any case it ends with `gc.freeze`, so that
+    the collector of a worker leaves the old objects' pages alone. (`gc.unfreeze` would undo that.)
+
+    Args:
+        roots: all that they reach becomes immortal. None: everything alive that the collector
+            tracks, and what that reaches.
+        strict: leave mortal what must be able to die: objects with a finalizer (files, sockets,
+            generators, `__del__`), frames, and objects with a weak reference that has a callback.
+            With roots, also what only such objects hold. At the end of the process the finalizers
+            run that only immortal objects still put off, in children that end by `sys.exit` too.
+
+    Returns:
+        How many objects and bytes of which types, and what was left mortal and why.
+
+    Raises:
+        MemoryError: when there is no memory for the walk. What was made immortal by then stays so.
+
+    Warns:
+        RuntimeWarning: when other threads are running. They may be in the middle of changing what
+            becomes immortal here, and hold what should have been freed.
+
+    O(number of objects). The idea is from the discussion of PEP 683, and Instagram's `gc.freeze`.
+    """
+    if threading.active_count() > 1:
+        warnings.warn(
+            f"immortalize() while {threading.active_count()} threads are running: what they are "
+            "working with becomes immortal, too; call it before threads are started",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    if not roots:
+        gc.collect()
+    done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict))
+    gc.freeze()
+    _finalize_at_exit()
+    return done
+
+
+# --- At exit --------------------------------------------------------------------------------------
+
+_registered = False
+
+
+def _finalize_at_exit() -> None:
+    global _registered
+    if not _registered:
+        _registered = True
+        atexit.register(_wait_for_the_last_callback)
+
+
+def _wait_for_the_last_callback() -> None:
+    sys.path_hooks = _Last(sys.path_hooks)
+
+
+class _Last(list[Any]):
+    """Whose end comes after the last callback of atexit, with all modules still whole.
+
+    sys.path_hooks is among the first things that the interpreter lets go of then. Callbacks that
+    were registered before ours may still use what we are going to finalize.
+    """
+
+    def __del__(self) -> None:
+        _finalize_what_waits(self)
+
+
+def _finalize_what_waits(caller: object) -> None:
+    """Run the finalizers that immortal holders would put off for ever, but the caller's.
+
+    Plain finalization drops the last reference to the outer of two objects first, and that closes
+    the inner one: so what no other waiting object refers to comes first, and the rest (cycles) in
+    the order of age, as the collector takes them. Files come after all else, which may still write
+    to them.
+    """
+    gc.unfreeze()
+    objects = gc.get_objects()
+    gc.freeze()
+    spared = _standard_streams() | {id(caller)}
+    waiting = [each for each in _core._with_finalizer(objects) if id(each) not in spared]
+    del objects
+    inner = {id(each) for holder in waiting for each in _held_by(holder)}
+    waiting.sort(key=lambda each: (id(each) in inner, isinstance(each, io.IOBase)))
+    for each in waiting:
+        if not _is_running(each):
+            _core._finalize(each)
+
+
+def _held_by(holder: Any) -> Iterable[Any]:
+    """Yield what an object refers to, also by its __dict__."""
+    for each in gc.get_referents(holder):
+        if type(each) is dict:
+            yield from each.values()
+        else:
+            yield each
+
+
+def _is_running(obj: Any) -> bool:
+    return any(getattr(obj, name, False) for name in ("gi_running", "cr_running", "ag_running"))
+
+
+def _standard_streams() -> set[int]:
+    """Return the ids of the standard streams and their layers: the interpreter closes them."""
+    streams = [sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__]
+    layers: set[int] = set()
+    for stream in streams:
+        layer: Any = stream
+        while layer is not None and id(layer) not in layers:
+            layers.add(id(layer))
+            layer = getattr(layer, "buffer", None) or getattr(layer, "raw", None)
+    return layers

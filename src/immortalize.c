@@ -1,0 +1,218 @@
+/* immortalize.c -- walking a graph of ordinary objects and pinning each.
+
+   That an object is immortal says that the walk has been there, so that it
+   needs no other memory of where it was: what was immortal before is taken to
+   be done, with all that it holds.  (Roots are always walked again.)
+
+   No Python code runs during the walk, and nothing is freed: references are
+   borrowed.  Only the report, which allocates, owns what it speaks of. */
+
+#include "immortalize.h"
+
+#include <string.h>
+
+#include "memo.h"
+
+typedef struct {
+    PyTypeObject *type;
+    uint64_t objects, bytes;
+} type_count;
+
+typedef struct {
+    const ph_interpreter *interp;
+    bool strict;
+    PyObject **todo;                /* pinned, and not looked into yet */
+    size_t todo_used, todo_size;
+    ph_memo numbers;                /* type -> its number in counts, from 1 */
+    type_count *counts;
+    size_t counts_used, counts_size;
+    ph_memo left;                   /* objects left mortal -> why (const char *) */
+} walker;
+
+static int
+no_memory(void)
+{
+    ph_fail(PH_NOMEM, "permaheap: out of memory");
+    return -1;
+}
+
+/* Make room for one more item in a stack. */
+static int
+reserve(void *p_items, size_t used, size_t *p_size, size_t item)
+{
+    if (used < *p_size) {
+        return 0;
+    }
+    size_t size = *p_size ? 2 * *p_size : 256;
+    void *grown = ph_realloc(*(void **)p_items, size * item);
+    if (grown == NULL) {
+        return no_memory();
+    }
+    *(void **)p_items = grown;
+    *p_size = size;
+    return 0;
+}
+
+static type_count *
+count_of(walker *w, PyTypeObject *type)
+{
+    uintptr_t number = (uintptr_t)ph_memo_get(&w->numbers, (PyObject *)type);
+    if (number == 0) {
+        if (reserve(&w->counts, w->counts_used, &w->counts_size,
+                    sizeof(type_count)) < 0) {
+            return NULL;
+        }
+        number = ++w->counts_used;
+        if (ph_memo_set(&w->numbers, (PyObject *)type, (PyObject *)number) != PH_OK) {
+            w->counts_used--;
+            return NULL;
+        }
+        w->counts[number - 1] = (type_count){.type = type};
+    }
+    return &w->counts[number - 1];
+}
+
+static int
+push(walker *w, PyObject *obj)
+{
+    if (reserve(&w->todo, w->todo_used, &w->todo_size, sizeof(PyObject *)) < 0) {
+        return -1;
+    }
+    w->todo[w->todo_used++] = obj;
+    return 0;
+}
+
+/* Why an object should be able to die, in words that follow its name; or NULL. */
+static const char *
+why_mortal(const walker *w, PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (!w->strict) {
+        return NULL;
+    }
+    return type == w->interp->lock || type == w->interp->rlock ? "is a lock"
+                                                              : ph_why_mortal(obj);
+}
+
+/* A visitproc: pin an object that is met, unless it must stay mortal. */
+static int
+meet(PyObject *obj, void *arg)
+{
+    walker *w = arg;
+    if (_Py_IsImmortal(obj)) {
+        return 0;
+    }
+    const char *why = why_mortal(w, obj);
+    if (why != NULL) {
+        return ph_memo_set(&w->left, obj, (PyObject *)why) == PH_OK ? 0 : -1;
+    }
+    type_count *count = count_of(w, Py_TYPE(obj));
+    if (count == NULL || push(w, obj) < 0) {
+        return -1;
+    }
+    count->objects++;
+    count->bytes += ph_size_in_place(obj);
+    ph_pin(obj);
+    return 0;
+}
+
+static int
+walk_from(walker *w, PyObject *root)
+{
+    if (meet(root, w) < 0) {
+        return -1;
+    }
+    if (w->todo_used == 0 && _Py_IsImmortal(root) && push(w, root) < 0) {
+        return -1;
+    }
+    while (w->todo_used > 0) {
+        if (ph_visit_referents(w->todo[--w->todo_used], meet, w) != 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* --- The report ------------------------------------------------------------------- */
+
+/* dict[key] += n; takes over the reference to key. */
+static int
+add(PyObject *dict, PyObject *key, uint64_t n)
+{
+    PyObject *before = key ? PyDict_GetItemWithError(dict, key) : NULL;
+    PyObject *sum = NULL;
+    if (key != NULL && (before != NULL || !PyErr_Occurred())) {
+        sum = PyLong_FromUnsignedLongLong(
+            n + (before ? PyLong_AsUnsignedLongLong(before) : 0));
+    }
+    int result = sum != NULL ? PyDict_SetItem(dict, key, sum) : -1;
+    Py_XDECREF(sum);
+    Py_XDECREF(key);
+    return result;
+}
+
+static int
+report_pinned(const walker *w, PyObject *objects, PyObject *bytes)
+{
+    for (size_t i = 0; i < w->counts_used; i++) {
+        const type_count *count = &w->counts[i];
+        const char *name = count->type->tp_name;
+        if (add(objects, PyUnicode_FromString(name), count->objects) < 0
+            || add(bytes, PyUnicode_FromString(name), count->bytes) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+report_left(const walker *w, PyObject *left)
+{
+    for (uint64_t i = 0; w->left.slots && i <= w->left.mask; i++) {
+        PyObject *obj = w->left.slots[i].source;
+        if (obj != NULL) {
+            const char *why = (const char *)w->left.slots[i].copy;
+            if (add(left, Py_BuildValue("ss", Py_TYPE(obj)->tp_name, why), 1) < 0) {
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+report(const walker *w)
+{
+    PyObject *objects = PyDict_New(), *bytes = PyDict_New(), *left = PyDict_New();
+    PyObject *result = NULL;
+    if (objects != NULL && bytes != NULL && left != NULL
+        && report_pinned(w, objects, bytes) == 0 && report_left(w, left) == 0) {
+        result = PyTuple_Pack(3, objects, bytes, left);
+    }
+    Py_XDECREF(objects);
+    Py_XDECREF(bytes);
+    Py_XDECREF(left);
+    return result;
+}
+
+PyObject *
+ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
+{
+    walker w = {.interp = interp, .strict = strict};
+    ph_memo_init(&w.numbers);
+    ph_memo_init(&w.left);
+    int result = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots) && result == 0; i++) {
+        result = walk_from(&w, PyList_GET_ITEM(roots, i));
+    }
+    ph_memo_make_strong(&w.left);   /* the report allocates: the collector may run */
+    PyObject *counts = result == 0 ? report(&w) : NULL;
+    if (result < 0) {
+        ph_raise(&interp->exceptions);
+    }
+    ph_memo_clear(&w.numbers);
+    ph_memo_clear(&w.left);
+    ph_free(w.todo);
+    ph_free(w.counts);
+    return counts;
+}

@@ -1,0 +1,208 @@
+/* layout_pin.c -- making an ordinary object immortal where it is.
+
+   To pin an object is to give it the reference count of PEP 683's immortals;
+   to fill what reading it would fill; and to do the same to the tables of keys
+   that its instances or copies count references on.  Nothing moves, and the
+   object stays as mutable as it was.
+
+   A pinned object is never freed.  There is no way back. */
+
+#include "layout_internal.h"
+
+#include <stddef.h>
+
+/* In the word of the reference count. */
+static void
+pin_head(PyObject *obj)
+{
+#if PY_VERSION_HEX >= 0x030e0000
+    obj->ob_refcnt = _Py_IMMORTAL_INITIAL_REFCNT;
+    obj->ob_flags |= _Py_IMMORTAL_FLAGS;
+#else
+    obj->ob_refcnt = (Py_ssize_t)PH_REFCNT_WORD;
+#endif
+}
+
+/* An interned str stays interned, now for good.  What is not must not become a
+   puzzle for debug builds: see ph_set_str_state(). */
+static void
+pin_str(PyObject *str)
+{
+    (void)ph_str_hash(str);
+#if PY_VERSION_HEX >= 0x030d0000
+    if (PyUnicode_CHECK_INTERNED(str) == SSTATE_INTERNED_MORTAL) {
+        PyObject *interned = Py_NewRef(str);
+        _PyUnicode_InternImmortal(PyInterpreterState_Get(), &interned);
+        Py_DECREF(interned);
+    }
+#ifdef Py_DEBUG
+    else if (PyUnicode_CHECK_INTERNED(str) == SSTATE_NOT_INTERNED) {
+        ph_set_str_state((PyASCIIObject *)str);
+    }
+#endif
+#else
+    PyASCIIObject *ascii = (PyASCIIObject *)str;
+    if (ascii->state.interned == SSTATE_INTERNED_MORTAL) {
+        ascii->state.interned = SSTATE_INTERNED_IMMORTAL;
+    }
+#endif
+}
+
+/* The attributes of instances are counted on their class's table of keys. */
+static void
+pin_keys(PyDictKeysObject *keys)
+{
+    if (keys != NULL && keys->dk_kind == DICT_KEYS_SPLIT) {
+        keys->dk_refcnt = ph_immortal_keys_refcnt();
+    }
+}
+
+void
+ph_pin(PyObject *obj)
+{
+    if (PyUnicode_CheckExact(obj)) {
+        pin_str(obj);
+    }
+    else if (PyBytes_CheckExact(obj)) {
+        (void)PyObject_Hash(obj);
+    }
+    else if (PyDict_Check(obj)) {
+        pin_keys(((PyDictObject *)obj)->ma_keys);
+    }
+    else if (PyType_HasFeature(Py_TYPE(obj), Py_TPFLAGS_TYPE_SUBCLASS)
+             && PyType_HasFeature((PyTypeObject *)obj, Py_TPFLAGS_HEAPTYPE)) {
+        pin_keys(((PyHeapTypeObject *)obj)->ht_cached_keys);
+    }
+    pin_head(obj);
+}
+
+/* --- What an object refers to ------------------------------------------------------------ */
+
+static int
+visit_all(PyObject *const *parts, size_t n, visitproc visit, void *arg)
+{
+    for (size_t i = 0; i < n; i++) {
+        Py_VISIT(parts[i]);
+    }
+    return 0;
+}
+
+static int
+visit_code(PyCodeObject *code, visitproc visit, void *arg)
+{
+    PyObject *parts[] = {
+        code->co_consts, code->co_names, code->co_exceptiontable,
+        code->co_localsplusnames, code->co_localspluskinds, code->co_filename,
+        code->co_name, code->co_qualname, code->co_linetable,
+    };
+    return visit_all(parts, Py_ARRAY_LENGTH(parts), visit, arg);
+}
+
+/* What has references but no tp_traverse, or one that leaves some out. */
+static int
+visit_hidden(PyObject *obj, visitproc visit, void *arg)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    PyObject *parts[4];
+    if (type == &PyCode_Type) {
+        return visit_code((PyCodeObject *)obj, visit, arg);
+    }
+    if (type == &PyRange_Type) {
+        ph_range_parts(obj, parts);
+        return visit_all(parts, 4, visit, arg);
+    }
+    if (type == ph_datetime.timezone) {
+        ph_timezone_parts(obj, parts);
+        return visit_all(parts, 2, visit, arg);
+    }
+    if (type == ph_datetime.datetime || type == ph_datetime.time) {
+        Py_VISIT(ph_tzinfo_of(obj));
+    }
+    else if (PyType_Check(obj) && PyType_HasFeature((PyTypeObject *)obj,
+                                                    Py_TPFLAGS_HEAPTYPE)) {
+        Py_VISIT(((PyHeapTypeObject *)obj)->ht_name);
+        Py_VISIT(((PyHeapTypeObject *)obj)->ht_qualname);
+        Py_VISIT(((PyHeapTypeObject *)obj)->ht_slots);
+    }
+    return 0;
+}
+
+int
+ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    Py_VISIT(type);
+    if (PyObject_IS_GC(obj) && type->tp_traverse != NULL) {
+        int result = type->tp_traverse(obj, visit, arg);
+        if (result != 0) {
+            return result;
+        }
+    }
+    return visit_hidden(obj, visit, arg);
+}
+
+/* --- What to leave alone --------------------------------------------------------------------- */
+
+/* The list of weak references to an object; NULL where its type has none. */
+static PyWeakReference *
+weak_references(PyObject *obj)
+{
+    if (PyType_Check(obj) || !PyType_SUPPORTS_WEAKREFS(Py_TYPE(obj))) {
+        return NULL;                /* classes hardly ever die */
+    }
+    Py_ssize_t offset = Py_TYPE(obj)->tp_weaklistoffset;
+    return *(PyWeakReference **)((char *)obj + offset);
+}
+
+const char *
+ph_why_mortal(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (type->tp_finalize != NULL || type->tp_del != NULL) {
+        return "has a finalizer";
+    }
+    if (type == &PyFrame_Type) {
+        return "is a frame";
+    }
+    PyWeakReference *ref = weak_references(obj);
+    for (; ref != NULL; ref = ref->wr_next) {
+        if (ref->wr_callback != NULL) {
+            return "has a weak reference with a callback";
+        }
+    }
+    return NULL;
+}
+
+/* --- Size -------------------------------------------------------------------------------------- */
+
+/* Of the tables that a container or str has outside of itself. */
+static size_t
+outside_size(PyObject *obj)
+{
+    if (PyList_Check(obj)) {
+        return (size_t)((PyListObject *)obj)->allocated * sizeof(PyObject *);
+    }
+    if (PyDict_Check(obj)) {
+        return ph_keys_size(((PyDictObject *)obj)->ma_keys);
+    }
+    if (PyAnySet_Check(obj)) {
+        PySetObject *set = (PySetObject *)obj;
+        return set->table == set->smalltable
+               ? 0 : ((size_t)set->mask + 1) * sizeof(setentry);
+    }
+    return 0;
+}
+
+size_t
+ph_size_in_place(PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    size_t size = (size_t)type->tp_basicsize;
+    if (PyUnicode_Check(obj)) {
+        size = ph_str_size(obj);
+    }
+    else if (type->tp_itemsize != 0 && !PyLong_Check(obj)) {
+        size += (size_t)Py_ABS(Py_SIZE(obj)) * (size_t)type->tp_itemsize;
+    }
+    return size + (PyObject_IS_GC(obj) ? PH_GC_HEAD : 0) + outside_size(obj);
+}

@@ -1,0 +1,496 @@
+"""Objects made immortal where they are: nothing changes that shows; and what is left mortal."""
+
+import copy
+import gc
+import pickle
+import sys
+import threading
+import weakref
+
+import pytest
+from hypothesis import given
+
+import graphs
+import permaheap
+from permaheap import _core
+
+IMMORTAL = 1 << 30  # no mortal object has so many references
+
+
+def is_immortal(obj):
+    return sys.getrefcount(obj) > IMMORTAL
+
+
+def pin(obj, strict=True):
+    """Immortalize what one object reaches, but leave the collector of this process alone."""
+    return _core._immortalize([obj], strict)
+
+
+def reachable(root):
+    """All that the collector knows to be reachable from containers of data."""
+    seen, todo = {}, [root]
+    while todo:
+        obj = todo.pop()
+        if id(obj) not in seen and not isinstance(obj, type):
+            seen[id(obj)] = obj
+            todo.extend(gc.get_referents(obj))
+    return list(seen.values())
+
+
+# --- Data -----------------------------------------------------------------------------------------
+
+
+@given(graphs.graphs(max_nodes=25))
+def test_data_is_what_it_was(graph):
+    before = repr(graph)
+    pin(graph)
+    assert all(map(is_immortal, reachable(graph)))
+    assert repr(graph) == before
+
+
+@given(graphs.graphs())
+def test_frozen_as_before(graph):
+    """What is immortal freezes as what is not."""
+    try:
+        expected = repr(permaheap.freeze(graph, default=graphs.default))
+    except permaheap.FreezeError:
+        return
+    pin(graph)
+    assert repr(permaheap.freeze(graph, default=graphs.default)) == expected
+
+
+def test_containers_stay_mutable():
+    data = {"list": [1, [2]], "set": {1, 2}, "array": bytearray(b"x")}
+    twin = copy.deepcopy(data)
+    pin(data)
+    assert copy.deepcopy(data) == pickle.loads(pickle.dumps(data)) == twin
+    data["list"].append([3])
+    del data["list"][1]
+    data["set"] |= {3}
+    data["array"] += b"y"
+    data["new"] = data.pop("set")
+    for i in range(100):
+        data[f"key {i}"] = [i]
+    assert data["list"] == [1, [3]]
+    assert data["new"] == {1, 2, 3}
+    assert data["array"] == b"xy"
+    data.clear()
+    assert data == {}
+
+
+def test_report():
+    new = [float("5.25"), int("1" * 50), bytes(range(20))]  # no constants of this code
+    objects, sizes, left = pin([new, {"a": ["b"]}])
+    assert objects == {"list": 3, "dict": 1, "float": 1, "int": 1, "bytes": 1}
+    assert sizes["float"] == sys.getsizeof(new[0])
+    assert sizes["bytes"] == sys.getsizeof(new[2])
+    assert left == {}
+
+
+def test_what_is_immortal_is_done():
+    data = [["x" * 20]]
+    pin(data)
+    assert pin(data)[0] == {}
+    data.append([1])  # roots are walked again
+    assert pin(data)[0] == {"list": 1}
+
+
+class Node:
+    """An instance whose attributes are counted on its class's table of keys."""
+
+    def __init__(self, serial):
+        self.serial = serial
+        self.name = f"node {serial}"
+
+
+def nodes_in_use():
+    nodes = [Node(i) for i in range(100)]
+    pin(nodes)  # with their class, and the module's globals: with everything
+    assert is_immortal(Node)
+    nodes[5].other = 1
+    del nodes[6].serial
+    more = [Node(i) for i in range(100)]
+    assert [each.name for each in nodes] == [each.name for each in more]
+    assert nodes[5].__dict__ == {"serial": 5, "name": "node 5", "other": 1}
+    nodes[7].__dict__ = {"new": 1}
+    assert nodes[7].new == 1
+
+
+def test_instances_and_classes(in_child):
+    in_child(nodes_in_use)
+
+
+def code_in_use():
+    def outer(x):
+        def inner(y, *, z="a default"):
+            return (x, y, z, "a constant", 12345.5)
+
+        return inner
+
+    function = outer("closed over")
+    pin(function)
+    code = function.__code__
+    for part in (code, code.co_consts, code.co_names, code.co_filename, code.co_qualname):
+        assert is_immortal(part)
+    assert 12345.5 in code.co_consts
+    assert all(map(is_immortal, code.co_consts))
+    assert is_immortal(function.__kwdefaults__["z"])
+    for _ in range(1000):  # until it has been specialized
+        assert function(1) == ("closed over", 1, "a default", "a constant", 12345.5)
+
+
+def test_code(in_child):
+    in_child(code_in_use)
+
+
+def test_strings_stay_interned():
+    names = [sys.intern(f"an interned name {i}") for i in range(50)]
+    others = [f"not interned {i}" for i in range(50)]
+    pin([names, others])
+    for i in range(50):
+        assert sys.intern(f"an interned name {i}") is names[i]
+        assert sys.intern(f"not interned {i}") == others[i]
+    Node(1).__dict__.update(dict.fromkeys(names))
+
+
+# --- What is left mortal --------------------------------------------------------------------------
+
+
+class Finalized:
+    """An object whose end somebody waits for."""
+
+    ended = 0
+
+    def __del__(self):
+        Finalized.ended += 1
+
+
+def a_file():
+    return open("/dev/null", "w")
+
+
+def a_generator():
+    def generate():
+        yield 1
+
+    generator = generate()
+    next(generator)
+    return generator
+
+
+def an_observed():
+    class Observed:
+        pass
+
+    obj = Observed()
+    obj.observer = weakref.ref(obj, lambda ref: None)
+    return obj
+
+
+LEFT = {
+    "file": (a_file, "has a finalizer"),
+    "generator": (a_generator, "has a finalizer"),
+    "__del__": (Finalized, "has a finalizer"),
+    "callback": (an_observed, "has a weak reference with a callback"),
+    "lock": (threading.Lock, "is a lock"),
+    "rlock": (threading.RLock, "is a lock"),
+    "frame": (sys._getframe, "is a frame"),
+}
+
+
+@pytest.mark.parametrize(("make", "why"), LEFT.values(), ids=LEFT)
+def test_left_mortal(make, why):
+    holder = [make(), make()]
+    objects, _, left = pin(holder)
+    assert objects == {"list": 1}
+    assert {reason for _, reason in left} == {why}
+    assert sum(left.values()) in (1, 2)  # a frame is one
+    assert not is_immortal(holder[0])
+
+
+def test_left_mortal_still_dies():
+    before = Finalized.ended
+    holder = [Finalized(), [Finalized()]]
+    pin(holder)
+    holder[1].clear()
+    assert Finalized.ended == before + 1
+    holder.clear()
+    assert Finalized.ended == before + 2
+
+
+def pin_all():
+    holder = [threading.Lock(), Finalized()]
+    assert pin(holder, strict=False)[2] == {}
+    assert all(map(is_immortal, holder))
+
+
+def test_not_strict(in_child):
+    in_child(pin_all)
+
+
+# --- The whole process ----------------------------------------------------------------------------
+
+EVERYTHING = """
+import collections, contextlib, dataclasses, datetime, decimal, email.message, enum, fractions
+import functools, http.server, inspect, json, logging, os, pathlib, pickle, re, sqlite3, subprocess
+import sys, tempfile, threading, typing, unittest, urllib.parse, uuid, weakref
+import xml.etree.ElementTree, zoneinfo
+import permaheap
+class Old:
+    def __init__(self): self.x = [1]
+old = [Old() for _ in range(1000)]
+counts = permaheap.immortalize()
+assert counts.objects["function"] > 1000 and counts.objects["code"] > 1000, counts
+assert counts.bytes["code"] > 100_000, counts
+again = permaheap.immortalize()
+assert sum(again.objects.values()) < 1000, again
+import argparse, csv, difflib, html.parser                      # modules are still imported
+class New(Old):
+    def __init__(self): super().__init__(); self.y = 2
+@dataclasses.dataclass
+class Point: x: int; y: int = 2
+Color = enum.Enum("Color", "red green")
+assert [New().y + each.x[0] for each in old] == [3] * 1000
+for each in old: each.x.append(each); each.z = New()
+assert json.loads(json.dumps({"a": [1.5, None, "ä"]})) == {"a": [1.5, None, "ä"]}
+assert pickle.loads(pickle.dumps([Point(1), decimal.Decimal("1.5"), Color.red])) is not None
+assert re.sub(r"(?P<x>\\d+)", r"<\\g<x>>", "a1b22") == "a<1>b<22>"
+assert sqlite3.connect(":memory:").execute("select 1 + ?", [2]).fetchone() == (3,)
+assert xml.etree.ElementTree.fromstring("<a><b/></a>")[0].tag == "b"
+assert str(inspect.signature(json.dumps)).startswith("(obj, *")
+assert isinstance(collections.OrderedDict(), typing.MutableMapping)
+try: raise ValueError("raised") from KeyError()
+except ValueError as error: assert error.__cause__ is not None
+results = []
+threads = [threading.Thread(target=results.append, args=[i]) for i in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert sorted(results) == list(range(8))
+sys.modules.pop("csv"); import csv
+setattr(Old, "later", property(lambda self: 5)); assert old[0].later == 5
+del Old.later
+for turn in range(3): gc_found = __import__("gc").collect()
+assert subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True).stdout == b"1\\n"
+pid = os.fork()
+if pid == 0: sys.exit(0 if New().y == 2 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+print("fine")
+"""
+
+
+def test_a_program_goes_on(run):
+    done = run(EVERYTHING)
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+ENDS = """
+import atexit, gzip, logging.handlers, os, socket, sys, tempfile
+folder, how = sys.argv[1:]
+def path(name): return os.path.join(folder, name)
+class Holder: pass
+class Writer:
+    def __init__(self, name):
+        self.name, self.file = name, open(path(name), "w")
+    def __del__(self):
+        self.file.write(f"the end of {self.name}")
+        self.file.close()
+def suspended(name):
+    with open(path(name), "w") as stream:
+        try:
+            stream.write("begun, ")
+            yield
+        finally:
+            stream.write("ended")
+held = [Holder()]
+holder = held[0]
+holder.text = open(path("text"), "w"); holder.text.write("text in a buffer")
+holder.binary = {"in a dict": open(path("binary"), "wb")}
+holder.binary["in a dict"].write(b"bytes")
+holder.ours, holder.theirs = socket.socketpair()
+holder.stream = holder.ours.makefile("w"); holder.stream.write("over a socket")
+memory = logging.handlers.MemoryHandler(100, target=logging.FileHandler(path("log")))
+logging.getLogger().addHandler(memory); logging.getLogger().warning("logged")
+holder.folder = tempfile.TemporaryDirectory(dir=folder, prefix="temporary")
+holder.generator = suspended("generator"); next(holder.generator)
+holder.writers = [Writer("one"), [{"deep": Writer("two")}]]
+early = open(path("early"), "w"); holder.early = early
+def last():
+    early.write("by a callback that was there before, ")
+    os.write(2, holder.theirs.recv(100)) if holder.stream.flush() is None else None
+atexit.register(last)
+if how == "immortal":
+    import permaheap
+    permaheap.immortalize()
+held.append([open(path("late"), "w")]); held[1][0].write("opened later")
+holder.later = Writer("later")
+pid = os.fork()
+if pid == 0:
+    folder = path("child"); os.mkdir(folder)
+    atexit.unregister(last)
+    for stream in (holder.text, holder.binary["in a dict"], early): os.dup2(1, stream.fileno())
+    sys.stdout = None; os.dup2(2, 1)
+    holder.inherited = [Writer("writer"), open(path("text"), "w")]
+    holder.inherited[1].write("of the child")
+    held[1].append(suspended("generator")); next(held[1][-1])
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+"""
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_text() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture
+def ended(run, tmp_path):
+    """Give a function: what a program leaves in a folder, plain or with everything immortal."""
+
+    def end(program, how):
+        folder = tmp_path / how
+        folder.mkdir()
+        done = run(program, folder, how)
+        assert done.returncode == 0, done.stderr
+        return contents(folder), done.stderr
+
+    return end
+
+
+def test_finalizers_at_exit(ended):
+    """Not a byte is lost that would have been written without permaheap."""
+    expected, _ = ended(ENDS, "plain")
+    found, _ = ended(ENDS, "immortal")
+    assert found == expected
+    assert found["text"] == "text in a buffer"
+    assert found["child/generator"] == "begun, ended"
+    assert found["child/writer"] == "the end of writer"
+    assert not any(name.startswith("temporary") for name in found)
+
+
+ZIPPED = """
+import gzip, os, sys
+folder, how = sys.argv[1:]
+class Holder: pass
+held = [Holder()]
+held[0].text = gzip.open(os.path.join(folder, "text.gz"), "wt"); held[0].text.write("words " * 1000)
+held[0].bytes = gzip.open(os.path.join(folder, "bytes.gz"), "wb")
+held[0].bytes.write(b"words " * 1000)
+if how == "immortal":
+    import permaheap
+    permaheap.immortalize()
+"""
+
+
+def test_gzip_at_exit(run, tmp_path):
+    """From 3.12 on gzip has a buffer in front, and plain CPython loses it when all ends at once."""
+    import gzip
+
+    done = run(ZIPPED, tmp_path, "immortal")
+    assert done.returncode == 0, done.stderr
+    assert gzip.decompress((tmp_path / "text.gz").read_bytes()) == b"words " * 1000
+    assert gzip.decompress((tmp_path / "bytes.gz").read_bytes()) == b"words " * 1000
+
+
+DIRTY = """
+import gc, os, sys
+def record(i):
+    return {"id": i, "name": f"name {i}", "tags": [f"tag {i % 100}"], "score": i / 3}
+records = [record(i) for i in range(100_000)]
+if sys.argv[1] == "immortal":
+    import permaheap
+    permaheap.immortalize()
+def private_dirty():
+    with open("/proc/self/smaps_rollup") as lines:
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
+pid = os.fork()
+if pid == 0:
+    before = private_dirty()
+    total = 0
+    for each in records:
+        name, tags = each["name"], each["tags"]
+        kept = [each["score"], tags[0], each]
+        total += len(name) + len(kept)
+    gc.collect()
+    print(private_dirty() - before)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(pid, 0)
+"""
+
+
+def test_a_worker_copies_nothing(run):
+    plain, immortal = (int(run(DIRTY, how).stdout) for how in ("plain", "immortal"))
+    assert plain > 20_000  # KiB
+    assert immortal < 0.02 * plain
+
+
+def test_with_threads(run):
+    done = run("""
+import threading, permaheap
+held = threading.Event()
+thread = threading.Thread(target=held.wait)
+thread.start()
+permaheap.immortalize([])
+held.set()
+thread.join()
+print("fine")
+""")
+    assert (done.stdout, done.returncode) == ("fine\n", 0)
+    assert "RuntimeWarning: immortalize() while 2 threads are running" in done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12.1 aborts without permaheap, too")
+def test_in_an_interpreter(run):
+    done = run("""
+from interpreters import Interpreter
+import permaheap
+permaheap.immortalize()
+for _ in range(3):
+    interpreter = Interpreter()
+    interpreter.run('''
+import json, logging, permaheap
+done = permaheap.immortalize()
+assert done.objects["function"] > 100
+class Later: pass
+assert json.dumps([1, "x"]) == '[1, "x"]' and Later() is not None
+''')
+    interpreter.close()
+print("fine")
+""")
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+
+
+# --- Failure --------------------------------------------------------------------------------------
+
+
+def test_memory_runs_out():
+    """Whichever allocation fails: an error, and objects that are as good as before."""
+    for n in range(1, 100):
+        data = [[f"text {i}", {i: [float(i)]}, Finalized()] for i in range(300)]
+        twin = copy.deepcopy(data[:5])
+        _core._fault(n)
+        try:
+            pin(data)
+        except MemoryError:
+            pass
+        finally:
+            fired = _core._fault()
+            _core._fault(0)
+        assert repr([each[:2] for each in data[:5]]) == repr([each[:2] for each in twin])
+        data[0][1][5] = "new"
+        if not fired:
+            break
+    else:
+        pytest.fail("it still allocates")
+    assert n > 3
+
+
+def test_wrong_arguments():
+    with pytest.raises(TypeError):
+        _core._immortalize((1, 2), True)
+    with pytest.raises(TypeError):
+        _core._with_finalizer(None)
+    with pytest.raises(TypeError):
+        permaheap.immortalize([], strikt=True)
