@@ -441,7 +441,6 @@ print("fine")
     assert "RuntimeWarning: immortalize() while 2 threads are running" in done.stderr
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12.1 aborts without permaheap, too")
 def test_in_an_interpreter(run):
     done = run("""
 from interpreters import Interpreter
