@@ -44,6 +44,10 @@ class Peer:
     data: Any = None
     chosen: DataSet
 
+    def prepare(self, data: Data) -> Data:
+        """What to give to put(), which is timed: by default the data itself."""
+        return data
+
     def put(self, data: Data, chosen: DataSet) -> None:
         """Store the data set, in the parent. The caller drops its own reference afterwards."""
         self.data = data
@@ -112,6 +116,23 @@ class Permaheap(Peer):
         import permaheap
 
         return permaheap.stats().used
+
+
+class InPlace(Peer):
+    """``permaheap.immortalize()``: the workers read the ordinary objects of the parent."""
+
+    name = "in place"
+    title = "permaheap, in place"
+    requires = ("permaheap",)
+
+    def prepare(self, data: Data) -> Data:
+        return pickle.loads(pickle.dumps(data))  # what was put once stays immortal
+
+    def put(self, data: Data, chosen: DataSet) -> None:
+        import permaheap
+
+        permaheap.immortalize(data)
+        super().put(data, chosen)
 
 
 class HashIndex:
@@ -429,6 +450,7 @@ PEERS: dict[str, type[Peer]] = {
         Peer,
         GcFreeze,
         Permaheap,
+        InPlace,
         NumpyPickles,
         Manager,
         Lmdb,

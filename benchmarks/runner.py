@@ -38,8 +38,8 @@ GROUPS = (
 )  # fmt: skip
 
 # Peers whose workers are forked, in the order of the report.
-FORKED = ("plain", "gc.freeze", "permaheap", "numpy", "manager", "lmdb", "pyarrow",
-          "shared_memory", "orjson")  # fmt: skip
+FORKED = ("plain", "gc.freeze", "permaheap", "in place", "numpy", "manager", "lmdb",
+          "pyarrow", "shared_memory", "orjson")  # fmt: skip
 INTERPRETERS = ("interpreters", "permaheap-interpreter")
 MAIN = ("plain", "gc.freeze", "permaheap")
 

@@ -253,18 +253,18 @@ def measure_peer(peer: str, records: int, lookups: int, puts: int, rounds: int) 
     stored: list[peers.Peer] = []
     clock = time.perf_counter if peers.PEERS[peer].has_server else time.process_time
 
-    def put() -> None:
-        store = peers.by_name(peer)
-        store.put(data, chosen)
+    def put(store: peers.Peer, prepared: Data) -> None:
+        store.put(prepared, chosen)
         store.before_fork()
-        stored.append(store)
 
     samples: Samples = {"put": [], "pickle": []}
     for _ in range(puts):
         if stored:
             stored.pop().close()
+        stored.append(peers.by_name(peer))
+        prepared = stored[0].prepare(data)
         with collector_set(False):
-            samples["put"].append(seconds(put, clock))
+            samples["put"].append(seconds(partial(put, stored[0], prepared), clock))
             samples["pickle"].append(seconds(lambda: dumps_loads(data), clock))
     store = stored[0]
     if isinstance(store, peers.InterpreterPeer):
