@@ -255,7 +255,8 @@ for each in old: each.x.append(each); each.z = New()
 assert json.loads(json.dumps({"a": [1.5, None, "ä"]})) == {"a": [1.5, None, "ä"]}
 assert pickle.loads(pickle.dumps([Point(1), decimal.Decimal("1.5"), Color.red])) is not None
 assert re.sub(r"(?P<x>\\d+)", r"<\\g<x>>", "a1b22") == "a<1>b<22>"
-assert sqlite3.connect(":memory:").execute("select 1 + ?", [2]).fetchone() == (3,)
+with contextlib.closing(sqlite3.connect(":memory:")) as database:
+    assert database.execute("select 1 + ?", [2]).fetchone() == (3,)
 assert xml.etree.ElementTree.fromstring("<a><b/></a>")[0].tag == "b"
 assert str(inspect.signature(json.dumps)).startswith("(obj, *")
 assert isinstance(collections.OrderedDict(), typing.MutableMapping)
