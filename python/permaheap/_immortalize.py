@@ -6,12 +6,13 @@ finalized then, as it would have been without permaheap.
 """
 
 import atexit
+import contextlib
 import gc
 import io
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +81,23 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
         )
     if not roots:
         gc.collect()
-    done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict))
-    gc.freeze()
+    with _collector_off():
+        done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict))
+        gc.freeze()
     _finalize_at_exit()
     return done
+
+
+@contextlib.contextmanager
+def _collector_off() -> Iterator[None]:
+    """Keep the collector from running: it would untrack what is immortal, object by object."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # --- At exit --------------------------------------------------------------------------------------
@@ -121,9 +135,10 @@ def _finalize_what_waits(caller: object) -> None:
     the order of age, as the collector takes them. Files come after all else, which may still write
     to them.
     """
-    gc.unfreeze()
-    objects = gc.get_objects()
-    gc.freeze()
+    with _collector_off():
+        gc.unfreeze()
+        objects = gc.get_objects()
+        gc.freeze()
     spared = _standard_streams() | {id(caller)}
     waiting = [each for each in _core._with_finalizer(objects) if id(each) not in spared]
     del objects
