@@ -10,7 +10,6 @@ import contextlib
 import gc
 import io
 import sys
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -72,10 +71,11 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
 
     O(number of objects). The idea is from the discussion of PEP 683, and Instagram's `gc.freeze`.
     """
-    if threading.active_count() > 1:
+    threads = _running_threads()
+    if threads > 1:
         warnings.warn(
-            f"immortalize() while {threading.active_count()} threads are running: what they are "
-            "working with becomes immortal, too; call it before threads are started",
+            f"immortalize() while {threads} threads are running: what they are working with "
+            "becomes immortal, too; call it before threads are started",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -86,6 +86,13 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
         gc.freeze()
     _finalize_at_exit()
     return done
+
+
+def _running_threads() -> int:
+    # Not imported here: a module that is first imported by a thread that is not the first one
+    # takes it for the main thread, and an interpreter of 3.12 then waits for it at its end.
+    threading = sys.modules.get("threading")
+    return threading.active_count() if threading else 1
 
 
 @contextlib.contextmanager
