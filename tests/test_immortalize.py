@@ -448,6 +448,19 @@ print("fine")
     assert "RuntimeWarning: immortalize() while 2 threads are running" in done.stderr
 
 
+def test_import_leaves_threading_alone(run):
+    """Who imports it first is its main thread; an interpreter of 3.12 then waits for that one."""
+    done = run("""
+import sys
+before = "threading" in sys.modules
+import permaheap
+assert before or "threading" not in sys.modules
+permaheap.immortalize([])
+assert before or "threading" not in sys.modules
+""")
+    assert done.returncode == 0, done.stderr
+
+
 def test_in_an_interpreter(run):
     done = run("""
 from interpreters import Interpreter
