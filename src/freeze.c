@@ -132,14 +132,10 @@ next_item(const ph_freezer *fz, const ph_frame *frame)
     return *item;
 }
 
-/* A frame has been pushed: take room for its container. */
+/* Take room for a frame's container. */
 static int
-take_room(ph_freezer *fz)
+take_room(ph_freezer *fz, ph_frame *frame)
 {
-    ph_frame *frame = top_frame(fz);
-    for (Py_ssize_t i = 0; i < frame->n && i < 2; i++) {
-        look_ahead(fz, fz->items[frame->base + (size_t)i]);
-    }
     switch ((ph_frame_kind)frame->kind) {
     case PH_FRAME_TUPLE:
         frame->room = ph_tuple_room(frame->n);
@@ -157,6 +153,17 @@ take_room(ph_freezer *fz)
         return 0;
     }
     return ph_room_take(&fz->block, &frame->room) < 0 ? core_failed(fz) : 0;
+}
+
+/* A frame has been pushed. */
+static int
+enter(ph_freezer *fz)
+{
+    ph_frame *frame = top_frame(fz);
+    for (Py_ssize_t i = 0; i < frame->n && i < 2; i++) {
+        look_ahead(fz, fz->items[frame->base + (size_t)i]);
+    }
+    return take_room(fz, frame);
 }
 
 /* Push a frame for the n items that the caller has put behind the last used
@@ -877,7 +884,7 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
         if (result == DONE && fz->frames_used == 0) {
             return frozen;
         }
-        if ((result == DONE ? store(fz, frozen) : take_room(fz)) < 0) {
+        if ((result == DONE ? store(fz, frozen) : enter(fz)) < 0) {
             return NULL;
         }
         const ph_frame *frame = top_frame(fz);

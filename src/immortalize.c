@@ -216,3 +216,19 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
     ph_free(w.counts);
     return counts;
 }
+
+/* --- At exit ------------------------------------------------------------------------ */
+
+PyObject *
+ph_with_finalizer(PyObject *objects)
+{
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(objects); i++) {
+        PyObject *obj = PyList_GET_ITEM(objects, i);
+        if (Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
+            && !PyObject_GC_IsFinalized(obj) && PyList_Append(found, obj) < 0) {
+            Py_CLEAR(found);
+        }
+    }
+    return found;
+}

@@ -11,4 +11,8 @@
    MemoryError; what has been pinned by then stays so.  O(objects reached). */
 PyObject *ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict);
 
+/* Those items of a list that have a finalizer which has not run yet; a new
+   list, or NULL with MemoryError.  O(n). */
+PyObject *ph_with_finalizer(PyObject *objects);
+
 #endif

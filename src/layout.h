@@ -51,19 +51,6 @@ ph_shapes_usable(void)
    (SHARED_KEYS_MAX_SIZE of CPython's dictobject.c). */
 #define PH_SHAPE_MOST 30
 
-/* --- In place (layout_pin.c) -------------------------------------------------- */
-
-/* Make an ordinary object immortal where it is, for good, and fill what reading
-   it fills. */
-void ph_pin(PyObject *obj);
-/* Call visit(part, arg) for all that an object refers to, its type included, as
-   tp_traverse does; also where there is none. */
-int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
-/* Why an object should be able to die, in words that follow its name; or NULL. */
-const char *ph_why_mortal(PyObject *obj);
-/* Bytes that an ordinary object takes, with its own tables. */
-size_t ph_size_in_place(PyObject *obj);
-
 /* --- Set-up ---------------------------------------------------------------- */
 
 /* Look up what is static in this process.  Once per interpreter; -1 with an
@@ -228,5 +215,18 @@ typedef int (*ph_visit)(PyObject *part, void *arg);
 /* Visit all objects that a permanent one points to; 0, or what visit returns
    if that is not 0. */
 int ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
+
+/* --- In place (layout_pin.c) -------------------------------------------------- */
+
+/* Make an ordinary object immortal where it is, for good, and fill the hash of a
+   str or bytes. */
+void ph_pin(PyObject *obj);
+/* Call visit(part, arg) for all that an object refers to, its type included, as
+   tp_traverse does; also where there is none. */
+int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
+/* Why an object should be able to die, in words that follow its name; or NULL. */
+const char *ph_why_mortal(PyObject *obj);
+/* Bytes that an ordinary object takes, with its own tables. */
+size_t ph_size_in_place(PyObject *obj);
 
 #endif

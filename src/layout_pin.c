@@ -1,9 +1,9 @@
 /* layout_pin.c -- making an ordinary object immortal where it is.
 
-   To pin an object is to give it the reference count of PEP 683's immortals;
-   to fill what reading it would fill; and to do the same to the tables of keys
-   that its instances or copies count references on.  Nothing moves, and the
-   object stays as mutable as it was.
+   To pin an object is to give it the reference count of PEP 683's immortals,
+   and the same to the table of keys on which a class counts its instances'
+   dicts; and to fill the hash of a str or bytes, which most readers ask for.
+   Nothing moves, and the object stays as mutable as it was.
 
    A pinned object is never freed.  There is no way back. */
 

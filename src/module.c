@@ -411,15 +411,7 @@ core_with_finalizer(PyObject *Py_UNUSED(module), PyObject *objects)
         PyErr_SetString(PyExc_TypeError, "_with_finalizer: a list is needed");
         return NULL;
     }
-    PyObject *found = PyList_New(0);
-    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(objects); i++) {
-        PyObject *obj = PyList_GET_ITEM(objects, i);
-        if (Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
-            && !PyObject_GC_IsFinalized(obj) && PyList_Append(found, obj) < 0) {
-            Py_CLEAR(found);
-        }
-    }
-    return found;
+    return ph_with_finalizer(objects);
 }
 
 PyDoc_STRVAR(finalize_doc,

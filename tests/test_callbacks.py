@@ -582,9 +582,6 @@ print("done")
 """
 
 
-@pytest.mark.skipif(
-    sys.version_info < (3, 13), reason="3.12 aborts in some such programs by itself"
-)
 def test_interpreter_closes_within_a_callback(run):
     done = run(SUBINTERPRETER)
     assert (done.returncode, done.stdout.strip()) == (0, "done"), done.stderr

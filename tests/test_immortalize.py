@@ -146,6 +146,24 @@ def test_code(in_child):
     in_child(code_in_use)
 
 
+class Text(str):
+    __slots__ = ()
+
+
+def text_in_use():
+    text = Text("a subclass of str, " + "é" * 3)
+    pin([text])
+    assert is_immortal(text)
+    assert text + "!" == str(text) + "!" == f"{text}!"
+    assert {text: 1}[str(text)] == 1
+    assert text.upper().split()[0] == "A"
+    assert pickle.loads(pickle.dumps(text)) == text
+
+
+def test_subclass_of_str(in_child):
+    in_child(text_in_use)
+
+
 def test_strings_stay_interned():
     names = [sys.intern(f"an interned name {i}") for i in range(50)]
     others = [f"not interned {i}" for i in range(50)]
@@ -371,6 +389,37 @@ def test_finalizers_at_exit(ended):
     assert found["child/generator"] == "begun, ended"
     assert found["child/writer"] == "the end of writer"
     assert not any(name.startswith("temporary") for name in found)
+
+
+UNFRIENDLY = """
+import io, os, sys
+folder, how = sys.argv[1:]
+sys.stdout = io.TextIOWrapper(sys.stdout.detach())  # sys.__stdout__ raises ValueError from here on
+class Proxy:
+    def __init__(self): self.file = open(os.path.join(folder, "proxy"), "w")
+    def __getattr__(self, name): raise RuntimeError(name)
+    @property
+    def __class__(self): raise RuntimeError("__class__")
+    def __del__(self):
+        self.file.write("the end")
+        self.file.close()
+class Mock:
+    def __getattr__(self, name): return Mock  # whatever it is asked, it says yes
+    def __del__(self, open=open, path=os.path.join(folder, "mock")): open(path, "w").close()
+held = [[Proxy(), Mock(), open(os.path.join(folder, "file"), "w")]]
+held[0][2].write("in a buffer")
+if how == "immortal":
+    import permaheap
+    permaheap.immortalize()
+print("still there")
+"""
+
+
+def test_finalizers_of_unfriendly_objects(ended):
+    expected, _ = ended(UNFRIENDLY, "plain")
+    found, errors = ended(UNFRIENDLY, "immortal")
+    assert found == expected == {"proxy": "the end", "mock": "", "file": "in a buffer"}
+    assert "Traceback" not in errors
 
 
 ZIPPED = """

@@ -13,12 +13,13 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from permaheap import _core
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Immortalized:
     """What one call of `immortalize` did."""
 
@@ -52,10 +53,11 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
     the collector of a worker leaves the old objects' pages alone. (`gc.unfreeze` would undo that.)
 
     Args:
-        roots: all that they reach becomes immortal. None: everything alive that the collector
-            tracks, and what that reaches.
+        roots: all that they reach becomes immortal. Without any: everything alive that the
+            collector tracks, and what that reaches.
         strict: leave mortal what must be able to die: objects with a finalizer (files, sockets,
-            generators, `__del__`), frames, and objects with a weak reference that has a callback.
+            generators, `__del__`), locks, frames, and objects with a weak reference that has a
+            callback.
             With roots, also what only such objects hold. At the end of the process the finalizers
             run that only immortal objects still put off, in children that end by `sys.exit` too.
 
@@ -150,7 +152,7 @@ def _finalize_what_waits(caller: object) -> None:
     waiting = [each for each in _core._with_finalizer(objects) if id(each) not in spared]
     del objects
     inner = {id(each) for holder in waiting for each in _held_by(holder)}
-    waiting.sort(key=lambda each: (id(each) in inner, isinstance(each, io.IOBase)))
+    waiting.sort(key=lambda each: (id(each) in inner, issubclass(type(each), io.IOBase)))
     for each in waiting:
         if not _is_running(each):
             _core._finalize(each)
@@ -165,8 +167,16 @@ def _held_by(holder: Any) -> Iterable[Any]:
             yield each
 
 
+_RUNNING = {
+    GeneratorType: "gi_running",
+    CoroutineType: "cr_running",
+    AsyncGeneratorType: "ag_running",
+}
+
+
 def _is_running(obj: Any) -> bool:
-    return any(getattr(obj, name, False) for name in ("gi_running", "cr_running", "ag_running"))
+    name = _RUNNING.get(type(obj))  # other objects' attributes may be code of anybody's
+    return name is not None and getattr(obj, name)
 
 
 def _standard_streams() -> set[int]:
@@ -177,5 +187,12 @@ def _standard_streams() -> set[int]:
         layer: Any = stream
         while layer is not None and id(layer) not in layers:
             layers.add(id(layer))
-            layer = getattr(layer, "buffer", None) or getattr(layer, "raw", None)
+            layer = _layer_below(layer)
     return layers
+
+
+def _layer_below(stream: Any) -> Any:
+    try:
+        return getattr(stream, "buffer", None) or getattr(stream, "raw", None)
+    except Exception:  # it was detached, or is somebody's own
+        return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from permaheap import _core
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stats:
     """The permanent heap at one moment. Sizes are in bytes.
 
