@@ -109,9 +109,10 @@ def test_every_source_is_built() -> None:
 
 def test_every_module_is_installed() -> None:
     installed = Path(permaheap.__file__).parent
-    for path in (ROOT / "python" / "permaheap").iterdir():
-        if path.name != "__pycache__":
-            assert (installed / path.name).read_bytes() == path.read_bytes()
+    source = ROOT / "python" / "permaheap"
+    for path in source.rglob("*.*"):
+        if path.parent.name != "__pycache__":
+            assert (installed / path.relative_to(source)).read_bytes() == path.read_bytes()
     header = installed / "include" / "permaheap.h"
     assert header.read_bytes() == (ROOT / "include" / "permaheap.h").read_bytes()
 

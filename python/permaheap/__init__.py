@@ -48,6 +48,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
 from permaheap._defaults import builtin_default, json_default  # noqa: E402
 from permaheap._family import family_context  # noqa: E402
 from permaheap._immortalize import Immortalized, immortalize  # noqa: E402
+from permaheap._prefork import prefork  # noqa: E402
 from permaheap._reducers import register_reducers  # noqa: E402
 from permaheap._stats import Stats, stats  # noqa: E402
 
@@ -68,6 +69,7 @@ __all__ = [
     "immortalize",
     "is_frozen",
     "json_default",
+    "prefork",
     "register_reducers",
     "share",
     "stats",
