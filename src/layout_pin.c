@@ -28,7 +28,9 @@ pin_head(PyObject *obj)
 static void
 pin_str(PyObject *str)
 {
-    (void)ph_str_hash(str);
+    if (PyUnicode_CheckExact(str)) {    /* a subclass may have code of its own */
+        (void)ph_str_hash(str);
+    }
 #if PY_VERSION_HEX >= 0x030d0000
     if (PyUnicode_CHECK_INTERNED(str) == SSTATE_INTERNED_MORTAL) {
         PyObject *interned = Py_NewRef(str);
@@ -60,7 +62,7 @@ pin_keys(PyDictKeysObject *keys)
 void
 ph_pin(PyObject *obj)
 {
-    if (PyUnicode_CheckExact(obj)) {
+    if (PyUnicode_Check(obj)) {
         pin_str(obj);
     }
     else if (PyBytes_CheckExact(obj)) {

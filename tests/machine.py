@@ -6,6 +6,7 @@ lock is one of the kernel's files: each test holds it shared, a test marked ``al
 
 import contextlib
 import fcntl
+import os
 from pathlib import Path
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
@@ -13,15 +14,30 @@ RATIO = Path("/proc/sys/vm/overcommit_ratio")
 TURNSTILE = RATIO  # whoever waits for the lock holds this: sharers do not overtake
 
 
+_held = []  # open files whose locks this process holds
+
+
+def _let_go():
+    """A child that outlives the tests that forked it must not keep everybody waiting."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def locked(path, how):
     """Hold the lock of a file; a child that is forked meanwhile does not."""
     with path.open() as stream:
         fcntl.flock(stream, how)
+        _held.append(stream)
         try:
             yield
         finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)
+            if not stream.closed:
+                _held.remove(stream)
+                fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager
