@@ -5,15 +5,29 @@ writes answers and events to 4, each a JSON object that ends with a zero byte. N
 """
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+OPTIONS = [
+    *("--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--no-first-run"),
+    *("--disable-gpu", "--disable-dev-shm-usage", "--disable-component-update"),
+    *("--disable-background-networking", "--hide-scrollbars"),
+]
+
+
+def _pipe():
+    """Make a pipe whose descriptors are none of those that a browser has them as."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high
 
 
 class Browser:
@@ -21,21 +35,17 @@ class Browser:
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory(prefix="chromium-")
-        commands, self.writer = os.pipe()
-        reader, answers = os.pipe()
-        self.process = subprocess.Popen(
-            [
-                # The shell puts the pipes where Chromium expects them.
-                *("/bin/sh", "-c", f'exec 3<&{commands} 4>&{answers}; exec "$@"', "chromium"),
-                *(CHROMIUM, "--headless=new", "--remote-debugging-pipe", "--no-sandbox"),
-                *("--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),
-                *("--disable-background-networking", "--disable-component-update"),
-                *(f"--user-data-dir={self.profile.name}", "about:blank"),
+        commands, self.writer = _pipe()
+        reader, answers = _pipe()
+        self.pid = os.posix_spawn(
+            CHROMIUM,
+            [*(CHROMIUM, *OPTIONS), f"--user-data-dir={self.profile.name}", "about:blank"],
+            os.environ,
+            file_actions=[
+                *((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in range(3)),
+                (os.POSIX_SPAWN_DUP2, commands, 3),
+                (os.POSIX_SPAWN_DUP2, answers, 4),
             ],
-            pass_fds=(commands, answers),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
         )
         os.close(commands)
         os.close(answers)
@@ -58,7 +68,7 @@ class Browser:
         finally:
             os.close(self.writer)
             self.stream.close()
-            self.process.wait(timeout=60)
+            os.waitpid(self.pid, 0)
             self.profile.cleanup()
 
     def send(self, method, **parameters):
@@ -77,7 +87,7 @@ class Browser:
     def _receive(self):
         message = bytearray()
         while (byte := self.stream.read(1)) != b"\0":
-            assert byte, f"Chromium ended with {self.process.wait()}"
+            assert byte, "Chromium has ended"
             message += byte
         return json.loads(message)
 

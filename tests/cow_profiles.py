@@ -48,10 +48,7 @@ def family(*, workers=4, heap_pages=30 * 2**20 // PAGE_SIZE, samples=40) -> Prof
         page_size=PAGE_SIZE,
         workers=tuple(_worker(random.Random(n), n, heap, samples) for n in range(workers)),
         heap=tuple(heap),
-        notes=(
-            "Frame numbers need CAP_SYS_ADMIN: pages that were copied back with the same content "
-            "are counted as shared.",
-        ),
+        notes=("frame numbers need CAP_SYS_ADMIN: without it, pages are told apart by content",),
         parent_samples=tuple(
             Sample(second * 0.5, (1 << 20) + second * 20_000, (9 << 20) - second * 4096, 6 << 20)
             for second in range(samples)
@@ -74,7 +71,7 @@ def _heap(rng, pages):
 def _worker(rng, number, heap, samples):
     pages = [page for span in heap for page in _span_pages(rng, *span)]
     pages += _other_pages(rng)
-    dirty = len(pages) * PAGE_SIZE
+    dirty = len(pages) * PAGE_SIZE + number * 700_000
     shared = sum(end - start for start, end in heap) + (40 << 20)
     return Worker(
         pid=1201 + number,
@@ -82,7 +79,9 @@ def _worker(rng, number, heap, samples):
         samples=tuple(
             Sample(
                 seconds=(moment + number * 0.1) * 0.5,
-                private_dirty=(now := int(dirty * (1 - 0.75 * 0.9**moment))),
+                private_dirty=(
+                    now := int(dirty * (1 - 0.75 * (0.86 + 0.03 * (number % 4)) ** moment))
+                ),
                 pss=now + (shared - now) // 5,
                 shared=shared - now,
             )

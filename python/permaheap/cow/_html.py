@@ -32,6 +32,9 @@ def render(profile: Profile) -> str:
     Of more than a thousand samples of a process, about a thousand are drawn; names longer than
     160 characters are cut. The profile as JSON (to_json) has everything.
 
+    Raises:
+        ValueError: a time is infinite or not a number.
+
     O(pages x log pages).
     """
     folder = resources.files("permaheap.cow") / "report"

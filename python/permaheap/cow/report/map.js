@@ -332,16 +332,16 @@ const map = {
     else this.place();
   },
 
-  /* Put the tip below its square, or above it where there is more room, within the window. */
+  /* Put the tip below its square, or above it if it fits only there; always within the window. */
   place() {
     const tip = $("tip");
     const { row, column } = this.cursor;
     const space = $("map-space").getBoundingClientRect();
     const x = space.left + column * this.side;
     const y = space.top + this.rows[row].y;
-    const below = y + this.side + 8;
-    const fits = below + tip.offsetHeight < innerHeight || y < innerHeight / 2;
-    tip.style.top = `${fits ? below : Math.max(4, y - 8 - tip.offsetHeight)}px`;
+    const lowest = innerHeight - tip.offsetHeight - 4;
+    const [below, above] = [y + this.side + 8, y - 8 - tip.offsetHeight];
+    tip.style.top = `${Math.max(4, below > lowest && above >= 4 ? above : Math.min(below, lowest))}px`;
     tip.style.left = `${Math.max(10, Math.min(x - 20, innerWidth - tip.offsetWidth - 10))}px`;
   },
 

@@ -135,8 +135,8 @@ function drawCauses() {
     }
     const sure = certain === pages ? "seen" : certain ? `${Math.min(99, Math.max(1, Math.round((certain / pages) * 100)))} % seen` : "inferred";
     const figures = element("span", { class: "figures" },
-      element("b", {}, size(pages * state.profile.page_size)), " ", element("b", {}, percent(pages / view.copied)),
-      ` · ${plural(pages, "page")} · ${sure}`);
+      element("b", {}, size(pages * state.profile.page_size)), " ", element("b", {}, percent(pages / view.copied)), " ",
+      element("span", {}, `${plural(pages, "page")} · ${sure}`));
     const known = objects.filter(([object]) => object !== null);
     const written = element("div", { class: "objects" }, ...known.map(([object, count]) => element("span", {}, name(object), ` ${number(count)}`)));
     if (others) written.append(element("span", {}, plural(others, "other")));
