@@ -117,6 +117,12 @@ def test_without_a_known_heap_every_page_counts() -> None:
     assert (summary.heap_copied, summary.heap_named) == (6, 5)
 
 
+def test_the_heap_ends_before_its_end() -> None:
+    pages = tuple(Page(at(index), Cause.STACK) for index in (0, 1, 2, 3, 4, 5))
+    profile = replace(EMPTY, workers=(Worker(7, "", (), pages),), heap=((at(1), at(3)),))
+    assert _summary.summarize(profile).heap_copied == 2
+
+
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40))))
 def test_merged_ranges_cover_the_same_addresses(ranges) -> None:
     result = _summary.merged(ranges)
@@ -239,7 +245,7 @@ def test_readers_ignore_what_they_do_not_know() -> None:
         (["workers", 0, "pages", 2, "neighbours"], [1], r"neighbours\[0\] of pages\[2\]"),
         (["workers", 0, "pages", 2, "certain"], 1, "is int, not bool"),
         (["heap", 0], [1], "has 1 addresses, not 2"),
-        (["heap", 0], [1, "2"], r"heap\[0\] of the profile is str, not int"),
+        (["heap", 0], [1, "2"], r"heap\[0\]\[1\] of the profile is str, not int"),
     ],
 )
 def test_what_is_wrong_with_a_profile_is_named(path, value, message) -> None:
@@ -584,7 +590,7 @@ def test_the_totals(show) -> None:
         "Private dirty per worker": ["2.0 MiB", "mean; at most 3.0 MiB"],
         "PSS of the workers": ["30.0 MiB", "shared per worker: 7.0 MiB"],
         "Copied pages": ["6", "24.0 KiB, all workers"],
-        "Causes named": ["80.0 %", "of the copied pages of the Python heap"],
+        "Causes named": ["80.0 %", "of the heap's copied pages"],
     }
 
 
@@ -601,12 +607,62 @@ def test_the_causes_are_ranked(show) -> None:
         "[...document.querySelectorAll('#causes .name')].map(name => name.innerText)"
     )
     assert names == [str(total.cause) for total in _summary.summarize(small()).causes]
+    assert "other" not in browser.text("#causes")
     widths = browser.run(
         "[...document.querySelectorAll('#causes .bar')].map(bar =>"
         " [...bar.children].map(part => [part.className, part.style.width]))"
     )
     assert widths[0] == [["certain", "50%"], ["inferred", "50%"]]
     assert widths[2] == [["inferred", "50%"]]
+
+
+def test_of_many_objects_some_are_named(show) -> None:
+    pages = tuple(Page(at(index), Cause.MUTATION, f"type{index}") for index in range(9))
+    browser = show(replace(EMPTY, workers=(Worker(7, "", (), pages),)))
+    assert "type5 1" in browser.text("#causes") and "3 others" in browser.text("#causes")
+
+
+def test_the_legend_shows_each_look_of_a_page(show) -> None:
+    profile = family(samples=2)
+    browser = show(profile, scale=2)
+    looks = browser.run(
+        """[...document.querySelectorAll('#legend canvas')].map(canvas => {
+            const pen = canvas.getContext('2d');
+            const [middle, corner] = [13, 1].map(at => [...pen.getImageData(at, at, 1, 1).data]);
+            return [canvas.parentNode.innerText, middle, corner];
+        })"""
+    )
+    palette = palettes()["light"]
+    looks = {
+        text: (bytes(middle[:3]).hex(), middle[3], corner[3]) for text, middle, corner in looks
+    }
+    assert set(looks) == {str(page.cause) for w in profile.workers for page in w.pages} | {
+        "not copied"
+    }
+    assert looks["not copied"] == (palette["shared"][1:], 255, 255)
+    assert looks["reference count"] == (palette["c0"][1:], 255, 255)
+    assert looks["stack"][1:] == (0, 255)  # a ring
+
+
+def test_outside_of_the_heap_a_space_marks_a_jump(show) -> None:
+    pages = tuple(Page(at(index), Cause.STACK) for index in (0, 1, 5, 6, 900))
+    browser = show(replace(EMPTY, workers=(Worker(7, "", (), pages),)))
+    assert browser.run("[...map.rows.at(-1).slots]") == [0, 1, -2, 2, 3, -2, 4]
+
+
+def test_what_nobody_copied_is_elided(show) -> None:
+    pages = tuple(Page(at(index), Cause.STACK) for index in (0, 5000))
+    heap = ((at(0), at(10_000)), (at(20_000), at(30_000)))
+    browser = show(replace(EMPTY, workers=(Worker(7, "", (), pages),), heap=heap))
+    columns = browser.run("map.columns")
+    first, more = browser.run("map.rows.filter(row => row.elided).map(row => row.elided)")
+    row = 5000 // columns * columns
+    assert f"{row - columns:,} pages not copied" in first
+    assert f"{10_000 - row - columns:,} pages not copied" in more
+    assert browser.run("map.rows.filter(row => row.slots).length") == 2
+    assert browser.text("#map-elided") == (
+        "Not shown: 1 address range of the heap without a copied page."
+    )
 
 
 def test_hovering_names_what_is_on_a_page(show) -> None:
@@ -630,6 +686,28 @@ def test_hovering_tells_workers_apart(show) -> None:
     assert "1 of 2 workers: 101" in tip and "1 of 2 workers: 102" in tip
 
 
+def test_hovering_puts_together_workers_that_agree(show) -> None:
+    copies = [
+        Page(at(0), Cause.MUTATION, "list", "used", ("str", "cell")),
+        Page(at(0), Cause.MUTATION, "dict", "used", ("str", "type"), certain=False),
+    ]
+    workers = tuple(Worker(pid, "", (), (copy,)) for pid, copy in enumerate(copies, start=7))
+    browser = show(replace(EMPTY, workers=workers))
+    browser.mouse(*place_of(browser, at(0)))
+    assert browser.text("#tip").split("\n") == [
+        *(hex(at(0)), "object changed · seen in 1, inferred in 1"),
+        *("Object", "list, dict", "Detail", "used", "Also here", "str, cell, type"),
+        *("Copied by", "2 of 2 workers: 7, 8"),
+    ]
+
+
+def test_of_many_neighbours_some_are_named(show) -> None:
+    page = Page(at(0), Cause.UNKNOWN, neighbours=tuple(f"type{index}" for index in range(300)))
+    browser = show(replace(EMPTY, workers=(Worker(7, "", (), (page,)),)))
+    browser.mouse(*place_of(browser, at(0)))
+    assert "type22, type23 and 276 others" in browser.text("#tip")
+
+
 def test_the_tip_stays_within_the_window_and_goes_with_its_square(show) -> None:
     browser = show(family(samples=2), width=700, height=500)
     pages = sorted({page.address for page in family().workers[0].pages})
@@ -641,6 +719,12 @@ def test_the_tip_stays_within_the_window_and_goes_with_its_square(show) -> None:
             "(document.getElementById('tip').getBoundingClientRect())"
         )
         assert 0 <= left < right <= 700 and 0 <= top < bottom <= 500
+    below = "document.getElementById('tip').getBoundingClientRect().top"
+    browser.mouse(1, 1)  # or it would point at another square after scrolling
+    browser.run("map.first()")
+    before = browser.run(below)
+    browser.run(f"window.scrollBy(0, 60); {FRAMES}")
+    assert before - browser.run(below) == 60
     browser.run(f"document.getElementById('map').scrollTop = 1e6; {FRAMES}")
     browser.run(f"document.getElementById('map').scrollTop = 0; {FRAMES}")
     assert browser.run("document.getElementById('tip').hidden")
@@ -769,6 +853,8 @@ def test_hostile_names_are_shown_as_they_are(show) -> None:
     assert names == [_summary.printable(name) for name in HOSTILE]
     browser.mouse(*place_of(browser, at(0)))
     assert HOSTILE[0] in browser.text("#tip")
+    browser.mouse(*place_of(browser, at(6)))
+    assert r"\x1b[31mred" in browser.text("#tip")
 
 
 @pytest.mark.parametrize("profile", [EMPTY, ONE_PAGE, NO_PAGE], ids=["empty", "page", "idle"])
@@ -778,14 +864,14 @@ def test_little_is_a_report_too(show, profile) -> None:
     assert totals(browser)["Copied pages"][0] == str(copied)
     assert ("No page was copied." in browser.text("#causes")) == (copied == 0)
     assert ("No worker was seen." in browser.text("#workers")) == (profile is EMPTY)
-    assert browser.run("document.getElementById('map').hidden") == (copied == 0)
+    assert browser.run("document.getElementById('map-section').hidden") == (copied == 0)
 
 
 def test_figures_are_written_as_in_the_table(show) -> None:
     browser = show(EMPTY)
     sizes = [0, 1, 1023, 1024, 1536, 2**20 - 1, 2**20, 5 * 2**30, 2**45]
     assert browser.run(f"{sizes}.map(size)") == [_summary.size(size) for size in sizes]
-    shares = [0, 0.0001, 0.0312, 0.5, 0.998, 0.9999, 1]
+    shares = [0, 0.0001, 0.005, 0.0312, 0.5, 0.998, 0.9999, 1]
     assert browser.run(f"{shares}.map(percent)") == [_text.percent(share) for share in shares]
 
 

@@ -80,10 +80,12 @@ def from_json(text: str) -> Profile:
         parent=document.get("parent", int),
         python=document.get("python", str),
         page_size=document.get("page_size", int),
-        workers=tuple(_worker(node) for node in document.nodes("workers")),
-        heap=tuple(_range(node) for node in document.nodes("heap", [])),
-        notes=tuple(document.strings("notes")),
-        parent_samples=tuple(_sample(node) for node in document.nodes("parent_samples", [])),
+        workers=tuple(_worker(node) for node in document.field("workers").items()),
+        heap=tuple(_range(node) for node in document.field("heap", []).items()),
+        notes=tuple(node.check(str) for node in document.field("notes", []).items()),
+        parent_samples=tuple(
+            _sample(node) for node in document.field("parent_samples", []).items()
+        ),
     )
 
 
@@ -98,9 +100,22 @@ _REQUIRED = object()
 class _Node:
     """A part of the document, and what to call it when it is wrong."""
 
-    def __init__(self, value: Any, where: str) -> None:
+    __slots__ = ("name", "parent", "value")
+
+    def __init__(self, value: Any, name: str | int, parent: "_Node | None" = None) -> None:
         self.value = value
-        self.where = where
+        self.name = name
+        self.parent = parent
+
+    @property
+    def where(self) -> str:
+        """The way to it, as "pid of workers[0] of the profile"."""
+        if self.parent is None:
+            return str(self.name)
+        if isinstance(self.name, int):
+            array, _, rest = self.parent.where.partition(" of ")
+            return f"{array}[{self.name}] of {rest}"
+        return f"{self.name} of {self.parent.where}"
 
     def check(self, *kinds: type) -> Any:
         """Return the value, which must be of one of the types; a bool is not an int here."""
@@ -109,36 +124,35 @@ class _Node:
             raise ValueError(f"{self.where} is {type(self.value).__name__}, not {names}")
         return self.value
 
-    def get(self, name: str, kind: type, default: Any = _REQUIRED) -> Any:
-        """Return a field, which must be of the type, or be missing or equal to the default."""
+    def field(self, name: str, default: Any = _REQUIRED) -> "_Node":
+        """Return a field, which may be missing if there is a default."""
         value = self.check(dict).get(name, default)
         if value is _REQUIRED:
             raise ValueError(f'{self.where} has no "{name}"')
-        return value if value is default else _Node(value, f"{name} of {self.where}").check(kind)
+        return _Node(value, name, self)
 
-    def nodes(self, name: str, default: Any = _REQUIRED) -> "list[_Node]":
-        """Return the items of a field that is an array."""
-        items = self.get(name, list, default)
-        return [_Node(item, f"{name}[{index}] of {self.where}") for index, item in enumerate(items)]
+    def get(self, name: str, kind: type, default: Any = _REQUIRED) -> Any:
+        """Return the value of a field, which must be of the type or be the default."""
+        node = self.field(name, default)
+        return node.value if node.value is default else node.check(kind)
 
-    def strings(self, name: str) -> list[str]:
-        """Return the items of a field that is an array of strings, none if it is not there."""
-        return [node.check(str) for node in self.nodes(name, [])]
+    def items(self) -> "list[_Node]":
+        """Return the items of an array."""
+        return [_Node(item, index, self) for index, item in enumerate(self.check(list))]
 
 
 def _worker(node: _Node) -> Worker:
     return Worker(
         pid=node.get("pid", int),
         command=node.get("command", str),
-        samples=tuple(_sample(sample) for sample in node.nodes("samples")),
-        pages=tuple(_page(page) for page in node.nodes("pages")),
+        samples=tuple(_sample(sample) for sample in node.field("samples").items()),
+        pages=tuple(_page(page) for page in node.field("pages").items()),
     )
 
 
 def _sample(node: _Node) -> Sample:
-    seconds = _Node(node.check(dict).get("seconds"), f"seconds of {node.where}")
     return Sample(
-        seconds=seconds.check(float, int),
+        seconds=node.field("seconds").check(float, int),
         private_dirty=node.get("private_dirty", int),
         pss=node.get("pss", int),
         shared=node.get("shared", int),
@@ -154,7 +168,7 @@ def _page(node: _Node) -> Page:
         cause=_CAUSES[name],
         object=node.get("object", str, None),
         detail=node.get("detail", str, None),
-        neighbours=tuple(node.strings("neighbours")),
+        neighbours=tuple(name.check(str) for name in node.field("neighbours", []).items()),
         certain=node.get("certain", bool, True),
     )
 
@@ -166,5 +180,5 @@ def _range(node: _Node) -> tuple[int, int]:
     bounds = node.check(list)
     if len(bounds) != 2:
         raise ValueError(f"{node.where} has {len(bounds)} addresses, not 2")
-    start, end = (_Node(bound, node.where).check(int) for bound in bounds)
+    start, end = (bound.check(int) for bound in node.items())
     return start, end

@@ -66,8 +66,9 @@ const map = {
 
   lay() {
     const width = $("map").clientWidth;
-    this.side = this.pages.length > 3000 ? 9 : 13; // with one pixel of space
-    this.columns = Math.max(8, Math.floor(width / this.side / 8) * 8); // whole pools of four pages
+    const least = this.pages.length > 3000 ? 9 : 13; // with one pixel of space
+    this.columns = Math.max(8, Math.floor(width / least / 4) * 4); // whole pools
+    this.side = Math.max(least, Math.floor(width / this.columns));
     this.width = width;
     this.rows = [];
     this.y = 0;
@@ -85,7 +86,7 @@ const map = {
     while (next < this.pages.length) outside.push(next++);
     if (outside.length) this.layOutside(outside);
     $("map-elided").textContent = untouched ? `Not shown: ${plural(untouched, "address range")} of the heap without a copied page.` : "";
-    $("map").hidden = this.rows.length === 0;
+    $("map-section").hidden = this.rows.length === 0;
     $("map-space").style.height = `${this.y}px`;
     this.paint();
   },
@@ -348,43 +349,50 @@ const map = {
   content(cell, page) {
     const where = element("div", { class: "address" }, address(page));
     if (cell < 0) return [where, element("div", {}, "not copied")];
-    const found = this.found(page);
     const asked = state.worker < 0 ? state.profile.workers.length : 1;
-    const parts = found.slice(0, 4).map((entry) => this.entry(entry, asked));
-    if (found.length > 4) parts.push(element("div", { class: "address" }, `and ${plural(found.length - 4, "other account")} of it`));
-    return [where, ...parts];
+    return [where, ...this.found(page).map((entry) => this.entry(entry, asked))];
   },
 
-  /* What each worker says of a page: those that say the same together, the most first. */
+  /* What the workers say of a page, by cause, the one of most workers first. */
   found(page) {
+    const { workers, kinds, neighbours } = state.profile;
     const entries = new Map();
-    state.profile.workers.forEach(({ pid, pages }, index) => {
+    workers.forEach(({ pid, pages }, index) => {
       if (state.worker >= 0 && state.worker !== index) return;
       const at = lowerBound(pages.page, page);
       if (pages.page[at] !== page) return;
-      const key = `${pages.kind[at]} ${pages.near[at]}`;
-      if (!entries.has(key)) entries.set(key, { kind: pages.kind[at], near: pages.near[at], pids: [] });
-      entries.get(key).pids.push(pid);
+      const [cause, certain, object, detail] = kinds[pages.kind[at]];
+      if (!entries.has(cause)) entries.set(cause, { cause, seen: 0, objects: new Set(), details: new Set(), near: new Set(), others: 0, pids: [] });
+      const entry = entries.get(cause);
+      const near = neighbours[pages.near[at]];
+      entry.seen += certain;
+      entry.objects.add(object);
+      entry.details.add(detail);
+      near.slice(0, -1).forEach((neighbour) => entry.near.add(neighbour));
+      entry.others = Math.max(entry.others, near.at(-1) - (near.length - 1));
+      entry.pids.push(pid);
     });
     return [...entries.values()].sort((one, other) => other.pids.length - one.pids.length);
   },
 
-  entry({ kind, near, pids }, asked) {
-    const { kinds, causes, neighbours, strings } = state.profile;
-    const [cause, certain, object, detail] = kinds[kind];
-    const names = neighbours[near].slice(0, -1).map((index) => strings[index]);
-    const others = neighbours[near].at(-1) - names.length;
+  entry({ cause, seen, objects, details, near, others, pids }, asked) {
     const list = element("dl", {});
-    const fact = (term, ...text) => list.append(element("dt", {}, term), element("dd", {}, ...text));
-    if (object >= 0) fact("Object", name(strings[object]));
-    if (detail >= 0) fact("Detail", name(strings[detail]));
-    if (names.length) {
-      const joined = names.flatMap((text, index) => [index ? ", " : "", name(text)]);
-      fact("Also here", ...joined, others ? ` and ${plural(others, "other")}` : "");
+    const fact = (term, indexes, more) => {
+      const names = [...indexes].filter((index) => index >= 0).map((index) => name(state.profile.strings[index]));
+      if (!names.length) return;
+      const shown = names.slice(0, 24).flatMap((node, index) => (index ? [", ", node] : [node]));
+      const left = names.length - Math.min(names.length, 24) + more;
+      list.append(element("dt", {}, term), element("dd", {}, ...shown, left ? ` and ${plural(left, "other")}` : ""));
+    };
+    fact("Object", objects, 0);
+    fact("Detail", details, 0);
+    fact("Also here", near, others);
+    if (asked > 1) {
+      const which = `${pids.length} of ${asked} workers: ${pids.slice(0, 8).join(", ")}${pids.length > 8 ? ", …" : ""}`;
+      list.append(element("dt", {}, "Copied by"), element("dd", {}, which));
     }
-    if (asked > 1) fact("Copied by", `${pids.length} of ${asked} workers: ${pids.slice(0, 8).join(", ")}${pids.length > 8 ? ", …" : ""}`);
-    const heading = element("div", { class: "cause" }, swatch(cause), causes[cause], element("small", {}, certain ? " · seen" : " · inferred"));
-    return element("div", {}, heading, list);
+    const sure = seen === pids.length ? "seen" : seen ? `seen in ${seen}, inferred in ${pids.length - seen}` : "inferred";
+    return element("div", {}, element("div", { class: "cause" }, swatch(cause), state.profile.causes[cause], element("small", {}, ` · ${sure}`)), list);
   },
 };
 

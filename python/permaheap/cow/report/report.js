@@ -117,7 +117,7 @@ function drawTotals() {
     [one ? "Private dirty" : "Private dirty per worker", known(view.private_dirty), several ? `mean; at most ${known(view.private_dirty_most)}` : ""],
     [`PSS ${whose}`, known(view.pss), `shared${several ? " per worker" : ""}: ${known(view.shared)}`],
     ["Copied pages", number(view.copied), `${size(view.copied * state.profile.page_size)}${several ? ", all workers" : ""}`],
-    ["Causes named", percent(view.named), state.profile.heap.length ? "of the copied pages of the Python heap" : "of the copied pages"],
+    ["Causes named", percent(view.named), state.profile.heap.length ? "of the heap's copied pages" : "of the copied pages"],
   ];
   $("totals").replaceChildren(
     ...tiles.map(([title, value, more]) =>
