@@ -95,7 +95,7 @@ const timeline = {
     return low === high ? low : `${low} – ${high}`;
   },
 
-  /* About four steps of 1, 2 or 5 times a power of two-to-the-ten units make the axis. */
+  /* About four steps make the axis: each 1, 2 or 5 times a power of ten, in KiB, MiB or GiB. */
   niceStep(most) {
     const unit = 1024 ** Math.max(0, Math.min(3, Math.floor(Math.log2(Math.max(most, 1)) / 10)));
     const rough = Math.max(most / unit / 4, 0.25);
