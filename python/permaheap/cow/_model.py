@@ -83,3 +83,5 @@ class Profile:
     """Address ranges of the Python heap (start, end), for the map of pages."""
     notes: tuple[str, ...] = field(default=())
     """What could not be looked at, and which privilege would help."""
+    parent_samples: tuple[Sample, ...] = ()
+    """The parent's memory over time, where it was looked at: a part of the family's."""
