@@ -1,0 +1,205 @@
+"""A Python program, found as a shell would find it, and run as the interpreter would run it.
+
+No process is started: the program becomes the __main__ of this one, with the sys.argv and sys.path
+that it would have had. A program of another interpreter, or in another language, is refused.
+"""
+
+import builtins
+import importlib.util
+import io
+import os
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+
+class Refused(Exception):
+    """This cannot be run here; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What to execute as __main__."""
+
+    code: CodeType
+    arguments: list[str]
+    """sys.argv."""
+    path: str
+    """The first entry of sys.path."""
+    attributes: dict[str, Any]
+    """Of the module __main__, such as __file__."""
+
+    def run(self) -> None:
+        """Execute it, as this process's __main__."""
+        main = ModuleType("__main__")
+        main.__dict__.update({"__builtins__": builtins, **self.attributes})
+        sys.modules["__main__"] = main
+        sys.argv[:] = self.arguments
+        if not sys.flags.safe_path:
+            sys.path[0] = self.path
+        exec(self.code, main.__dict__)
+
+
+def find(words: Sequence[str]) -> Program:
+    """Return the program that a command line names.
+
+    Raises:
+        Refused: when it names none that can run in this interpreter.
+    """
+    if not words:
+        raise Refused("no program; write it behind --, as in: permaheap run -- python script.py")
+    name, *arguments = words
+    if Path(name).name.startswith("python"):
+        return _of_python(name, arguments)
+    path = _located(name)
+    if path.suffix != ".py" and path.is_file():
+        _check_interpreter(path, words)
+    return _script(path, arguments)
+
+
+def _located(name: str) -> Path:
+    """Return the path of a program: those of this interpreter come first, as in its bin/."""
+    if os.sep not in name:
+        scripts = sysconfig.get_path("scripts")
+        if found := shutil.which(name, path=scripts) or shutil.which(name):
+            return Path(found)
+    if not Path(name).exists():
+        raise Refused(f"there is no program {name!r} on the PATH, nor a file of that name")
+    return Path(name)
+
+
+# --- python ... -----------------------------------------------------------------------------------
+
+
+def _of_python(name: str, arguments: list[str]) -> Program:
+    """Return what `python ARGUMENTS` runs."""
+    interpreter = shutil.which(name)
+    if interpreter is None:
+        raise Refused(f"there is no interpreter {name!r}")
+    if not _is_this_python(interpreter):
+        raise Refused(_other_python(interpreter, [name, *arguments]))
+    match arguments:
+        case ["-m", module, *rest]:
+            return _module(module, rest)
+        case ["-c", text, *rest]:
+            code = compile(text, "<string>", "exec", dont_inherit=True)
+            return Program(code, ["-c", *rest], "", {"__spec__": None})
+        case [path, *rest] if not path.startswith("-"):
+            if not Path(path).exists():
+                raise Refused(f"there is no file {path!r}")
+            return _script(Path(path), rest)
+        case [option, *_]:
+            raise Refused(
+                f"the interpreter is running already, so its option {option!r} comes too late; "
+                f"give it before -m permaheap, as in: python {option} -m permaheap run -- ..."
+            )
+    raise Refused("python needs a script, -m MODULE or -c CODE here")
+
+
+def _is_this_python(interpreter: str) -> bool:
+    """Whether a path of an interpreter leads to the environment that runs this.
+
+    By the directory it lies in: the interpreters of two environments may be links to one file.
+    """
+    directory = Path(interpreter).parent
+    return directory.exists() and directory.samefile(Path(sys.executable).parent)
+
+
+def _other_python(interpreter: str, words: Sequence[str]) -> str:
+    return (
+        f"{words[0]!r} belongs to another Python than this one ({sys.executable}); with permaheap "
+        f"installed there: {interpreter} -m permaheap run -- {shlex.join(words)}"
+    )
+
+
+# --- Scripts --------------------------------------------------------------------------------------
+
+
+def _check_interpreter(path: Path, words: Sequence[str]) -> None:
+    """Refuse a file that is no script of this Python."""
+    with path.open("rb") as file:
+        first, second = file.readline(500), file.readline(500)
+    if first.startswith(b"PK"):
+        return  # a zip file, which may well hold a program
+    interpreter = _interpreter(first, second)
+    if "python" not in Path(interpreter).name:
+        advice = ""
+        if path.name == "uwsgi":
+            advice = (
+                "; put this line into its configuration: "
+                "hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
+            )
+        raise Refused(f"{str(path)!r} is not a Python program{advice}")
+    if not _is_this_python(interpreter):
+        raise Refused(_other_python(interpreter, words))
+
+
+def _interpreter(first: bytes, second: bytes) -> str:
+    """Return the interpreter that the first lines of a script name, or an empty string."""
+    if not first.startswith(b"#!"):
+        return ""
+    words = os.fsdecode(first[2:]).split()
+    if second.startswith(b"'''exec'"):  # how pip writes a path that is too long for a first line
+        words = shlex.split(os.fsdecode(second).removeprefix("'''exec'"))
+    if words[:1] == ["/usr/bin/env"]:
+        names = [word for word in words[1:] if not word.startswith("-")]
+        return shutil.which(names[0]) or names[0] if names else ""
+    return words[0] if words else ""
+
+
+def _script(path: Path, arguments: list[str]) -> Program:
+    """Return a file, or a directory or zip file with a __main__.py, as a program."""
+    if inside := PathFinder.find_spec("__main__", [str(path)]):
+        return _from_spec(inside, [str(path), *arguments], str(path))
+    try:
+        with io.open_code(str(path.absolute())) as file:
+            code = compile(file.read(), str(path), "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Refused(f"{str(path)!r} cannot be run: {error}") from error
+    attributes = {
+        "__file__": str(path),
+        "__loader__": SourceFileLoader("__main__", str(path)),
+        "__spec__": None,
+        "__package__": None,
+    }
+    return Program(code, [str(path), *arguments], str(path.resolve().parent), attributes)
+
+
+# --- Modules --------------------------------------------------------------------------------------
+
+
+def _module(name: str, arguments: list[str]) -> Program:
+    """Return what `python -m NAME` runs."""
+    here = os.getcwd()
+    if not sys.flags.safe_path:
+        sys.path[0] = here
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except (ImportError, ValueError) as error:
+        raise Refused(f"no module named {name} can be run: {error}") from error
+    if spec is None:
+        raise Refused(f"there is no module named {name}, or it is a package without __main__")
+    return _from_spec(spec, [str(spec.origin), *arguments], here)
+
+
+def _from_spec(spec: ModuleSpec, arguments: list[str], path: str) -> Program:
+    get_code = getattr(spec.loader, "get_code", None)  # built-in modules have none
+    code = get_code(spec.name) if get_code else None
+    if code is None:
+        raise Refused(f"{spec.name} has no Python code to run")
+    attributes = {
+        "__file__": spec.origin,
+        "__loader__": spec.loader,
+        "__spec__": spec,
+        "__package__": spec.parent,
+    }
+    return Program(code, arguments, path, attributes)
