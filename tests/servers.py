@@ -73,12 +73,25 @@ def started(command, directory, **environment):
         yield server
         if process.poll() is None:
             server.end()
+    except BaseException as error:
+        _kill_session(process.pid)
+        server.finish()
+        error.add_note("Output of the server:\n" + server.text)
+        raise
     finally:
-        for group in _groups_of_session(process.pid):  # what is left after a failure
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+        left = _kill_session(process.pid)
         process.wait()
         process.stdout.close()
+    assert not left, f"processes were left behind:\n{server.text}"
+
+
+def _kill_session(leader):
+    """Kill what is left of a session; return whether there was anything."""
+    groups = _groups_of_session(leader)
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+    return bool(groups)
 
 
 def _groups_of_session(leader):

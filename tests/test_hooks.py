@@ -152,17 +152,18 @@ def test_gunicorn_with_the_workers_of_uvicorn(tmp_path):
 needs_uwsgi = pytest.mark.skipif(
     program("uwsgi") is None, reason="needs uwsgi, which is built from source for each Python"
 )
+IMPORT = "import = permaheap.hooks.uwsgi"
 HOOK_POST_APP = "hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
+MODULE = "module = prefork_app:application"
+FILE = f"wsgi-file = {Path(__file__).parent / 'prefork_app.py'}"
 
 
 def uwsgi(directory, *lines):
-    (directory / "uwsgi.ini").write_text(
-        "[uwsgi]\nmodule = prefork_app:application\nmaster = true\nprocesses = 2\n"
-        "http-socket = 127.0.0.1:0\ndie-on-term = true\n" + "\n".join(lines) + "\n"
+    text = "\n".join(
+        ["[uwsgi]", "master = true", "processes = 2", "http-socket = 127.0.0.1:0", *lines]
     )
-    return started(
-        [program("uwsgi"), "--venv", sys.prefix, "--ini", "uwsgi.ini"], directory
-    )
+    (directory / "uwsgi.ini").write_text(text + "\ndie-on-term = true\n")
+    return started([program("uwsgi"), "--venv", sys.prefix, "--ini", "uwsgi.ini"], directory)
 
 
 def uwsgi_ready(server):
@@ -174,11 +175,13 @@ def uwsgi_ready(server):
 @pytest.mark.parametrize(
     "lines",
     [
-        [HOOK_POST_APP],
-        [HOOK_POST_APP, "enable-threads = true", "threads = 2"],
-        ["import = permaheap.hooks.uwsgi", "py-call-uwsgi-fork-hooks = true"],
+        [MODULE, IMPORT],
+        [MODULE, IMPORT, "threads = 2"],
+        [MODULE, IMPORT, "py-call-uwsgi-fork-hooks = true"],
+        [MODULE, HOOK_POST_APP, "threads = 2"],
+        [FILE, HOOK_POST_APP],
     ],
-    ids=["plain", "threads", "fork-hooks"],
+    ids=["import", "import-threads", "import-fork-hooks", "hook-threads", "hook-file"],
 )
 def test_uwsgi(tmp_path, lines):
     with uwsgi(tmp_path, *lines) as server:
@@ -195,17 +198,26 @@ def test_uwsgi(tmp_path, lines):
 
 @needs_uwsgi
 def test_uwsgi_without_the_hook(tmp_path):
-    with uwsgi(tmp_path) as server:
+    with uwsgi(tmp_path, MODULE) as server:
         port, _ = uwsgi_ready(server)
         assert_copied(next(ask(port)))
 
 
 @needs_uwsgi
-def test_uwsgi_that_loads_in_the_workers(tmp_path):
-    with uwsgi(tmp_path, HOOK_POST_APP, "lazy-apps = true") as server:
+@pytest.mark.parametrize(
+    ("lines", "advice"),
+    [
+        ([MODULE, IMPORT, "lazy-apps = true"], "leave out lazy-apps"),
+        ([FILE, IMPORT], "hook-post-app"),
+    ],
+    ids=["lazy-apps", "wsgi-file"],
+)
+def test_uwsgi_where_the_hook_can_do_nothing(tmp_path, lines, advice):
+    with uwsgi(tmp_path, *lines) as server:
         port, _ = uwsgi_ready(server)
         assert next(ask(port))["total"] > 0
-    assert "leave out lazy-apps" in server.text
+    assert "permaheap: the workers of this uWSGI share nothing" in server.text
+    assert advice in server.text
 
 
 # ---- Celery --------------------------------------------------------------------------------------
