@@ -1,10 +1,11 @@
-"""Real server programs: started in a session of their own, asked over loopback, ended for certain."""
+"""Real servers: started in a session of their own, asked over loopback, ended for certain."""
 
 import contextlib
 import http.client
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -37,11 +38,6 @@ class Server:
     def text(self):
         return "".join(self.log)
 
-    def end(self, number=signal.SIGTERM):
-        """Ask it to end and read the rest of its output."""
-        self.process.send_signal(number)
-        self.finish()
-
     def finish(self):
         """Wait for the end, and read the rest of the output; return the exit status."""
         self.log.append(self.process.communicate(timeout=120)[0] or "")
@@ -49,8 +45,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def started(command, directory, **environment):
-    """Start a command; at the end of the block nothing of its session is left."""
+def started(command, directory, end=signal.SIGTERM, **environment):
+    """Start a command, and end it with the block, by a signal; nothing of its session is left."""
     path = [str(TESTS), str(Path(permaheap.__file__).parent.parent), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         list(map(str, command)),
@@ -72,36 +68,48 @@ def started(command, directory, **environment):
     try:
         yield server
         if process.poll() is None:
-            server.end()
+            (_kill_session(process.pid) if end == signal.SIGKILL else process.send_signal(end))
+            server.finish()
     except BaseException as error:
         _kill_session(process.pid)
         server.finish()
         error.add_note("Output of the server:\n" + server.text)
         raise
     finally:
-        left = _kill_session(process.pid)
         process.wait()
+        ended = [_ends(pid) for pid in _session(process.pid)]
+        _kill_session(process.pid)
         process.stdout.close()
-    assert not left, f"processes were left behind:\n{server.text}"
+    assert all(ended), f"processes were left behind:\n{server.text}"
 
 
 def _kill_session(leader):
-    """Kill what is left of a session; return whether there was anything."""
-    groups = _groups_of_session(leader)
-    for group in groups:
+    for pid in _session(leader):
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
-    return bool(groups)
+            os.kill(pid, signal.SIGKILL)
 
 
-def _groups_of_session(leader):
-    groups = set()
+def _ends(pid):
+    """Wait for the end of a process, which others have told to end; return whether it came."""
+    try:
+        file = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([file], [], [], 60)[0])
+    finally:
+        os.close(file)
+
+
+def _session(leader):
+    """Return the processes of a session that have not ended."""
+    members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            _, _, group, session = stat.read_text().rpartition(")")[2].split()[:4]
-            if int(session) == leader:
-                groups.add(int(group))
-    return groups
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(session) == leader and state not in "ZX":
+                members.append(int(stat.parent.name))
+    return members
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -48,8 +48,7 @@ BOOTED = r"Booting worker with pid: (\d+)"
 
 def gunicorn(directory, *arguments, prefix=(PYTHON, "-m", "gunicorn"), app="prefork_app"):
     return started(
-        [*prefix, "--bind", "127.0.0.1:0", "--workers", "2"]
-        + [*arguments, app],
+        [*prefix, "--bind", "127.0.0.1:0", "--workers", "2"] + [*arguments, app],
         directory,
     )
 
@@ -78,7 +77,7 @@ def test_gunicorn(tmp_path):
         assert assert_shared(ask(port), server.process.pid) <= replaced
         server.process.send_signal(signal.SIGHUP)
         reloaded = {int(server.wait_for(BOOTED)[1]) for _ in workers}
-        for worker in replaced:
+        for _ in replaced:
             server.wait_for(r"Worker exiting \(pid: \d+\)")
         assert assert_shared(ask(port), server.process.pid) <= reloaded
     assert "Traceback" not in server.text
@@ -133,7 +132,7 @@ def test_gunicorn_without_preload(tmp_path):
         "from permaheap.hooks.gunicorn import *\npreload_app = False\n"
     )
     with gunicorn(tmp_path) as server:
-        port, workers = ready(server)
+        port, _ = ready(server)
         answer = next(ask(port))
         assert answer["loaded_by"] == answer["pid"]
     assert server.text.count("permaheap: preload_app is off") == 1
@@ -228,8 +227,10 @@ import celery
 import prefork_app
 
 app = celery.Celery("tasks", broker="filesystem://", backend="file://" + os.environ["QUEUE"])
+folders = ("data_folder_in", "data_folder_out", "control_folder")
 app.conf.broker_transport_options = {
-    name: os.environ["QUEUE"] for name in ("data_folder_in", "data_folder_out", "control_folder")
+    "polling_interval": 0.02,
+    **dict.fromkeys(folders, os.environ["QUEUE"]),
 }
 app.conf.broker_connection_retry_on_startup = True
 
@@ -240,12 +241,13 @@ def report():
 """
 ASK = """
 import json, sys, tasks
-print(json.dumps([tasks.report.delay().get(timeout=100) for _ in range(4)]))
+print(json.dumps([tasks.report.delay().get(timeout=100, interval=0.02) for _ in range(4)]))
 """
 ROOT_IS_FINE = {"C_FORCE_ROOT": "1"}
 
 
-def celery(directory, *arguments, tasks=TASKS):
+def celery(directory, *arguments, tasks=TASKS, end=signal.SIGKILL):
+    """Start a worker, which takes its time when it is asked to end."""
     queue = directory / "queue"
     queue.mkdir()
     (directory / "tasks.py").write_text(tasks)
@@ -253,6 +255,7 @@ def celery(directory, *arguments, tasks=TASKS):
         [PYTHON, "-m", "celery", "-A", "tasks", "worker", "--concurrency", "2"]
         + ["--without-gossip", "--without-mingle", "--loglevel", "info", *arguments],
         directory,
+        end,
         QUEUE=str(queue),
     )
 
@@ -264,21 +267,28 @@ def ask_celery(server, directory):
     return json.loads(client.text.splitlines()[-1])
 
 
+INCLUDE = ["--include", "permaheap.hooks.celery"]
+
+
 @needs("celery")
-@pytest.mark.parametrize("way", ["--include", "import"])
-def test_celery(tmp_path, way):
-    tasks, arguments = TASKS, ["--include", "permaheap.hooks.celery"]
-    if way == "import":
-        tasks, arguments = "import permaheap.hooks.celery\n" + TASKS, []
-    with celery(tmp_path, *arguments, tasks=tasks) as server:
+def test_celery(tmp_path):
+    with celery(tmp_path, tasks="import permaheap.hooks.celery\n" + TASKS) as server:
         assert_shared(ask_celery(server, tmp_path), server.process.pid)
+
+
+@needs("celery")
+@pytest.mark.slow
+def test_celery_on_the_command_line_and_its_end(tmp_path):
+    with celery(tmp_path, *INCLUDE, end=signal.SIGTERM) as server:
+        assert_shared(ask_celery(server, tmp_path), server.process.pid)
+    assert "Warm shutdown" in server.text
     assert "Traceback" not in server.text
+    assert server.process.returncode == 0
 
 
 @needs("celery")
 def test_celery_whose_children_end_after_each_task(tmp_path):
-    arguments = ["--include", "permaheap.hooks.celery", "--max-tasks-per-child", "1"]
-    with celery(tmp_path, *arguments) as server:
+    with celery(tmp_path, *INCLUDE, "--max-tasks-per-child", "1") as server:
         answers = ask_celery(server, tmp_path)
         assert len(assert_shared(answers, server.process.pid)) == 4
 
@@ -292,6 +302,375 @@ def test_celery_without_the_hook(tmp_path):
 @needs("celery")
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_celery_with_a_pool_that_does_not_fork(tmp_path, pool):
-    with celery(tmp_path, "--include", "permaheap.hooks.celery", "--pool", pool) as server:
+    with celery(tmp_path, *INCLUDE, "--pool", pool) as server:
         server.wait_for("ready")
     assert "does not fork" in server.text
+
+
+# ---- Any fork ------------------------------------------------------------------------------------
+
+SCRIPT = """
+import concurrent.futures
+import json
+import multiprocessing
+import sys
+import prefork_app
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    if sys.argv[1] == "pool":
+        with context.Pool(2) as pool:
+            answers = [pool.apply(prefork_app.report) for _ in range(4)]
+    else:
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+            answers = [pool.submit(prefork_app.report).result() for _ in range(4)]
+    print(json.dumps(answers))
+    sys.exit(7)
+"""
+
+
+def outcome(directory, command, **environment):
+    """Run a command to its end; return the answers in its last line, its status and its output."""
+    with started(command, directory, **environment) as server:
+        status = server.finish()
+        lines = server.text.splitlines()
+    answers = json.loads(lines[-1]) if lines and lines[-1].startswith("[{") else None
+    return answers, status, server
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return tmp_path / "script.py"
+
+
+@pytest.mark.parametrize("way", ["pool", "executor"])
+@pytest.mark.parametrize("hook", ["install", "module", "environment", "run", "none"])
+def test_processes_of_the_standard_library(tmp_path, script, hook, way):
+    prefix, environment = [PYTHON], {}
+    if hook == "install":
+        script.write_text("import permaheap.hooks\npermaheap.hooks.install()\n" + SCRIPT)
+    elif hook == "module":
+        script.write_text("import permaheap.hooks.multiprocessing\n" + SCRIPT)
+    elif hook == "environment":
+        script.write_text("import permaheap\n" + SCRIPT)
+        environment = {"PERMAHEAP_PREFORK": "1"}
+    elif hook == "run":
+        prefix = [PYTHON, "-m", "permaheap", "run", "--", PYTHON]
+    answers, status, server = outcome(tmp_path, [*prefix, script, way], **environment)
+    assert status == 7, server.text
+    if hook == "none":
+        assert_copied(answers[0])
+    else:
+        assert_shared(answers, server.process.pid)
+
+
+def test_fork_server(tmp_path, script):
+    script.write_text(
+        """
+import json
+import multiprocessing
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["prefork_app", "permaheap.hooks.multiprocessing"])
+    with context.Pool(2) as pool:
+        import prefork_app
+        print(json.dumps([pool.apply(prefork_app.report) for _ in range(4)]))
+"""
+    )
+    answers, status, server = outcome(tmp_path, [PYTHON, script])
+    assert status == 0, server.text
+    assert_shared(answers)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_are_not_forked(tmp_path, script, method):
+    script.write_text(
+        f"""
+import multiprocessing
+import permaheap.hooks
+
+if __name__ == "__main__":
+    permaheap.hooks.install()
+    for _ in range(2):
+        process = multiprocessing.get_context({method!r}).Process(target=print)
+        process.start()
+        process.join()
+"""
+    )
+    _, status, server = outcome(tmp_path, [PYTHON, script])
+    assert status == 0, server.text
+    assert server.text.count(f'a process is started by the start method "{method}"') == 1
+
+
+PASSES = """
+import os
+import permaheap.hooks
+from permaheap.hooks import _fork
+
+passes = 0
+
+def counted():
+    global passes
+    passes += 1
+
+_fork.prefork = counted
+
+def fork(inside=lambda: True):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if inside() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+def test_a_pass_only_where_the_process_has_grown(run):
+    done = run(
+        PASSES
+        + """
+import subprocess
+
+assert fork()
+assert passes == 0
+for _ in range(3):
+    permaheap.hooks.install()
+subprocess.run(["true"], check=True)
+assert passes == 0
+for _ in range(5):
+    assert fork()
+assert passes == 1
+garbage = [object() for _ in range(300_000)]
+assert fork()
+assert fork()
+assert passes == 2
+del garbage
+assert fork()
+assert passes == 2
+
+def forks_again():
+    more = [object() for _ in range(500_000)]
+    return fork(lambda: passes == 3)
+
+assert fork(forks_again)
+assert passes == 2
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_error_in_a_pass_does_not_keep_the_program_from_forking(run):
+    done = run(
+        PASSES
+        + """
+def fails():
+    raise MemoryError("no memory for the walk")
+
+_fork.prefork = fails
+permaheap.hooks.install()
+assert fork()
+_fork.prefork = counted
+assert fork()
+assert passes == 1
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no memory for the walk" in done.stderr
+
+
+def test_a_fork_during_a_pass_of_another_thread(run):
+    done = run(
+        PASSES
+        + """
+import threading
+
+began, go_on = threading.Event(), threading.Event()
+
+def slow():
+    counted()
+    began.set()
+    go_on.wait()
+
+_fork.prefork = slow
+permaheap.hooks.install()
+thread = threading.Thread(target=fork)
+thread.start()
+began.wait()
+
+def forks_again():
+    _fork.prefork = counted
+    return fork(lambda: passes == 2)
+
+assert fork(forks_again)
+assert passes == 1
+go_on.set()
+thread.join()
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_hooks_cost_nothing_where_nobody_asks(run):
+    done = run(
+        "import permaheap, sys; "
+        "assert not any(name.startswith('permaheap.hooks') for name in sys.modules); "
+        "import permaheap.hooks; "
+        "foreign = {'gunicorn', 'celery', 'billiard', 'uwsgi', 'multiprocessing', 'threading'}; "
+        "assert not foreign & set(sys.modules), foreign & set(sys.modules)",
+        PERMAHEAP_PREFORK="0",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# ---- permaheap run -------------------------------------------------------------------------------
+
+RUN = [PYTHON, "-m", "permaheap", "run"]
+
+
+@needs("gunicorn")
+@pytest.mark.parametrize("words", [["gunicorn"], [PYTHON, "-m", "gunicorn"]], ids=["script", "-m"])
+def test_run_gunicorn(tmp_path, words):
+    with gunicorn(tmp_path, "--preload", prefix=[*RUN, "--", *words]) as server:
+        port, workers = ready(server)
+        assert assert_shared(ask(port), server.process.pid) <= workers
+    assert "Shutting down: Master" in server.text
+
+
+@needs("granian")
+@pytest.mark.parametrize("hook", [True, False], ids=["hook", "none"])
+def test_run_granian(tmp_path, hook):
+    """It forks where multiprocessing does, but loads the application in the workers only."""
+    path = str(tmp_path / "s")
+    if len(path) > 90:
+        pytest.skip("the temporary directory has too long a name for a Unix socket")
+    arguments = ["--interface", "wsgi", "--workers", "2", "--uds", path, "prefork_app:application"]
+    options = ["--fork", "--preload", "prefork_app"] if hook else []
+    with started([*RUN, *options, "--", "granian", *arguments], tmp_path) as server:
+        for _ in "12":
+            server.wait_for("Started worker-")
+        answers = list(ask(path))
+        if hook:
+            assert_shared(answers, server.process.pid)
+        else:
+            assert all(answer["loaded_by"] == answer["pid"] for answer in answers)
+
+
+@needs("uvicorn")
+def test_run_uvicorn_warns(tmp_path):
+    arguments = ["--workers", "2", "--port", "0", "prefork_app:asgi"]
+    with started([*RUN, "--", "uvicorn", *arguments], tmp_path) as server:
+        for _ in "12":
+            server.wait_for("Application startup complete")
+    assert "one that forks: gunicorn runs uvicorn's workers" in server.text
+
+
+@needs_uwsgi
+def test_run_uwsgi_is_refused(tmp_path):
+    _, status, server = outcome(tmp_path, [*RUN, "--", "uwsgi", "--ini", "x.ini"])
+    assert status == 2
+    assert "not a Python program" in server.text
+    assert IMPORT in server.text
+
+
+LOOK = """
+import json, os, sys
+main = sys.modules["__main__"]
+print(json.dumps({
+    "name": __name__,
+    "file": main.__dict__.get("__file__"),
+    "package": __package__ or None,
+    "spec": getattr(__spec__, "name", None),
+    "argv": sys.argv,
+    "path": sys.path[0],
+    "same": main.__dict__ is globals(),
+    "names": sorted(set(globals()) - {"__cached__", "__annotations__"}),
+    "builtins": type(__builtins__).__name__,
+    "flags": str(sys.flags),
+}))
+sys.stdout.flush()
+os.kill(os.getpid(), 15) if "die" in sys.argv else sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["-P"], ["-X", "dev"]], ids=["", "-P", "-X dev"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["look.py", "a", "-b", "--", "c"],
+        ["./look.py"],
+        ["folder"],
+        ["-m", "look", "x"],
+        ["-m", "package", "--preload", "y"],
+        ["-m", "package.inner"],
+        ["-c", LOOK, "z", "die"],
+    ],
+    ids=lambda words: " ".join(words[:2]).replace(LOOK, "code"),
+)
+def test_run_is_like_python(tmp_path, words, options):
+    for place in ("look.py", "folder/__main__.py", "package/__main__.py", "package/inner.py"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text(LOOK)
+    (tmp_path / "package" / "__init__.py").touch()
+    environment = {"PYTHONPATH": str(tmp_path)} if "-P" in options else {}
+
+    def observed(*command):
+        done = subprocess.run(
+            [PYTHON, *options, *command],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.stdout, done.stderr
+        return json.loads(done.stdout), done.returncode
+
+    plain = observed(*words)
+    assert observed(*RUN[1:], "--", PYTHON, *words) == plain
+    if words[0].endswith(".py"):
+        assert observed(*RUN[1:], *words) == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ([], 2, "no program"),
+        (["no-such-program"], 2, "no program 'no-such-program' on the PATH"),
+        (["python-no-such"], 2, "no interpreter 'python-no-such'"),
+        (["/bin/sh"], 2, "not a Python program"),
+        (["./shell"], 2, "not a Python program"),
+        (["./elsewhere"], 2, "/usr/bin/python3 -m permaheap run -- ./elsewhere"),
+        (["./broken.py"], 2, "cannot be run"),
+        ([PYTHON, "missing.py"], 2, "no file 'missing.py'"),
+        ([PYTHON, "-u", "broken.py"], 2, "python -u -m permaheap run"),
+        ([PYTHON], 2, "needs a script"),
+        ([PYTHON, "-m", "no_such_module"], 2, "no module named no_such_module"),
+        ([PYTHON, "-m", "no_such.module"], 2, "no module named no_such.module"),
+        ([PYTHON, "-m", "email"], 2, "email"),
+        ([PYTHON, "-m", "sys"], 2, "no Python code"),
+        (["raises.py"], 1, "ZeroDivisionError"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_run_says_what_is_wrong(tmp_path, words, status, message):
+    files = {
+        "shell": "#!/bin/sh\necho no\n",
+        "elsewhere": "#!/usr/bin/python3\nprint('no')\n",
+        "broken.py": "def\n",
+        "raises.py": "1 / 0\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    _, got, server = outcome(tmp_path, [*RUN, "--", *words])
+    assert got == status, server.text
+    assert message in server.text
+
+
+def test_run_a_script_whose_interpreter_has_a_long_name(tmp_path):
+    text = f"#!/bin/sh\n'''exec' \"{PYTHON}\" \"$0\" \"$@\"\n' '''\nprint([__name__])\n"
+    (tmp_path / "tool").write_text(text)
+    (tmp_path / "tool").chmod(0o755)
+    _, status, server = outcome(tmp_path, [*RUN, "--", "./tool"])
+    assert (status, server.text) == (0, "['__main__']\n")

@@ -21,7 +21,7 @@ from typing import Any
 
 
 class Refused(Exception):
-    """This cannot be run here; the message says why, and what to do."""
+    """What was asked for cannot be run here; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,20 @@ def find(words: Sequence[str]) -> Program:
     if Path(name).name.startswith("python"):
         return _of_python(name, arguments)
     path = _located(name)
-    if path.suffix != ".py" and path.is_file():
+    if not path.endswith(".py") and Path(path).is_file():
         _check_interpreter(path, words)
     return _script(path, arguments)
 
 
-def _located(name: str) -> Path:
+def _located(name: str) -> str:
     """Return the path of a program: those of this interpreter come first, as in its bin/."""
     if os.sep not in name:
         scripts = sysconfig.get_path("scripts")
         if found := shutil.which(name, path=scripts) or shutil.which(name):
-            return Path(found)
+            return found
     if not Path(name).exists():
         raise Refused(f"there is no program {name!r} on the PATH, nor a file of that name")
-    return Path(name)
+    return name
 
 
 # --- python ... -----------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def _of_python(name: str, arguments: list[str]) -> Program:
         case [path, *rest] if not path.startswith("-"):
             if not Path(path).exists():
                 raise Refused(f"there is no file {path!r}")
-            return _script(Path(path), rest)
+            return _script(path, rest)
         case [option, *_]:
             raise Refused(
                 f"the interpreter is running already, so its option {option!r} comes too late; "
@@ -122,21 +122,18 @@ def _other_python(interpreter: str, words: Sequence[str]) -> str:
 # --- Scripts --------------------------------------------------------------------------------------
 
 
-def _check_interpreter(path: Path, words: Sequence[str]) -> None:
+def _check_interpreter(path: str, words: Sequence[str]) -> None:
     """Refuse a file that is no script of this Python."""
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         first, second = file.readline(500), file.readline(500)
     if first.startswith(b"PK"):
         return  # a zip file, which may well hold a program
     interpreter = _interpreter(first, second)
     if "python" not in Path(interpreter).name:
         advice = ""
-        if path.name == "uwsgi":
-            advice = (
-                "; put this line into its configuration: "
-                "hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
-            )
-        raise Refused(f"{str(path)!r} is not a Python program{advice}")
+        if Path(path).name == "uwsgi":
+            advice = "; put this line into its configuration: import = permaheap.hooks.uwsgi"
+        raise Refused(f"{path!r} is not a Python program{advice}")
     if not _is_this_python(interpreter):
         raise Refused(_other_python(interpreter, words))
 
@@ -154,22 +151,23 @@ def _interpreter(first: bytes, second: bytes) -> str:
     return words[0] if words else ""
 
 
-def _script(path: Path, arguments: list[str]) -> Program:
+def _script(path: str, arguments: list[str]) -> Program:
     """Return a file, or a directory or zip file with a __main__.py, as a program."""
-    if inside := PathFinder.find_spec("__main__", [str(path)]):
-        return _from_spec(inside, [str(path), *arguments], str(path))
+    full = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - "./x" stays as it is in Python
+    if inside := PathFinder.find_spec("__main__", [full]):
+        return _from_spec(inside, [path, *arguments], full)
     try:
-        with io.open_code(str(path.absolute())) as file:
-            code = compile(file.read(), str(path), "exec", dont_inherit=True)
+        with io.open_code(full) as file:
+            code = compile(file.read(), full, "exec", dont_inherit=True)
     except (OSError, SyntaxError, ValueError) as error:
-        raise Refused(f"{str(path)!r} cannot be run: {error}") from error
+        raise Refused(f"{path!r} cannot be run: {error}") from error
     attributes = {
-        "__file__": str(path),
-        "__loader__": SourceFileLoader("__main__", str(path)),
+        "__file__": full,
+        "__loader__": SourceFileLoader("__main__", full),
         "__spec__": None,
         "__package__": None,
     }
-    return Program(code, [str(path), *arguments], str(path.resolve().parent), attributes)
+    return Program(code, [path, *arguments], str(Path(full).resolve().parent), attributes)
 
 
 # --- Modules --------------------------------------------------------------------------------------
@@ -177,7 +175,7 @@ def _script(path: Path, arguments: list[str]) -> Program:
 
 def _module(name: str, arguments: list[str]) -> Program:
     """Return what `python -m NAME` runs."""
-    here = os.getcwd()
+    here = str(Path.cwd())
     if not sys.flags.safe_path:
         sys.path[0] = here
     try:

@@ -5,15 +5,15 @@
     permaheap run -- python -m package.module argument
 
 The program runs in this very process, as if it had been started without permaheap: same process
-id, arguments, signals and exit status. Before it forks, permaheap.prefork() is called. A program that
-executes itself anew (gunicorn does on SIGUSR2) goes on without; so does one that spawns its workers,
-with a warning.
+id, arguments, signals and exit status. Before it forks, permaheap.prefork() is called. A program
+that executes itself anew (gunicorn does on SIGUSR2) goes on without; so does one that spawns its
+workers, with a warning.
 """
 
 import argparse
 import importlib
-import os
 import sys
+from pathlib import Path
 
 from permaheap.commands import _program
 from permaheap.hooks import install
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
         multiprocessing.set_start_method("fork")
     if options.preload:
-        sys.path.insert(0, os.getcwd())
+        sys.path.insert(0, str(Path.cwd()))
         for module in options.preload:
             importlib.import_module(module)
         del sys.path[0]

@@ -1,11 +1,12 @@
 """What every hook does before a fork, and the hook for any fork of a process.
 
 A parent forks again and again: its workers one after another, later their replacements, earlier
-perhaps itself, to become a daemon. Which of them is *the* fork cannot be told, and `prefork` at each
-of them would be safe but not free: what happens to be alive in the parent at that moment would never
-be freed. So it is called before the first fork, and again when the process has grown by a good part
-since then. That bounds what is kept for ever by a multiple of what the process needs, and the time
-by a multiple of one pass; a daemon that loads its data after its first fork is covered all the same.
+perhaps itself, to become a daemon. Which of them is *the* fork cannot be told, and `prefork` at
+each of them would be safe but not free: what happens to be alive in the parent at that moment would
+never be freed. So it is called before the first fork, and again when the process has grown by a
+good part since then. That bounds what is kept for ever by a multiple of what the process needs, and
+the time by a multiple of one pass; a daemon that loads its data after its first fork is covered all
+the same.
 
 Children inherit the count, so a worker that forks, say for a pool of its own, is treated alike: a
 pass, if it has grown.
@@ -63,7 +64,8 @@ def install() -> None:
 
     Only the first fork makes a full pass. A later one makes another when the process has grown by
     a sixteenth since then; before all others it costs O(number of the allocator's pools), about
-    0.15 ms for 100 MB of objects. An error in a pass is reported as "ignored", and the fork goes on.
+    0.15 ms for 100 MB of objects. An error in a pass is reported as "ignored", and the fork goes
+    on.
 
     Warns:
         RuntimeWarning: later, when multiprocessing starts a process in another way than by fork.
@@ -90,8 +92,8 @@ one and shares nothing with it, so permaheap can do nothing for it. Use the star
 forks: gunicorn runs uvicorn's workers\
 """
 _FROM_A_SERVER = """\
-a process is started by the start method "forkserver" of multiprocessing: it is forked from another \
-process than this one and shares nothing with it. Use the start method "fork" \
+a process is started by the start method "forkserver" of multiprocessing: it is forked from \
+another process than this one and shares nothing with it. Use the start method "fork" \
 (multiprocessing.set_start_method("fork")), or let the fork server load the data and the hook: \
 multiprocessing.set_forkserver_preload(["your_data", "permaheap.hooks.multiprocessing"])\
 """
