@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import permaheap
@@ -113,10 +114,15 @@ def _session(leader):
 
 
 class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, which a server may have bound before it listens there."""
+
     def connect(self):
+        deadline = time.monotonic() + 60
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(120)
-        self.sock.connect(self.host)
+        while (refused := self.sock.connect_ex(self.host)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not refused, os.strerror(refused)
 
 
 def ask(address, times=4):

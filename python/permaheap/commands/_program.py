@@ -13,7 +13,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -35,6 +35,8 @@ class Program:
     """The first entry of sys.path."""
     attributes: dict[str, Any]
     """Of the module __main__, such as __file__."""
+    is_path: bool = False
+    """Whether path holds the program itself, and so is needed with Python's option -P, too."""
 
     def run(self) -> None:
         """Execute it, as this process's __main__."""
@@ -44,6 +46,8 @@ class Program:
         sys.argv[:] = self.arguments
         if not sys.flags.safe_path:
             sys.path[0] = self.path
+        elif self.is_path:
+            sys.path.insert(0, self.path)
         exec(self.code, main.__dict__)
 
 
@@ -155,7 +159,7 @@ def _script(path: str, arguments: list[str]) -> Program:
     """Return a file, or a directory or zip file with a __main__.py, as a program."""
     full = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - "./x" stays as it is in Python
     if inside := PathFinder.find_spec("__main__", [full]):
-        return _from_spec(inside, [path, *arguments], full)
+        return replace(_from_spec(inside, [path, *arguments], full), is_path=True)
     try:
         with io.open_code(full) as file:
             code = compile(file.read(), full, "exec", dont_inherit=True)

@@ -21,7 +21,7 @@ import gc
 import importlib
 import warnings
 
-import uwsgi  # type: ignore[import-not-found, unused-ignore] # what uWSGI gives the programs in it
+import uwsgi  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 from permaheap.hooks._fork import before_fork
 
