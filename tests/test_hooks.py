@@ -28,7 +28,9 @@ def assert_shared(answers, parent=None):
         assert answer["data"] > 10_000, answer
         assert answer["loaded_by"] != answer["pid"], answer
         assert parent in (None, answer["loaded_by"]), answer
-        assert answer["copied"] < 0.1 * answer["data"], answer
+        # Next to nothing of the data. But pages that the parent has copied meanwhile become private
+        # to this worker when another one ends, which counts as copied, too.
+        assert answer["copied"] < 0.3 * answer["data"], answer
         seen.add(answer["pid"])
     assert seen
     return seen
