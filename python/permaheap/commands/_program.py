@@ -8,6 +8,7 @@ import builtins
 import importlib.util
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -60,7 +61,7 @@ def find(words: Sequence[str]) -> Program:
     if not words:
         raise Refused("no program; write it behind --, as in: permaheap run -- python script.py")
     name, *arguments = words
-    if Path(name).name.startswith("python"):
+    if re.fullmatch(r"python[\d.]*", Path(name).name):
         return _of_python(name, arguments)
     path = _located(name)
     if not path.endswith(".py") and Path(path).is_file():
@@ -69,11 +70,11 @@ def find(words: Sequence[str]) -> Program:
 
 
 def _located(name: str) -> str:
-    """Return the path of a program: those of this interpreter come first, as in its bin/."""
+    """Return the path of a program: those beside this interpreter come before the PATH."""
     if os.sep not in name:
-        scripts = sysconfig.get_path("scripts")
-        if found := shutil.which(name, path=scripts) or shutil.which(name):
-            return found
+        for folders in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent), None):
+            if found := shutil.which(name, path=folders):
+                return found
     if not Path(name).exists():
         raise Refused(f"there is no program {name!r} on the PATH, nor a file of that name")
     return name
@@ -84,9 +85,7 @@ def _located(name: str) -> str:
 
 def _of_python(name: str, arguments: list[str]) -> Program:
     """Return what `python ARGUMENTS` runs."""
-    interpreter = shutil.which(name)
-    if interpreter is None:
-        raise Refused(f"there is no interpreter {name!r}")
+    interpreter = _located(name)
     if not _is_this_python(interpreter):
         raise Refused(_other_python(interpreter, [name, *arguments]))
     match arguments:

@@ -57,9 +57,14 @@ def run(options: argparse.Namespace) -> int:
 
         multiprocessing.set_start_method("fork")
     if options.preload:
-        sys.path.insert(0, str(Path.cwd()))
-        for module in options.preload:
-            importlib.import_module(module)
-        del sys.path[0]
+        _preload(options.preload)
     program.run()
     return 0
+
+
+def _preload(modules: list[str]) -> None:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    for module in modules:
+        importlib.import_module(module)
+    sys.path.remove(here)
