@@ -35,6 +35,20 @@ class Server:
                 return match
         raise AssertionError(f"it ended before {pattern!r}:\n{self.text}")
 
+    def wait_for_all(self, *patterns):
+        """Read the output until each pattern had a line of its own, in whatever order.
+
+        Return the matches in the order of the patterns.
+        """
+        found = dict.fromkeys(range(len(patterns)))
+        while None in found.values():
+            line = self.wait_for(".*")[0]
+            for index, pattern in enumerate(patterns):
+                if found[index] is None and (match := re.search(pattern, line)):
+                    found[index] = match
+                    break
+        return list(found.values())
+
     @property
     def text(self):
         return "".join(self.log)

@@ -85,9 +85,9 @@ def test_gunicorn(tmp_path):
         replaced = {int(server.wait_for(BOOTED)[1]) for _ in workers}
         assert assert_shared(ask(port), server.process.pid) <= replaced
         server.process.send_signal(signal.SIGHUP)
-        reloaded = {int(server.wait_for(BOOTED)[1]) for _ in workers}
-        for _ in replaced:
-            server.wait_for(r"Worker exiting \(pid: \d+\)")
+        exiting = [rf"Worker exiting \(pid: {pid}\)" for pid in replaced]
+        lines = server.wait_for_all(BOOTED, BOOTED, *exiting)
+        reloaded = {int(line[1]) for line in lines[:2]}
         assert assert_shared(ask(port), server.process.pid) <= reloaded
     assert "Traceback" not in server.text
 
