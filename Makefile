@@ -23,7 +23,7 @@ demo: ## serve the Unicode character database with and without permaheap, and co
 
 .PHONY: check
 check: ## build with -Werror, lint, and test in both modes of the heap
-	@$(ready) test,demo,dev -Dwerror=true
+	@$(ready) test,demo,servers,dev -Dwerror=true
 	tools/lint "$$venv"
 	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
 

@@ -28,7 +28,10 @@ refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendi
 Environment: with `PERMAHEAP_SEAL=1` at the time of import, every process maps the heap
 read-only, so that a stray write by an extension ends the process (SIGSEGV) where it happens.
 Otherwise such a write copies one page for the process that did it, and nobody else sees it.
+With `PERMAHEAP_PREFORK=1` the import also calls `permaheap.hooks.install`.
 """
+
+import os
 
 from permaheap import _supported
 
@@ -75,3 +78,9 @@ __all__ = [
     "stats",
     "thaw",
 ]
+
+if os.environ.get("PERMAHEAP_PREFORK", "0") not in ("", "0"):
+    from permaheap.hooks import install as _install
+
+    _install()
+del os
