@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     const ph_interpreter *interp;
-    bool strict;
+    bool strict, warm;
     PyObject **todo;                /* pinned, and not looked into yet */
     size_t todo_used, todo_size;
     ph_memo numbers;                /* type -> its number in counts, from 1 */
@@ -126,8 +126,12 @@ walk_from(walker *w, PyObject *root)
         return -1;
     }
     while (w->todo_used > 0) {
-        if (ph_visit_referents(w->todo[--w->todo_used], meet, w) != 0) {
+        PyObject *obj = w->todo[--w->todo_used];
+        if (ph_visit_referents(obj, meet, w) != 0) {
             return -1;
+        }
+        if (w->warm && PyCode_Check(obj)) {
+            ph_warm_code((PyCodeObject *)obj);  /* its constants are pinned now */
         }
     }
     return 0;
@@ -196,9 +200,9 @@ report(const walker *w)
 }
 
 PyObject *
-ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
+ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool warm)
 {
-    walker w = {.interp = interp, .strict = strict};
+    walker w = {.interp = interp, .strict = strict, .warm = warm};
     ph_memo_init(&w.numbers);
     ph_memo_init(&w.left);
     int result = 0;
@@ -219,16 +223,31 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
 
 /* --- At exit ------------------------------------------------------------------------ */
 
-PyObject *
-ph_with_finalizer(PyObject *objects)
+/* A visitproc: collect, borrowed, what has a finalizer that has not run. */
+static int
+meet_waiting(PyObject *obj, void *arg)
 {
-    PyObject *found = PyList_New(0);
-    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(objects); i++) {
-        PyObject *obj = PyList_GET_ITEM(objects, i);
-        if (Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
-            && !PyObject_GC_IsFinalized(obj) && PyList_Append(found, obj) < 0) {
-            Py_CLEAR(found);
-        }
+    walker *w = arg;
+    bool waits = Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
+                 && !PyObject_GC_IsFinalized(obj);
+    return waits ? push(w, obj) : 0;
+}
+
+PyObject *
+ph_with_finalizer(const ph_interpreter *interp)
+{
+    walker w = {.interp = interp};
+    PyObject *found = NULL;
+    int result = ph_visit_tracked(meet_waiting, &w);
+    if (result == 0) {
+        found = PyList_New((Py_ssize_t)w.todo_used);    /* the collector is off */
     }
+    for (size_t i = 0; found && i < w.todo_used; i++) {
+        PyList_SET_ITEM(found, (Py_ssize_t)i, Py_NewRef(w.todo[i]));
+    }
+    if (result != 0 && !PyErr_Occurred()) {
+        ph_raise(&interp->exceptions);
+    }
+    ph_free(w.todo);
     return found;
 }
