@@ -235,19 +235,20 @@ int ph_visit_tracked(visitproc visit, void *arg);
 /* Write into code what running it would write and which does not depend on what
    it works on; after its constants have been pinned (layout_code.c). */
 void ph_warm_code(PyCodeObject *code);
-/* Hide from the end of an interpreter the table of interned strings, which are
-   immortal: it would make each of them mortal again.  -1 with MemoryError. */
+/* Hide the immortal interned strings from the end of the process, which would make
+   each of them mortal again (layout_interned.c).  -1 with MemoryError. */
 int ph_hide_interned(void);
 
 /* --- The allocator's free memory (layout_obmalloc.c) ------------------------------ */
 
-/* What was taken out of circulation.  Zero at first. */
+/* What was taken out of circulation, and how many free pools were released to the
+   kernel so far.  Zero at first. */
 typedef struct {
-    void *blocks, *pools;           /* heads of lists, through the memory itself */
-    uint64_t blocks_number, pools_number, bytes;
+    void *blocks;                   /* head of a list through the blocks */
+    uint64_t blocks_number, bytes, pools_number;
 } ph_taken;
-/* Take all free memory that the allocator would give out before untouched
-   memory.  Returns NULL, or why it cannot be done. */
+/* Take all free memory on pages with objects that the allocator would give out
+   before untouched memory.  Returns NULL, or why it cannot be done. */
 const char *ph_take_free_memory(ph_taken *taken);
 /* Give back all of it. */
 void ph_give_back_memory(ph_taken *taken);

@@ -9,8 +9,6 @@
 
 #include "layout_internal.h"
 
-#include "internal/pycore_interp.h"
-
 static PyGC_Head *
 after(const PyGC_Head *gc)
 {
@@ -37,19 +35,5 @@ ph_visit_tracked(visitproc visit, void *arg)
             }
         }
     }
-    return 0;
-}
-
-/* CPython clears this table near its end.  Another one takes its place, since
-   strings are still interned until then. */
-int
-ph_hide_interned(void)
-{
-    PyObject *empty = PyDict_New();
-    if (empty == NULL) {
-        return -1;
-    }
-    PyInterpreterState *interp = PyInterpreterState_Get();
-    interp->cached_objects.interned_strings = empty;    /* the old one stays */
     return 0;
 }

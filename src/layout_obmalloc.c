@@ -8,10 +8,10 @@
    - Free blocks of partly used pools are taken by asking for them, until the
      allocator has no such pool of that size left.  The tail of a pool that was
      never given out is not touched: all of it is declared to be given out.
-   - Free pools were touched when they were in use.  They are made to look like
-     full pools of the largest blocks.  What no pool was cut from yet stays.
+   - The pages of free pools, except for the one with the pool's header, go back to
+     the kernel.  Whoever uses such a pool again starts it anew.
 
-   All that is taken hangs on two lists, and can be given back.  An interpreter
+   What is taken hangs on a list, and can be given back.  An interpreter
    may have an allocator state of its own, and where it lies differs even between
    patch releases: it is found from a pool, since the pools of a size hang on a
    ring whose head lies in the state.  The GIL guards everything here. */
@@ -26,7 +26,6 @@
 #ifdef WITH_PYMALLOC
 
 #define SIZES ((unsigned)NB_SMALL_SIZE_CLASSES)
-#define LARGEST (SIZES - 1)
 #define BLOCKS_OF_LARGEST \
     ((POOL_SIZE - POOL_OVERHEAD) / SMALL_REQUEST_THRESHOLD)
 
@@ -190,69 +189,29 @@ give_back_block(const PyMemAllocatorEx *allocator, block *taken_block)
 
 /* --- Pools ---------------------------------------------------------------------- */
 
-/* A free pool becomes a full one of the largest blocks, of which only the first
-   two were ever given out: that is how give_back_pool() needs it. */
+/* The pool's own list of free blocks lies in the pages that go: it must not be
+   taken up again, so that the pool is marked as one that never was in use. */
 static void
-take_pool(poolp pool, ph_taken *taken)
+release_pool(poolp pool, ph_taken *taken)
 {
-    pool->szidx = LARGEST;
-    pool->ref.count = BLOCKS_OF_LARGEST;
-    pool->freeblock = NULL;
-    pool->nextoffset = POOL_OVERHEAD + 2 * SMALL_REQUEST_THRESHOLD;
-    pool->maxnextoffset = POOL_SIZE - SMALL_REQUEST_THRESHOLD;
-    pool->nextpool = taken->pools;
-    taken->pools = pool;
+    if (pool->szidx == DUMMY_SIZE_IDX) {
+        return;                     /* not used since */
+    }
+    pool->szidx = DUMMY_SIZE_IDX;
+    ph_os_drop((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
     taken->pools_number++;
-    taken->bytes += POOL_SIZE;
-}
-
-/* Through the allocator, which may then give back the arena as well. */
-static void
-give_back_pool(const PyMemAllocatorEx *allocator, poolp pool)
-{
-    char *first = (char *)pool + POOL_OVERHEAD;
-    pool->ref.count = 2;
-    allocator->free(allocator->ctx, first);
-    allocator->free(allocator->ctx, first + SMALL_REQUEST_THRESHOLD);
-}
-
-/* Hang all arenas with free pools on their list anew: it is in the order of the
-   number of free pools, and has a finger on the last arena with each number. */
-static void
-sort_arenas(struct _obmalloc_mgmt *mgmt)
-{
-    struct arena_object *last = NULL;
-    mgmt->usable_arenas = NULL;
-    memset(mgmt->nfp2lasta, 0, sizeof(mgmt->nfp2lasta));
-    for (unsigned n = 1; n <= MAX_POOLS_IN_ARENA; n++) {
-        for (unsigned i = 0; i < mgmt->maxarenas; i++) {
-            struct arena_object *arena = &mgmt->arenas[i];
-            if (arena->address == 0 || arena->nfreepools != n) {
-                continue;
-            }
-            arena->prevarena = last;
-            arena->nextarena = NULL;
-            *(last ? &last->nextarena : &mgmt->usable_arenas) = arena;
-            mgmt->nfp2lasta[n] = last = arena;
-        }
-    }
 }
 
 static void
-take_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
+release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
 {
-    uint64_t before = taken->pools_number;
     for (unsigned i = 0; i < mgmt->maxarenas; i++) {
-        struct arena_object *arena = &mgmt->arenas[i];
-        while (arena->address != 0 && arena->freepools != NULL) {
-            poolp pool = arena->freepools;
-            arena->freepools = pool->nextpool;
-            arena->nfreepools--;
-            take_pool(pool, taken);
+        const struct arena_object *arena = &mgmt->arenas[i];
+        if (arena->address != 0) {
+            for (poolp pool = arena->freepools; pool != NULL; pool = pool->nextpool) {
+                release_pool(pool, taken);
+            }
         }
-    }
-    if (taken->pools_number != before) {
-        sort_arenas(mgmt);
     }
 }
 
@@ -274,7 +233,7 @@ ph_take_free_memory(ph_taken *taken)
             return "out of memory";
         }
     }
-    take_pools(&state->mgmt, taken);
+    release_pools(&state->mgmt, taken);
     return NULL;
 }
 
@@ -289,11 +248,7 @@ ph_give_back_memory(ph_taken *taken)
         next = each->next;
         give_back_block(&allocator, each);
     }
-    for (poolp pool = taken->pools, next; pool != NULL; pool = next) {
-        next = pool->nextpool;
-        give_back_pool(&allocator, pool);
-    }
-    *taken = (ph_taken){0};
+    *taken = (ph_taken){.pools_number = taken->pools_number};
 }
 
 #else /* built without it */

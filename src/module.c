@@ -441,9 +441,9 @@ core_hide_interned(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(fill_doc,
 "_fill($module, pools, heap, /)\n--\n\n"
 "Take the free memory of the allocator of objects, of the C library's heap, or\n"
-"of both.  Returns (blocks, pools, bytes, chunks, bytes, problem): what is\n"
-"taken now of the one and the other; and None, or why the allocator's free\n"
-"memory cannot be taken.  O(what is taken).");
+"of both.  Returns (blocks, bytes, pools, chunks, bytes, problem): what is taken\n"
+"now of the one, with the free pools released so far, and of the other; and\n"
+"None, or why the allocator's free memory cannot be taken.  O(what is taken).");
 
 static PyObject *
 core_fill(PyObject *module, PyObject *args)
@@ -456,8 +456,8 @@ core_fill(PyObject *module, PyObject *args)
     const char *problem = ph_fill(filling, pools, heap);
     return Py_BuildValue("KKKKKz",
                          (unsigned long long)filling->pools.blocks_number,
-                         (unsigned long long)filling->pools.pools_number,
                          (unsigned long long)filling->pools.bytes,
+                         (unsigned long long)filling->pools.pools_number,
                          (unsigned long long)filling->heap.number,
                          (unsigned long long)filling->heap.bytes, problem);
 }

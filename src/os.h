@@ -95,9 +95,12 @@ void ph_free(void *p);
 void *ph_table_new(size_t size);
 void ph_table_free(void *table, size_t size);
 
+/* Give pages of private memory back: they read as zeros from then on; best effort. */
+void ph_os_drop(void *addr, size_t size);
+
 /* The C library's heap, where it is glibc's, in the main thread's arena: give
-   whole free pages back to the kernel; take the free chunks between those in use
-   (they form a list through themselves, from `first`), and give them back. */
+   whole free pages back to the kernel; take the small free chunks between those in
+   use (they form a list through themselves, from `first`), and give them back. */
 typedef struct {
     void *first;
     uint64_t number, bytes;

@@ -23,13 +23,13 @@ class Prefork:
     immortalized: Immortalized | None
     """What became immortal; None if this was switched off."""
     blocks: int
-    """Free blocks that this process keeps from being allocated, of all calls so far."""
+    """Free blocks of partly used pools that are taken now, by all calls so far."""
+    block_bytes: int
+    """Bytes of these blocks."""
     pools: int
-    """Free pools (16 KiB) likewise."""
-    pool_bytes: int
-    """Bytes of these blocks and pools."""
+    """Free pools (16 KiB) whose pages went back to the system, by all calls so far."""
     chunks: int
-    """Free chunks of the C library's heap likewise."""
+    """Free chunks of the C library's heap that are taken now, by all calls so far."""
     chunk_bytes: int
     """Bytes of these chunks."""
     skipped: str | None
@@ -39,7 +39,7 @@ class Prefork:
 
     def __str__(self) -> str:
         """Give the totals in one line."""
-        filled = f"{self.pool_bytes:,} bytes of free pools and {self.chunk_bytes:,} of malloc taken"
+        filled = f"{self.block_bytes:,} bytes of pools and {self.chunk_bytes:,} of malloc filled"
         return (
             f"{self.immortalized or 'nothing made immortal'}; {filled}"
             f"{f' (pools skipped: {self.skipped})' if self.skipped else ''}; "
@@ -79,9 +79,10 @@ def prefork(
             place" in how-it-works.md. Part of immortalize.
         malloc: give free memory of the C library's heap back to the system, and take the free
             chunks that remain there (glibc only, called from the main thread).
-        pools: take the free memory inside the interpreter's object allocator, so that what workers
-            allocate comes from pages that nobody has used. It stays taken; repeated calls do not
-            take more and more (what no longer helps is given back).
+        pools: fill partly used pools of the interpreter's object allocator, so that what workers
+            allocate comes from pages of their own, and give the pages of free pools back to the
+            system. What is filled stays so; repeated calls do not fill more and more (what no
+            longer helps is given back).
         strict: see `immortalize`.
 
     Returns:
