@@ -23,7 +23,6 @@
 #define NEED_OPCODE_METADATA
 #include "internal/pycore_code.h"
 #include "internal/pycore_opcode_metadata.h"
-#include "opcode_ids.h"
 
 static bool
 has_compiler(void)

@@ -29,7 +29,7 @@ ph_visit_tracked(visitproc visit, void *arg)
     for (int i = 0; i < NUM_GENERATIONS; i++) {
         PyGC_Head *head = &youngest[i].head;
         for (PyGC_Head *gc = after(head); gc != head; gc = after(gc)) {
-            int result = visit(_Py_FROM_GC(gc), arg);
+            int result = visit((PyObject *)(gc + 1), arg);
             if (result != 0) {
                 return result;
             }

@@ -1,8 +1,8 @@
 """prefork() against plain fork: what workers copy, and that nothing else differs."""
 
 import gc
+import itertools
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -11,7 +11,6 @@ import pytest
 
 import permaheap
 from permaheap import _core
-
 
 # A program that loads data with holes in it, forks, and lets a worker look at everything and work
 # for a while. It prints how many kB the worker has copied or allocated meanwhile.
@@ -145,7 +144,9 @@ print(json.dumps(permaheap.prefork().skipped))
 
 
 def test_traced(run):
-    program = "import permaheap, tracemalloc; tracemalloc.start(); print(permaheap.prefork().skipped)"
+    program = (
+        "import permaheap, tracemalloc; tracemalloc.start(); print(permaheap.prefork().skipped)"
+    )
     assert run(program).stdout == "objects come from another allocator than pymalloc\n"
 
 
@@ -203,7 +204,7 @@ for n in range(12):
     totals.append(permaheap.prefork(**steps).block_bytes)
 print(json.dumps(totals))
 """)
-    assert any(later < earlier for earlier, later in zip(totals, totals[1:], strict=False)), totals
+    assert any(later < earlier for earlier, later in itertools.pairwise(totals)), totals
 
 
 def test_allocator_stays_sound(run):
@@ -283,8 +284,10 @@ if sys.argv[1] == "prefork":
     "start",
     [
         "if os.fork() == 0:\n    work()\n    sys.exit(0)\nos.wait()",
-        "import multiprocessing\np = multiprocessing.get_context('fork').Process(target=work)\n"
-        "p.start()\np.join()\nprint(p.exitcode)",
+        (
+            "import multiprocessing\np = multiprocessing.get_context('fork').Process(target=work)\n"
+            "p.start()\np.join()\nprint(p.exitcode)"
+        ),
         "work()",
     ],
     ids=["os.fork", "multiprocessing", "parent"],
@@ -386,7 +389,7 @@ def test_wrong_arguments():
             call()
 
 
-# --- The end of a worker ----------------------------------------------------------------------------
+# --- The end of a worker --------------------------------------------------------------------------
 
 PROGRAMS = {
     "returns": "print('done')",
@@ -398,9 +401,9 @@ PROGRAMS = {
     "has an open file": "f = open(path, 'w'); f.write('text ' * 5); sys.exit(4)",
     "has an old file": "old.write('more text'); print('and more')",
     "has a compressed file": "import gzip; f = gzip.open(path, 'wt'); f.write('text'); g = f",
-    "has callbacks": "atexit.register(print, 'last'); atexit.register(sys.stdout.write, 'first\\n')",
+    "has callbacks": "atexit.register(print, 'last'); atexit.register(print, 'first')",
     "has a callback that raises": "atexit.register(lambda: 1 // 0)",
-    "has a thread": "threading.Thread(target=lambda: (time.sleep(0.05), print('thread'))).start()",
+    "has a thread": "threading.Thread(target=after_main).start()",
     "has a daemon": "threading.Thread(target=time.sleep, args=[60], daemon=True).start()",
     "has a generator": "g = suspended(); next(g); h = suspended(); next(h); print('waiting')",
     "has an object with __del__": "x = Loud('new'); module.attribute = Loud('in a module')",
@@ -415,7 +418,7 @@ PROGRAMS = {
 }
 
 ENDING = """
-import atexit, collections, ctypes, os, signal, sys, threading, time, weakref
+import atexit, ctypes, os, signal, sys, threading, time, weakref
 import string as module
 
 path, mode = sys.argv[1:3]
@@ -431,6 +434,10 @@ def suspended():
         yield
     finally:
         print("finally")
+
+def after_main():
+    threading.main_thread().join()
+    print("thread")
 
 class Data:
     pass

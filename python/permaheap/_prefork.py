@@ -112,9 +112,7 @@ def prefork(
     if collect:
         timed("collect", gc.collect)
     if immortalize:
-        done = timed(
-            "immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode)
-        )
+        done = timed("immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode))
     if free_lists:
         timed("free_lists", _empty_free_lists)
     taken = timed("fill", lambda: _core._fill(pools, malloc))
