@@ -467,7 +467,9 @@ def ending(run, tmp_path):
     def ending(program, mode):
         folder = tmp_path / mode
         folder.mkdir()
-        done = run(ENDING + program, folder / "file", mode)
+        # Debug builds warn of unclosed files, and name the line of code that they are closed in.
+        quiet = {"PYTHONWARNINGS": "ignore::ResourceWarning"}
+        done = run(ENDING + program, folder / "file", mode, **quiet)
         files = {file.name: _contents(file) for file in folder.iterdir()}
         messages = re.sub("0x[0-9a-f]+", "0x", done.stderr)
         return sorted(done.stdout.splitlines()), messages, files
