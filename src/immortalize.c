@@ -23,6 +23,8 @@ typedef struct {
     bool strict, warm;
     PyObject **todo;                /* pinned, and not looked into yet */
     size_t todo_used, todo_size;
+    PyObject **code;                /* to be warmed when its constants are pinned */
+    size_t code_used, code_size;
     ph_memo numbers;                /* type -> its number in counts, from 1 */
     type_count *counts;
     size_t counts_used, counts_size;
@@ -82,6 +84,16 @@ push(walker *w, PyObject *obj)
     return 0;
 }
 
+static int
+remember_code(walker *w, PyObject *code)
+{
+    if (reserve(&w->code, w->code_used, &w->code_size, sizeof(PyObject *)) < 0) {
+        return -1;
+    }
+    w->code[w->code_used++] = code;
+    return 0;
+}
+
 /* Why an object should be able to die, in words that follow its name; or NULL. */
 static const char *
 why_mortal(const walker *w, PyObject *obj)
@@ -130,8 +142,8 @@ walk_from(walker *w, PyObject *root)
         if (ph_visit_referents(obj, meet, w) != 0) {
             return -1;
         }
-        if (w->warm && PyCode_Check(obj)) {
-            ph_warm_code((PyCodeObject *)obj);  /* its constants are pinned now */
+        if (w->warm && PyCode_Check(obj) && remember_code(w, obj) < 0) {
+            return -1;
         }
     }
     return 0;
@@ -209,6 +221,9 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool 
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots) && result == 0; i++) {
         result = walk_from(&w, PyList_GET_ITEM(roots, i));
     }
+    for (size_t i = 0; i < w.code_used; i++) {
+        ph_warm_code((PyCodeObject *)w.code[i]);
+    }
     ph_memo_make_strong(&w.left);   /* the report allocates: the collector may run */
     PyObject *counts = result == 0 ? report(&w) : NULL;
     if (result < 0) {
@@ -217,6 +232,7 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool 
     ph_memo_clear(&w.numbers);
     ph_memo_clear(&w.left);
     ph_free(w.todo);
+    ph_free(w.code);
     ph_free(w.counts);
     return counts;
 }

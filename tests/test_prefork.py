@@ -511,7 +511,8 @@ print(json.dumps(faults(sys.exit) - least))
 """
     slow = family(ends.replace("QUICK", ""))
     quick = family(ends.replace("QUICK", "permaheap.exit_quickly()"))
-    assert quick < 0.75 * slow
+    # 3.12 leaves interned strings alone, which are most of it.
+    assert quick < slow * (0.75 if sys.version_info >= (3, 13) else 0.9)
 
 
 def test_waiting_objects_are_found_without_counting(in_child):
