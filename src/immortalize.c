@@ -20,9 +20,11 @@ typedef struct {
 
 typedef struct {
     const ph_interpreter *interp;
-    bool strict;
+    bool strict, warm;
     PyObject **todo;                /* pinned, and not looked into yet */
     size_t todo_used, todo_size;
+    PyObject **code;                /* to be warmed when its constants are pinned */
+    size_t code_used, code_size;
     ph_memo numbers;                /* type -> its number in counts, from 1 */
     type_count *counts;
     size_t counts_used, counts_size;
@@ -82,6 +84,16 @@ push(walker *w, PyObject *obj)
     return 0;
 }
 
+static int
+remember_code(walker *w, PyObject *code)
+{
+    if (reserve(&w->code, w->code_used, &w->code_size, sizeof(PyObject *)) < 0) {
+        return -1;
+    }
+    w->code[w->code_used++] = code;
+    return 0;
+}
+
 /* Why an object should be able to die, in words that follow its name; or NULL. */
 static const char *
 why_mortal(const walker *w, PyObject *obj)
@@ -126,7 +138,11 @@ walk_from(walker *w, PyObject *root)
         return -1;
     }
     while (w->todo_used > 0) {
-        if (ph_visit_referents(w->todo[--w->todo_used], meet, w) != 0) {
+        PyObject *obj = w->todo[--w->todo_used];
+        if (ph_visit_referents(obj, meet, w) != 0) {
+            return -1;
+        }
+        if (w->warm && PyCode_Check(obj) && remember_code(w, obj) < 0) {
             return -1;
         }
     }
@@ -196,14 +212,17 @@ report(const walker *w)
 }
 
 PyObject *
-ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
+ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool warm)
 {
-    walker w = {.interp = interp, .strict = strict};
+    walker w = {.interp = interp, .strict = strict, .warm = warm};
     ph_memo_init(&w.numbers);
     ph_memo_init(&w.left);
     int result = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots) && result == 0; i++) {
         result = walk_from(&w, PyList_GET_ITEM(roots, i));
+    }
+    for (size_t i = 0; i < w.code_used; i++) {
+        ph_warm_code((PyCodeObject *)w.code[i]);
     }
     ph_memo_make_strong(&w.left);   /* the report allocates: the collector may run */
     PyObject *counts = result == 0 ? report(&w) : NULL;
@@ -213,22 +232,38 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict)
     ph_memo_clear(&w.numbers);
     ph_memo_clear(&w.left);
     ph_free(w.todo);
+    ph_free(w.code);
     ph_free(w.counts);
     return counts;
 }
 
 /* --- At exit ------------------------------------------------------------------------ */
 
-PyObject *
-ph_with_finalizer(PyObject *objects)
+/* A visitproc: collect, borrowed, what has a finalizer that has not run. */
+static int
+meet_waiting(PyObject *obj, void *arg)
 {
-    PyObject *found = PyList_New(0);
-    for (Py_ssize_t i = 0; found && i < PyList_GET_SIZE(objects); i++) {
-        PyObject *obj = PyList_GET_ITEM(objects, i);
-        if (Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
-            && !PyObject_GC_IsFinalized(obj) && PyList_Append(found, obj) < 0) {
-            Py_CLEAR(found);
-        }
+    walker *w = arg;
+    bool waits = Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
+                 && !PyObject_GC_IsFinalized(obj);
+    return waits ? push(w, obj) : 0;
+}
+
+PyObject *
+ph_with_finalizer(const ph_interpreter *interp)
+{
+    walker w = {.interp = interp};
+    PyObject *found = NULL;
+    int result = ph_visit_tracked(meet_waiting, &w);
+    if (result == 0) {
+        found = PyList_New((Py_ssize_t)w.todo_used);    /* the collector is off */
     }
+    for (size_t i = 0; found && i < w.todo_used; i++) {
+        PyList_SET_ITEM(found, (Py_ssize_t)i, Py_NewRef(w.todo[i]));
+    }
+    if (result != 0 && !PyErr_Occurred()) {
+        ph_raise(&interp->exceptions);
+    }
+    ph_free(w.todo);
     return found;
 }

@@ -6,13 +6,15 @@
 #include "freeze.h"
 
 /* Pin all that the items of `roots`, a list, reach; if `strict`, except what
-   must be able to die.  Returns (objects, bytes, left): counts and bytes by
+   must be able to die; if `warm`, prepare code for its first run.  Returns (objects, bytes, left): counts and bytes by
    type name, and how many were left mortal by (type name, reason).  NULL with
    MemoryError; what has been pinned by then stays so.  O(objects reached). */
-PyObject *ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict);
+PyObject *ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict,
+                         bool warm);
 
-/* Those items of a list that have a finalizer which has not run yet; a new
-   list, or NULL with MemoryError.  O(n). */
-PyObject *ph_with_finalizer(PyObject *objects);
+/* Those objects that the collector tracks, and has not set aside, which have a
+   finalizer that has not run yet; the collector must be off.  A new list, or NULL
+   with MemoryError.  O(objects); only what it returns is written to. */
+PyObject *ph_with_finalizer(const ph_interpreter *interp);
 
 #endif

@@ -228,5 +228,29 @@ int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 const char *ph_why_mortal(PyObject *obj);
 /* Bytes that an ordinary object takes, with its own tables. */
 size_t ph_size_in_place(PyObject *obj);
+/* Call visit(obj, arg) for all that the collector tracks and has not set aside
+   (gc.freeze), without counting references.  visit must not run Python code or
+   track anything.  Returns what it returns if not 0; -1 with MemoryError. */
+int ph_visit_tracked(visitproc visit, void *arg);
+/* Write into code what running it would write and which does not depend on what
+   it works on; after its constants have been pinned (layout_code.c). */
+void ph_warm_code(PyCodeObject *code);
+/* Hide the immortal interned strings from the end of the process, which would make
+   each of them mortal again (layout_interned.c).  -1 with MemoryError. */
+int ph_hide_interned(void);
+
+/* --- The allocator's free memory (layout_obmalloc.c) ------------------------------ */
+
+/* What was taken out of circulation, and how many free pools were released to the
+   kernel so far.  Zero at first. */
+typedef struct {
+    void *blocks;                   /* head of a list through the blocks */
+    uint64_t blocks_number, bytes, pools_number;
+} ph_taken;
+/* Take all free memory on pages with objects that the allocator would give out
+   before untouched memory.  Returns NULL, or why it cannot be done. */
+const char *ph_take_free_memory(ph_taken *taken);
+/* Give back all of it. */
+void ph_give_back_memory(ph_taken *taken);
 
 #endif

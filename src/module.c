@@ -8,6 +8,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "prefork.h"
 #include "thaw.h"
 
 #include <string.h>
@@ -18,6 +19,7 @@ typedef struct {
     ph_interpreter interp;
     PyTypeObject *handle_type;
     bool has_datetime;              /* imported in this interpreter */
+    ph_filling filling;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -382,9 +384,10 @@ core_share(PyObject *module, PyObject *obj)
 /* --- In place ----------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(immortalize_doc,
-"_immortalize($module, roots, strict, /)\n--\n\n"
+"_immortalize($module, roots, strict, warm, /)\n--\n\n"
 "Make all that the items of a list reach immortal where it is; if strict,\n"
-"except what must be able to die.  Returns (objects, bytes, left): counts and\n"
+"except what must be able to die; if warm, prepare code for its first run.\n"
+"Returns (objects, bytes, left): counts and\n"
 "bytes by type name, and how many objects were left, by (type name, why).\n"
 "Raises MemoryError; what was made immortal by then stays so.\n"
 "O(number of objects).");
@@ -393,25 +396,24 @@ static PyObject *
 core_immortalize(PyObject *module, PyObject *args)
 {
     PyObject *roots;
-    int strict;
-    if (!PyArg_ParseTuple(args, "O!p:_immortalize", &PyList_Type, &roots, &strict)) {
+    int strict, warm;
+    if (!PyArg_ParseTuple(args, "O!pp:_immortalize", &PyList_Type, &roots, &strict,
+                          &warm)) {
         return NULL;
     }
-    return ph_immortalize(&state_of(module)->interp, roots, strict);
+    return ph_immortalize(&state_of(module)->interp, roots, strict, warm);
 }
 
 PyDoc_STRVAR(with_finalizer_doc,
-"_with_finalizer($module, objects, /)\n--\n\n"
-"Those items of a list that have a finalizer which has not run yet.  O(n).");
+"_with_finalizer($module, /)\n--\n\n"
+"A list of the objects that have a finalizer which has not run yet, of those\n"
+"that the collector tracks and has not set aside.  It must be off.\n"
+"O(number of objects).");
 
 static PyObject *
-core_with_finalizer(PyObject *Py_UNUSED(module), PyObject *objects)
+core_with_finalizer(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    if (!PyList_Check(objects)) {
-        PyErr_SetString(PyExc_TypeError, "_with_finalizer: a list is needed");
-        return NULL;
-    }
-    return ph_with_finalizer(objects);
+    return ph_with_finalizer(&state_of(module)->interp);
 }
 
 PyDoc_STRVAR(finalize_doc,
@@ -424,6 +426,40 @@ core_finalize(PyObject *Py_UNUSED(module), PyObject *obj)
 {
     PyObject_CallFinalizer(obj);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(hide_interned_doc,
+"_hide_interned($module, /)\n--\n\n"
+"Hide the table of interned strings from the end of the interpreter.");
+
+static PyObject *
+core_hide_interned(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return ph_hide_interned() < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(fill_doc,
+"_fill($module, pools, heap, /)\n--\n\n"
+"Take the free memory of the allocator of objects, of the C library's heap, or\n"
+"of both.  Returns (blocks, bytes, pools, chunks, bytes, problem): what is taken\n"
+"now of the one, with the free pools released so far, and of the other; and\n"
+"None, or why the allocator's free memory cannot be taken.  O(what is taken).");
+
+static PyObject *
+core_fill(PyObject *module, PyObject *args)
+{
+    ph_filling *filling = &state_of(module)->filling;
+    int pools, heap;
+    if (!PyArg_ParseTuple(args, "pp:_fill", &pools, &heap)) {
+        return NULL;
+    }
+    const char *problem = ph_fill(filling, pools, heap);
+    return Py_BuildValue("KKKKKz",
+                         (unsigned long long)filling->pools.blocks_number,
+                         (unsigned long long)filling->pools.bytes,
+                         (unsigned long long)filling->pools.pools_number,
+                         (unsigned long long)filling->heap.number,
+                         (unsigned long long)filling->heap.bytes, problem);
 }
 
 /* --- stats, and what tests ask for ------------------------------------------------------- */
@@ -535,8 +571,10 @@ static PyMethodDef core_methods[] = {
     {"share", core_share, METH_O, share_doc},
     {"stats", core_stats, METH_NOARGS, stats_doc},
     {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
-    {"_with_finalizer", core_with_finalizer, METH_O, with_finalizer_doc},
+    {"_with_finalizer", core_with_finalizer, METH_NOARGS, with_finalizer_doc},
     {"_finalize", core_finalize, METH_O, finalize_doc},
+    {"_hide_interned", core_hide_interned, METH_NOARGS, hide_interned_doc},
+    {"_fill", core_fill, METH_VARARGS, fill_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},
@@ -701,6 +739,9 @@ core_clear(PyObject *module)
 static void
 core_free(void *module)
 {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        ph_empty(&state_of(module)->filling);   /* the process outlives it */
+    }
     core_clear(module);
 }
 

@@ -95,6 +95,20 @@ void ph_free(void *p);
 void *ph_table_new(size_t size);
 void ph_table_free(void *table, size_t size);
 
+/* Give pages of private memory back: they read as zeros from then on; best effort. */
+void ph_os_drop(void *addr, size_t size);
+
+/* The C library's heap, where it is glibc's, in the main thread's arena: give
+   whole free pages back to the kernel; take the small free chunks between those in
+   use (they form a list through themselves, from `first`), and give them back. */
+typedef struct {
+    void *first;
+    uint64_t number, bytes;
+} ph_free_chunks;
+void ph_os_trim(void);
+void ph_os_take_free(ph_free_chunks *taken);
+void ph_os_give_back(ph_free_chunks *taken);
+
 /* Arm: the n-th next [fault] call fails (and all later ones if persistent);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */
 void ph_fault_arm(long n, bool persistent);

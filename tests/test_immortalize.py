@@ -557,7 +557,7 @@ def test_memory_runs_out():
 
 def test_wrong_arguments():
     with pytest.raises(TypeError):
-        _core._immortalize((1, 2), True)
+        _core._immortalize((1, 2), True, True)
     with pytest.raises(TypeError):
         _core._with_finalizer(None)
     with pytest.raises(TypeError):

@@ -50,8 +50,8 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
 )
 from permaheap._defaults import builtin_default, json_default  # noqa: E402
 from permaheap._family import family_context  # noqa: E402
-from permaheap._immortalize import Immortalized, immortalize  # noqa: E402
-from permaheap._prefork import prefork  # noqa: E402
+from permaheap._immortalize import Immortalized, exit_quickly, immortalize  # noqa: E402
+from permaheap._prefork import Prefork, prefork  # noqa: E402
 from permaheap._reducers import register_reducers  # noqa: E402
 from permaheap._stats import Stats, stats  # noqa: E402
 
@@ -62,9 +62,11 @@ __all__ = [
     "Handle",
     "HandleError",
     "Immortalized",
+    "Prefork",
     "Stats",
     "__version__",
     "builtin_default",
+    "exit_quickly",
     "family_context",
     "freeze",
     "freeze_each",

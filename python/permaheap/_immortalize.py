@@ -73,21 +73,31 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
 
     O(number of objects). The idea is from the discussion of PEP 683, and Instagram's `gc.freeze`.
     """
-    threads = _running_threads()
-    if threads > 1:
-        warnings.warn(
-            f"immortalize() while {threads} threads are running: what they are working with "
-            "becomes immortal, too; call it before threads are started",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    warn_of_threads("immortalize")
     if not roots:
         gc.collect()
+    return immortalize_in_place(roots, strict=strict, warm=True)
+
+
+def immortalize_in_place(roots: tuple[Any, ...], *, strict: bool, warm: bool) -> Immortalized:
+    """Do what `immortalize` does, without collecting; if warm, prepare code for its first run."""
     with _collector_off():
-        done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict))
+        done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict, warm))
         gc.freeze()
     _finalize_at_exit()
     return done
+
+
+def warn_of_threads(function: str) -> None:
+    """Warn the caller of a function of this package that other threads are running."""
+    threads = _running_threads()
+    if threads > 1:
+        warnings.warn(
+            f"{function}() while {threads} threads are running: what they are working with "
+            "becomes immortal, too; call it before threads are started",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _running_threads() -> int:
@@ -112,6 +122,24 @@ def _collector_off() -> Iterator[None]:
 # --- At exit --------------------------------------------------------------------------------------
 
 _registered = False
+_leave_in_place = False
+
+
+def exit_quickly() -> None:
+    """Let this process and its children end without writing to what is immortal.
+
+    At the end of a process, CPython takes its modules apart and makes interned strings mortal
+    again: a worker then copies the pages that it has shared for all its life. After this call it
+    does so only with modules that are not immortal. Nothing else changes: callbacks of atexit,
+    threads, finalizers, flushing, messages and exit status are what they were.
+
+    Call it in the parent, before or after `prefork`, or in a worker at any time.
+
+    O(1), and O(number of modules) at the end.
+    """
+    global _leave_in_place
+    _leave_in_place = True
+    _finalize_at_exit()
 
 
 def _finalize_at_exit() -> None:
@@ -134,6 +162,8 @@ class _Last(list[Any]):
 
     def __del__(self) -> None:
         _finalize_what_waits(self)
+        if _leave_in_place:
+            _hide_what_is_immortal()
 
 
 def _finalize_what_waits(caller: object) -> None:
@@ -146,16 +176,29 @@ def _finalize_what_waits(caller: object) -> None:
     """
     with _collector_off():
         gc.unfreeze()
-        objects = gc.get_objects()
+        found = _core._with_finalizer()
         gc.freeze()
     spared = _standard_streams() | {id(caller)}
-    waiting = [each for each in _core._with_finalizer(objects) if id(each) not in spared]
-    del objects
+    waiting = [each for each in found if id(each) not in spared]
+    del found
     inner = {id(each) for holder in waiting for each in _held_by(holder)}
     waiting.sort(key=lambda each: (id(each) in inner, issubclass(type(each), io.IOBase)))
     for each in waiting:
         if not _is_running(each):
             _core._finalize(each)
+
+
+def _hide_what_is_immortal() -> None:
+    """Keep what is immortal out of reach of the interpreter, which takes itself apart next."""
+    for name, module in list(sys.modules.items()):
+        if name not in _NEEDED and sys.getrefcount(module) > _IMMORTAL:
+            del sys.modules[name]
+    _core._hide_interned()
+
+
+_IMMORTAL = 1 << 30  # no mortal object has so many references
+# The interpreter itself takes these apart last, and in a way of its own.
+_NEEDED = {"sys", "builtins"}
 
 
 def _held_by(holder: Any) -> Iterable[Any]:

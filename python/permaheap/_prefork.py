@@ -1,16 +1,124 @@
-"""What a parent does just before it forks its workers, so that they share what it has loaded."""
+"""What a parent does just before it forks its workers, so that they share what it has loaded.
 
-from permaheap._immortalize import immortalize
+Immortal objects are not all: workers also write to what lies between the objects (free memory) and
+to code. The order of the steps matters: what one step frees, a later one fills.
+"""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+from permaheap import _core
+from permaheap._immortalize import Immortalized, immortalize_in_place, warn_of_threads
+
+Result = TypeVar("Result")
 
 
-def prefork() -> None:
+@dataclass(frozen=True)
+class Prefork:
+    """What one call of `prefork` did."""
+
+    immortalized: Immortalized | None
+    """What became immortal; None if this was switched off."""
+    blocks: int
+    """Free blocks of partly used pools that are taken now, by all calls so far."""
+    block_bytes: int
+    """Bytes of these blocks."""
+    pools: int
+    """Free pools (16 KiB) whose pages went back to the system, by all calls so far."""
+    chunks: int
+    """Free chunks of the C library's heap that are taken now, by all calls so far."""
+    chunk_bytes: int
+    """Bytes of these chunks."""
+    skipped: str | None
+    """Why the pools were not filled though they should have been, or None."""
+    seconds: Mapping[str, float]
+    """Seconds that each step took, by its name, in their order."""
+
+    def __str__(self) -> str:
+        """Give the totals in one line."""
+        filled = f"{self.block_bytes:,} bytes of pools and {self.chunk_bytes:,} of malloc filled"
+        return (
+            f"{self.immortalized or 'nothing made immortal'}; {filled}"
+            f"{f' (pools skipped: {self.skipped})' if self.skipped else ''}; "
+            f"{sum(self.seconds.values()):.3f} s"
+        )
+
+
+def prefork(
+    *,
+    collect: bool = True,
+    immortalize: bool = True,
+    pools: bool = True,
+    free_lists: bool = True,
+    bytecode: bool = True,
+    malloc: bool = True,
+    strict: bool = True,
+) -> Prefork:
     """Make what this process has loaded safe from copy-on-write in the workers it will fork.
 
-    Idempotent, and cheap when called again: only what is new since the last call is looked at.
+        >>> import os, permaheap
+        >>> report = permaheap.prefork()
+        >>> report.skipped is None
+        True
+
+    Call it in the parent, right before `os.fork`, a `multiprocessing` process or whatever forks.
+    Call it again before the next one: only what is new since then is looked at, and only holes
+    that have appeared since then are filled.
+
+    Each step can be switched off, so that its effect can be measured.
+
+    Args:
+        collect: collect garbage, which else becomes immortal.
+        immortalize: make everything alive immortal, see `immortalize`, and set it aside from the
+            collector (`gc.freeze`).
+        free_lists: empty the interpreter's lists of freed objects.
+        bytecode: prepare code for its first run, as far as that can be done: see "Objects in
+            place" in how-it-works.md. Part of immortalize.
+        malloc: give free memory of the C library's heap back to the system, and take the free
+            chunks that remain there (glibc only, called from the main thread).
+        pools: fill partly used pools of the interpreter's object allocator, so that what workers
+            allocate comes from pages of their own, and give the pages of free pools back to the
+            system. What is filled stays so; repeated calls do not fill more and more (what no
+            longer helps is given back).
+        strict: see `immortalize`.
+
+    Returns:
+        What was done. The pools are skipped if objects do not come from Python's own allocator
+        (PYTHONMALLOC=malloc) or tracemalloc is tracing it.
 
     Raises:
         MemoryError: when there is no memory for the walk.
 
-    O(number of objects) the first time.
+    Warns:
+        RuntimeWarning: when other threads are running, as `immortalize` does.
+
+    O(number of objects) the first time, then O(what is new). The causes are from the discussion of
+    PEP 683.
     """
-    immortalize()
+    if immortalize:
+        warn_of_threads("prefork")
+    seconds: dict[str, float] = {}
+
+    def timed(step: str, function: Callable[[], Result]) -> Result:
+        start = perf_counter()
+        result = function()
+        seconds[step] = perf_counter() - start
+        return result
+
+    done = None
+    if collect:
+        timed("collect", gc.collect)
+    if immortalize:
+        done = timed("immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode))
+    if free_lists:
+        timed("free_lists", _empty_free_lists)
+    taken = timed("fill", lambda: _core._fill(pools, malloc))
+    return Prefork(done, *taken, seconds)
+
+
+def _empty_free_lists() -> None:
+    """Collect what is young: a full collection also empties the free lists."""
+    gc.collect()
