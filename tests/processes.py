@@ -184,4 +184,4 @@ def audit():
     blocks = permaheap._core._check()
     stats = permaheap.stats()
     assert stats.blocks <= blocks <= stats.blocks + Child.killed
-    assert sum(extent.filled for extent in extents()) == stats.used
+    assert sum(extent.filled for extent in extents()) == stats.used + stats.released
