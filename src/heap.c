@@ -414,6 +414,7 @@ refresh(void)
             return status;
         }
     }
+    ph_member_looks();
     atomic_store(&ph_heap.seen, published);
     return PH_OK;
 }

@@ -74,6 +74,8 @@ typedef struct {
     _Atomic uint64_t unborn;    /* low half: its forks whose child is not ready
                                    yet; high: how often that was settled */
     _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
+    _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
+    uint64_t unused[3];         /* a cache line for each */
 } ph_member;
 
 #define PH_MEMBERS 1024u

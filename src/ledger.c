@@ -22,6 +22,8 @@
 
 #include "ledger.h"
 
+#include "members.h"
+
 #define RELEASED ((uint32_t)1 << 31)
 #define GONE ((uint32_t)1 << 30)
 #define PINS (GONE - 1)
@@ -53,6 +55,7 @@ ph_ledger_number(uint32_t *p_number)
                                         PH_PAGE);
         pages_ready = status == PH_OK ? page + 1 : pages_ready;
     }
+    ph_member_makes((uint32_t)number);
     ph_os_unlock();
     *p_number = (uint32_t)number;
     return status;

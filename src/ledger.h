@@ -5,6 +5,9 @@
 
 #include "block.h"
 
+/* All functions look at the number in a home segment's header only: a copy of it
+   will do. */
+
 /* What has become of a block. */
 typedef enum { PH_LIVE, PH_RELEASED, PH_GONE } ph_block_state;
 

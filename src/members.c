@@ -4,6 +4,8 @@
    a *row*: for each entry of the table of retired blocks the stamp of what the
    process has let go of there.  A stamp is used once; so a cell that was written
    for an earlier block of that entry says nothing, and rows need no clearing.
+   The slot also says how far the process has looked: blocks are numbered, and what
+   was frozen elsewhere since it last looked for new ones it cannot have got hold of.
 
    A process is its pid and the time of its start, in one word: a slot is taken,
    and taken over from somebody dead, by one compare and swap.
@@ -23,20 +25,23 @@
    3. What a child has let go of is what its parent had when it forked.  It
       takes that from `row`, which is private memory and so is as old as the fork;
       the parent's row in the header may be newer.
-   4. `births` is raised after a slot is ready and before `unborn` is lowered.
+   4. `seen` is raised before the process asks the ledger whether what it looks for
+      is live; a releaser marks the ledger before it looks at `seen`.  So one of the
+      two notices the other.
+   5. `births` is raised after a slot is ready and before `unborn` is lowered.
       Who finds it unchanged after looking at all slots has missed no child that
       got its slot meanwhile.
-   5. Where it cannot be told, a process is taken for alive: nothing is given back
+   6. Where it cannot be told, a process is taken for alive: nothing is given back
       that somebody could see.  It is taken for gone only if the kernel says so,
       or if it has fewer addresses than the heap (it was replaced by exec).
-   6. A process without a slot (there are more than PH_MEMBERS, or its pid belongs
+   7. A process without a slot (there are more than PH_MEMBERS, or its pid belongs
       to another namespace) is unlisted for ever: nothing is given back from then.
 
    A child that never comes (the fork failed, or it was killed before its first
    instruction) leaves its parent's `unborn` raised.  The parent settles that when
    it next looks: it knows its children.
 
-   State: the slots and rows belong to the family, `slot` and `row` to this
+   State: the slots and rows belong to the family, the statics below to this
    process, under ph_os_lock(). */
 
 #include "members.h"
@@ -50,6 +55,7 @@
 
 static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
+static uint64_t seen;                       /* as in our slot */
 static uint64_t settled;                    /* SETTLED_ONE times, at our last fork */
 
 static ph_member *
@@ -132,6 +138,7 @@ enlist(void)
         return;
     }
     write_row();
+    atomic_store(&member_at(slot)->seen, seen);
     atomic_store(&member_at(slot)->ready, me);
     atomic_fetch_add(&header->births, 1);
 }
@@ -210,7 +217,30 @@ settle(void)
                                          (unborn & ~COUNT_MASK) + SETTLED_ONE);
 }
 
-/* --- Letting go ------------------------------------------------------------------ */
+/* --- Looking, and letting go ------------------------------------------------------- */
+
+static void
+see(uint64_t number)
+{
+    if (number > seen) {
+        seen = number;
+        if (slot != NO_SLOT) {
+            atomic_store(&member_at(slot)->seen, seen);
+        }
+    }
+}
+
+void
+ph_member_looks(void)
+{
+    see(atomic_load(&ph_heap.header->numbered));
+}
+
+void
+ph_member_makes(uint32_t number)
+{
+    see((uint64_t)number + 1);
+}
 
 ph_status
 ph_member_let_go(uint32_t index, uint32_t stamp)
@@ -248,24 +278,29 @@ ph_members_bury(void)
 }
 
 static bool
-may_see(uint32_t i, uint32_t index, uint32_t stamp)
+may_see(uint32_t i, uint32_t number, uint32_t index, uint32_t stamp)
 {
     const ph_member *member = member_at(i);
     uint64_t process = atomic_load(&member->process);
-    return process != 0
-           && (has_unborn(member) || atomic_load(&member->ready) != process
-               || !atomic_load(&member->has_row)
+    if (process == 0) {
+        return false;
+    }
+    if (has_unborn(member) || atomic_load(&member->ready) != process) {
+        return true;
+    }
+    return number < atomic_load(&member->seen)
+           && (!atomic_load(&member->has_row)
                || atomic_load(row_at(i) + index) != stamp);
 }
 
 bool
-ph_members_may_see(uint32_t index, uint32_t stamp)
+ph_members_may_see(uint32_t number, uint32_t index, uint32_t stamp)
 {
     if (atomic_load(&ph_heap.header->unlisted) != 0) {
         return true;
     }
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (may_see(i, index, stamp)) {
+        if (may_see(i, number, index, stamp)) {
             return true;
         }
     }

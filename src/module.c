@@ -399,14 +399,15 @@ PyDoc_STRVAR(release_doc,
 "refers to + processes of the family).");
 
 PyDoc_STRVAR(forget_doc,
-"forget($module, frozen, /)\n--\n\n"
-"Promise that this process uses nothing of a released block any more.\n\n"
-"frozen: as for release().  An object that is held after this, by any\n"
+"forget($module, handle, /)\n--\n\n"
+"Promise that this process holds nothing of a released block any more.\n\n"
+"handle: of what freeze() returned.  An object that is held after this, by any\n"
 "interpreter of the process, is the caller's error: its memory may be gone at\n"
 "any time.  PERMAHEAP_DEBUG=1 shows such errors.  Children that are forked later\n"
 "have forgotten as well.  Forgetting again does nothing.\n\n"
-"Raises RuntimeError when the block was not released, and what release()\n"
-"raises.  O(segments of the block + processes of the family).");
+"Raises RuntimeError when the block was not released, or for a part of a block;\n"
+"TypeError for what is no handle; HandleError for a handle that is damaged or of\n"
+"another family.  O(segments of the block + processes of the family).");
 
 PyDoc_STRVAR(reclaim_doc,
 "reclaim($module, /)\n--\n\n"
@@ -416,51 +417,41 @@ PyDoc_STRVAR(reclaim_doc,
 "call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
 "the family).");
 
-/* The block of an argument of release() or forget(). */
-static int
-parse_block(module_state *state, const char *name, PyObject *arg,
-            const ph_segment **p_home)
-{
-    ph_status status = ph_heap_ready();
-    if (status == PH_OK && Py_TYPE(arg) == state->handle_type) {
-        status = ph_handle_block(handle_of(arg), p_home);
-    }
-    else if (status == PH_OK && api_is_frozen(arg)) {
-        status = ph_root_block(arg, p_home);
-    }
-    else if (status == PH_OK) {
-        PyErr_Format(PyExc_TypeError,
-                     "%s: a Handle or a permanent object is needed, not %s", name,
-                     Py_TYPE(arg)->tp_name);
-        return -1;
-    }
-    return status == PH_OK ? 0 : ph_raise(&state->interp.exceptions);
-}
-
 static PyObject *
 core_release(PyObject *module, PyObject *arg)
 {
     module_state *state = state_of(module);
-    const ph_segment *home;
-    if (parse_block(state, "release", arg, &home) < 0) {
+    const ph_segment *home = NULL;
+    bool is_handle = Py_TYPE(arg) == state->handle_type;
+    if (!is_handle && !api_is_frozen(arg)) {
+        PyErr_Format(PyExc_TypeError, "release: a Handle or a permanent object is "
+                     "needed, not %s", Py_TYPE(arg)->tp_name);
         return NULL;
     }
-    if (ph_retire(home) != PH_OK) {
+    ph_status status = ph_heap_ready();
+    if (status == PH_OK) {
+        status = is_handle ? ph_handle_block(handle_of(arg), &home)
+                           : ph_root_block(arg, &home);
+    }
+    if (status != PH_OK || ph_retire(home) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
+/* A handle only: whoever gave the object itself would hold it. */
 static PyObject *
 core_forget(PyObject *module, PyObject *arg)
 {
     module_state *state = state_of(module);
-    const ph_segment *home;
-    if (parse_block(state, "forget", arg, &home) < 0) {
+    const ph_segment *home = NULL;
+    if (Py_TYPE(arg) != state->handle_type) {
+        PyErr_Format(PyExc_TypeError, "forget: a Handle is needed, not %s",
+                     Py_TYPE(arg)->tp_name);
         return NULL;
     }
-    if (ph_forget(home) != PH_OK) {
+    if (ph_handle_block(handle_of(arg), &home) != PH_OK || ph_forget(home) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
     }

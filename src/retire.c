@@ -24,8 +24,8 @@
    1. A block is released by one compare and swap of its word in the ledger, and
       only with no pins (ledger.c): no live block refers to it.
    2. Memory is punched only if the block is released, and each process of the
-      family has ended, or has let go of the block's stamp (members.c), or was
-      forked by one that had.
+      family has ended, or has let go of the block's stamp, or was forked by one
+      that had, or has never looked for blocks as new as this one (members.c).
    3. Punching, and what goes with it, is done by whoever holds the record lock on
       the first byte of the file (and ph_os_lock(); the kernel drops the lock of who
       dies).  Nobody waits for it: who does not get it leaves the work to others.
@@ -253,7 +253,10 @@ ph_retired_waiting(void)
 static bool
 unpin(uint64_t used, void *arg)
 {
-    ph_ledger_unpin(ph_address_of(used));
+    ph_segment home;
+    if (read_segment(used, &home) == PH_OK) {
+        ph_ledger_unpin(&home);
+    }
     return true;
 }
 
@@ -368,15 +371,15 @@ ph_forget(const ph_segment *home)
 
 /* --- Giving back -------------------------------------------------------------------------- */
 
-/* Is the entry done with?  So is one whose block is gone: it was entered twice. */
+/* Can nobody see what the entry has? */
 static bool
 is_due(uint32_t index)
 {
     uint64_t home = atomic_load(&entry_at(index)->block);
     uint32_t stamp = (uint32_t)atomic_load(&entry_at(index)->stamp);
-    return home > CLAIMED
-           && (ph_ledger_state(ph_address_of(home)) == PH_GONE
-               || !ph_members_may_see(index, stamp));
+    ph_segment segment;
+    return home > CLAIMED && read_segment(home, &segment) == PH_OK
+           && !ph_members_may_see(segment.number, index, stamp);
 }
 
 /* The entries that are due: one bit for each.  False if a process was born
@@ -392,16 +395,20 @@ find_due(uint64_t *due)
     return atomic_load(&ph_heap.header->births) == births;
 }
 
+/* This process need not have mapped the block. */
 static void
 give_back(ph_retired *entry)
 {
     uint64_t home = atomic_load(&entry->block), bytes, pages;
-    const ph_segment *segment = ph_address_of(home);
-    if (ph_ledger_state(segment) == PH_RELEASED) {
+    ph_segment segment;
+    if (read_segment(home, &segment) != PH_OK) {
+        return;
+    }
+    if (ph_ledger_state(&segment) == PH_RELEASED) {
         if (visit_pages(home, ph_heap_punch, &bytes, &pages) != PH_OK) {
             return;
         }
-        ph_ledger_gone(segment);
+        ph_ledger_gone(&segment);
         atomic_fetch_add(&ph_heap.header->returned, pages);
     }
     atomic_store(&entry->block, 0);
