@@ -694,135 +694,124 @@ def test_fork_while_another_thread_releases():
 
 
 class Families(RuleBasedStateMachine):
-    """Freeze, release, forget, fork, kill, at random, beside a set of who may see what."""
+    """Freeze, release, forget, fork, kill, at random, beside a slow model of who may see what."""
 
     blocks = Bundle("blocks")
 
     def __init__(self):
         super().__init__()
-        reclaim()
-        self.serial = 0
+        assert reclaim() == 0
         self.children = {}  # name: Child
-        self.live = {}  # serial: handle
-        self.uses = {}  # serial: serials
-        self.seen_by = {}  # serial of a released block: names of who may see it
+        self.handles = {}  # block: handle; blocks are numbered in their order
+        self.uses = {}  # block: blocks
+        self.live = set()
+        self.waiting = {}  # released block: names of who has not forgotten it
+        self.looked = {"parent": 0}  # name: the newest block that it can know
+        self.forked = self.gone = 0
         self.start = stats()
-        self.gone = 0
 
-    @rule(target=blocks, size=st.sampled_from([10, 5000, 30_000]))
-    def freeze(self, size):
-        self.serial += 1
-        self.live[self.serial] = handle_of(freeze({"n": self.serial, "blob": bytes(size)}))
-        self.uses[self.serial] = set()
-        return self.serial
-
-    @rule(target=blocks, others=st.lists(blocks, min_size=1, max_size=3))
-    def freeze_on_top(self, others):
-        live = [other for other in others if other in self.live]
-        released = [other for other in others if other not in self.live]
-        self.serial += 1
-        given = [resolve(self.live[other]) for other in live]
-        frozen = freeze({"n": self.serial, "others": given, "blob": bytes(9000)})
-        self.live[self.serial] = handle_of(frozen)
-        self.uses[self.serial] = set(live)
-        for other in released:
-            assert other not in self.live
-        return self.serial
+    @rule(target=blocks, others=st.lists(blocks, max_size=3), size=st.sampled_from([9, 30_000]),
+          who=st.integers(0, 3))  # fmt: skip
+    def freeze(self, others, size, who):
+        others = [other for other in others if other in self.live]
+        block = len(self.handles) + 1
+        request = block, [self.handles[other] for other in others], size
+        self.handles[block] = self.do(who, "freeze", request)
+        self.looked[self.name(who)] = block
+        self.uses[block] = set(others)
+        self.live.add(block)
+        return block
 
     @rule(block=blocks, who=st.integers(0, 3))
     def release(self, block, who):
-        handle = self.all_handles.get(block) or self.live.get(block)
-        if block not in self.live:
-            self.do(who, "release", handle)  # nothing happens
-            return
-        users = [user for user in self.live if block in self.uses[user]]
-        answer = self.do(who, "release", handle)
-        assert (answer == "RuntimeError") == bool(users)
-        if not users:
-            self.all_handles[block] = self.live.pop(block)
-            self.seen_by[block] = {"parent", *self.children}
-            self.settle()
+        in_use = any(block in self.uses[user] for user in self.live)
+        answer = self.do(who, "release", self.handles[block])
+        if block in self.live:
+            assert answer == ("RuntimeError" if in_use else None)
+            if not in_use:
+                self.live.remove(block)
+                self.waiting[block] = set(self.looked)
+        else:
+            assert answer is None  # again: nothing happens
 
     @rule(block=blocks, who=st.integers(0, 3))
     def forget(self, block, who):
-        handle = self.all_handles.get(block) or self.live.get(block)
-        answer = self.do(who, "forget", handle)
-        assert (answer == "RuntimeError") == (block in self.live)
-        if block in self.seen_by:
-            self.seen_by[block].discard(self.name(who))
-            self.settle()
+        answer = self.do(who, "forget", self.handles[block])
+        assert answer == ("RuntimeError" if block in self.live else None)
+        if block in self.waiting:
+            self.waiting[block].discard(self.name(who))
 
     @rule()
     def fork(self):
-        if len(self.children) < 3:
-            self.serial += 1
-            name = f"child {self.serial}"
-            self.children[name] = Child(serve)
-            assert self.children[name].recv() == "ready"
-            for seen_by in self.seen_by.values():
-                if "parent" in seen_by:
-                    seen_by.add(name)
+        if len(self.children) == 3:
+            return
+        self.forked += 1
+        name = f"child {self.forked}"
+        self.children[name] = Child(serve)
+        assert self.children[name].recv() == "ready"
+        self.looked[name] = self.looked["parent"]
+        for remember in self.waiting.values():
+            if "parent" in remember:
+                remember.add(name)
 
     @rule(who=st.integers(1, 3))
     def kill(self, who):
         name = self.name(who)
         if name != "parent":
             self.children.pop(name).kill()
-            for seen_by in self.seen_by.values():
-                seen_by.discard(name)
-            self.settle()
+            del self.looked[name]
+            for remember in self.waiting.values():
+                remember.discard(name)
 
     @rule(block=blocks, who=st.integers(0, 3))
     def get(self, block, who):
-        handle = self.all_handles.get(block) or self.live.get(block)
-        expected = block if block in self.live else "HandleError"
-        assert self.do(who, "get", handle) == expected
+        answer = self.do(who, "get", self.handles[block])
+        assert answer == (block if block in self.live else "HandleError")
 
     def name(self, who):
-        names = ["parent", *self.children]
+        names = list(self.looked)
         return names[who % len(names)]
 
     def do(self, who, *request):
         name = self.name(who)
+        self.looked[name] = len(self.handles)
         if name == "parent":
             return answer(*request)
         self.children[name].send(request)
         return self.children[name].recv()
 
-    @property
-    def all_handles(self):
-        return self.__dict__.setdefault("_all_handles", {})
-
-    def settle(self):
-        for block in [block for block, seen_by in self.seen_by.items() if not seen_by]:
-            del self.seen_by[block]
-            self.gone += 1
-
     @invariant()
     def it_is_as_the_model_says(self):
+        for block, remember in list(self.waiting.items()):
+            if not any(self.looked[name] >= block for name in remember):
+                del self.waiting[block]
+                self.gone += 1
         now = stats()
-        assert now.waiting == len(self.seen_by)
+        assert now.waiting == len(self.waiting)
         assert now.blocks - self.start.blocks == len(self.live)
-        assert now.released_blocks - self.start.released_blocks == self.gone + len(self.seen_by)
+        assert now.released_blocks - self.start.released_blocks == self.gone + len(self.waiting)
 
     def teardown(self):
+        permaheap._core._check()
         for child in self.children.values():
             child.kill()
         for block in sorted(self.live, reverse=True):  # users are later than what they use
-            release(name_of(self.live[block]))
-            forget(name_of(self.live[block]))
-        for block in self.seen_by:
-            forget(name_of(self.all_handles[block]))
+            end(self.handles[block])
+        for block in self.waiting:
+            forget(name_of(self.handles[block]))
         assert reclaim() == 0
-        permaheap._core._check()
 
 
-def answer(name, data):
+def answer(name, request):
     """Do what a rule wants, in any process."""
     try:
+        if name == "freeze":
+            number, others, size = request
+            others = [resolve(other) for other in others]
+            return handle_of(freeze({"n": number, "others": others, "blob": bytes(size)}))
         if name == "get":
-            return resolve(data)["n"]
-        return {"release": release, "forget": forget}[name](name_of(data))
+            return resolve(request)["n"]
+        return {"release": release, "forget": forget}[name](name_of(request))
     except (RuntimeError, HandleError) as error:
         return type(error).__name__
 
@@ -834,4 +823,4 @@ def serve(pipe):
 
 
 TestFamilies = Families.TestCase
-TestFamilies.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestFamilies.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
