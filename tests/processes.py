@@ -107,9 +107,14 @@ def handle_of(frozen):
     return bytes(permaheap.share(frozen))
 
 
+def name_of(data):
+    """Return the handle that has these bytes."""
+    return permaheap.Handle.from_bytes(data)
+
+
 def resolve(data):
     """Return the object that 40 bytes name."""
-    return permaheap.Handle.from_bytes(data).get()
+    return name_of(data).get()
 
 
 def heap_file():

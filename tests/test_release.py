@@ -18,7 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 import permaheap
 from interpreters import Interpreter
 from permaheap import HandleError, forget, freeze, is_frozen, reclaim, release, share, stats, thaw
-from processes import READ_ONLY, Child, audit, handle_of, memory, resolve
+from processes import READ_ONLY, Child, audit, handle_of, memory, name_of, resolve
 
 KIB = 1 << 10
 SIZE = 1_000_000
@@ -41,11 +41,6 @@ def end(data):
     """Release a block and forget it; the caller holds nothing of it."""
     release(name_of(data))
     forget(name_of(data))
-
-
-def name_of(data):
-    """Return the handle of some bytes."""
-    return permaheap.Handle.from_bytes(data)
 
 
 def refused(data):
@@ -688,6 +683,239 @@ def test_fork_while_another_thread_releases():
     assert not failures
     assert reclaim() == 0
     audit()
+
+
+# --- The table of processes ---------------------------------------------------------------------------
+
+TABLE = """
+import ctypes, os, struct, sys
+import permaheap
+from permaheap import freeze, forget, reclaim, release, stats
+from processes import Child, Extent, Header, handle_of, heap_file, memory, name_of
+
+MEMBER, MEMBERS = 64, 1024
+start = ctypes.sizeof(Header) + 16384 * ctypes.sizeof(Extent)
+
+def members():
+    table = os.pread(heap_file(), MEMBER * MEMBERS, start)
+    return [struct.unpack_from("5Q", table, MEMBER * i) for i in range(MEMBERS)]
+
+def put(index, *words):
+    os.pwrite(heap_file(), struct.pack(f"{len(words)}Q", *words), start + MEMBER * index)
+
+def gone(work=lambda: None):
+    data = handle_of(freeze([1.5, bytes(1_000_000)]))
+    before = memory()
+    release(name_of(data))
+    forget(name_of(data))
+    work()
+    reclaim()
+    return before - memory() > 900_000
+
+me = members()[0]
+assert me[0] == me[1] and me[0] >> 40 == os.getpid() and me[2] == 0
+assert gone()
+"""
+
+
+def in_table(run, code):
+    done = run(TABLE + code)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_pid_that_is_used_again(run):
+    """A process with that pid lives, but was started at another time: the member is dead."""
+    in_table(run, "put(7, me[0] + 5, me[0] + 5, 0, 0, 2**40)\nassert gone()\nassert members()[7][0] == 0")
+
+
+def test_process_that_cannot_be_told(run):
+    """Without /proc there is only the pid: it lives, so that nothing is given back."""
+    in_table(run, "word = os.getpid() << 40\nput(7, word, word, 0, 0, 2**40)\nassert not gone()")
+
+
+def test_slot_that_is_being_taken(run):
+    in_table(run, "put(7, me[0], 0, 0, 0, 0)\nassert not gone()")
+
+
+def test_more_processes_than_slots(run):
+    """From the first one that finds no slot nothing is given back any more, ever; all else works."""
+    code = """
+for i in range(1, MEMBERS):
+    put(i, me[0] & ~(2**40 - 1), me[0], 0, 0, 0)
+with Child(lambda pipe: gone() or stats().unlisted) as child:
+    assert child.join() == 1
+assert not gone()
+for i in range(1, MEMBERS):
+    put(i, 0, 0, 0, 0, 0)
+assert not gone()
+assert stats().waiting == 3
+"""
+    in_table(run, code)
+
+
+def test_dead_slots_are_taken_over(run):
+    code = """
+for i in range(1, MEMBERS):
+    put(i, me[0] + i, me[0] + i, 0, 0, 2**40)
+with Child(lambda pipe: gone()) as child:
+    child.join()
+assert gone()
+assert stats().unlisted == 0
+"""
+    in_table(run, code)
+
+
+def test_dead_parent_speaks_for_its_unborn_child(run):
+    """It is neither buried nor taken over before the child has come."""
+    code = """
+put(7, me[0] + 5, me[0] + 5, 1, 0, 0)
+assert not gone()
+assert members()[7][0] == me[0] + 5
+put(7, me[0] + 5, me[0] + 5, 0, 0, 0)
+reclaim()
+assert stats().waiting == 0
+"""
+    in_table(run, code)
+
+
+def test_child_that_never_came(run):
+    """Its fork failed: the parent, which knows its children, settles that."""
+    code = """
+with Child(lambda pipe: pipe.send("there") or pipe.recv()) as child:
+    assert child.recv() == "there"
+    put(0, *me[:2], 3)
+    assert gone()
+    assert members()[0][2] == 1 << 32
+    child.send("end")
+    child.join()
+assert gone()
+"""
+    in_table(run, code)
+
+
+def test_fork_that_fails(run):
+    """The same, with a filter on system calls that refuses to make processes."""
+    code = """
+import errno
+x86 = os.uname().machine == "x86_64"
+calls = [56, 57, 58, 435] if x86 else [220, 435]
+lines = [struct.pack("HBBI", 0x20, 0, 0, 0)]
+lines += [struct.pack("HBBI", 0x15, len(calls) - i, 0, n) for i, n in enumerate(calls)]
+lines += [struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)]
+lines += [struct.pack("HBBI", 0x06, 0, 0, 0x00050000 | errno.EAGAIN)]
+filter = ctypes.create_string_buffer(b"".join(lines))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(filter)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, program, 0, 0) == 0, os.strerror(ctypes.get_errno())
+data = handle_of(freeze([1.5, bytes(1_000_000)]))
+try:
+    os.fork()
+except OSError as error:
+    assert error.errno == errno.EAGAIN
+else:
+    raise AssertionError("it has forked")
+assert members()[0][2] == 1
+assert gone()
+assert members()[0][2] == 1 << 32
+"""
+    in_table(run, code)
+
+
+def test_processes_of_another_namespace(run):
+    """Their pids mean something else: they are unlisted."""
+    code = """
+try:
+    os.unshare(os.CLONE_NEWPID)
+except OSError:
+    sys.exit()
+with Child(lambda pipe: os.getpid()) as child:
+    assert child.join() == 1
+assert stats().unlisted == 1
+assert not gone()
+"""
+    in_table(run, code)
+
+
+def test_table_of_released_blocks_gets_full(run):
+    code = """
+def hold(pipe):
+    pipe.send("there")
+    pipe.recv()
+handles = [name_of(handle_of(freeze([i, 2.5]))) for i in range(1030)]
+with Child(hold) as child:
+    child.recv()
+    for i, handle in enumerate(handles):
+        try:
+            release(handle)
+        except RuntimeError as error:
+            assert "forget() or end first" in str(error)
+            break
+    assert i == 1024
+    assert handles[i].get() == (i, 2.5)     # it has not been released
+    for handle in handles[:i]:
+        forget(handle)
+    assert stats().waiting == 1024
+    child.send("end")
+    child.join()
+for handle in handles[i:]:
+    release(handle)
+    forget(handle)
+assert stats().waiting == 0
+assert permaheap._core._check() == 0
+"""
+    done = run(TABLE.replace("\nassert gone()\n", "\n") + code)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+# --- Debug mode ------------------------------------------------------------------------------------------
+
+TOUCH = """
+import faulthandler, signal, sys
+import permaheap
+from processes import handle_of, name_of
+if sys.argv[1] == "handler":
+    faulthandler.enable()
+frozen = permaheap.freeze({"text": "x" * 50, "blob": bytes(100_000), "more": ["y" * 9000]})
+neighbour = permaheap.freeze(["neighbour", 1.5])
+blob = frozen["blob"]
+data = handle_of(frozen)
+permaheap.release(frozen)
+assert blob.count(0) == 100_000
+del frozen
+print(int.from_bytes(data[24:32], "little"), flush=True)
+permaheap.forget(name_of(data))
+assert neighbour == ("neighbour", 1.5)
+assert permaheap._core._check() == 1
+print("forgotten", flush=True)
+blob.count(0)
+print("still here")
+"""
+
+
+@pytest.mark.parametrize("seal", ["0", "1"])
+@pytest.mark.parametrize("first", ["handler", "none"])
+def test_debug_mode_names_the_block(run, first, seal):
+    done = run(TOUCH, first, PERMAHEAP_DEBUG="1", PERMAHEAP_SEAL=seal)
+    root, forgotten = done.stdout.split()
+    assert forgotten == "forgotten"
+    assert done.returncode == -signal.SIGSEGV
+    line = next(line for line in done.stderr.splitlines() if line.startswith("permaheap:"))
+    assert f"root at offset {root}, which was released" in line
+    assert "Segmentation fault" in done.stderr  # faulthandler's turn comes after, or before, ours
+
+
+def test_other_faults_are_left_to_others(run):
+    code = "import permaheap, ctypes\npermaheap.freeze([1.5])\nctypes.string_at(8)"
+    done = run(code, PERMAHEAP_DEBUG="1")
+    assert done.returncode == -signal.SIGSEGV
+    assert "permaheap:" not in done.stderr
+    assert "Segmentation fault" in done.stderr
+
+
+def test_without_debug_mode_reading_is_zeros(run):
+    done = run(TOUCH.replace("blob.count(0)\nprint", "print"), "none")
+    assert done.stdout.split()[1:] == ["forgotten", "still", "here"], done.stderr
 
 
 # --- A model -----------------------------------------------------------------------------------------
