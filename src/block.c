@@ -68,11 +68,28 @@ static void
 idle_run_give(ph_run *run)
 {
     if (run->end - run->pos < RUN_LEAST) {
+        ph_extent_leave(run->extent);
         ph_free(run);
         return;
     }
     run->next = idle_runs;
     idle_runs = run;
+}
+
+void
+ph_blocks_leave_gone(void)
+{
+    for (ph_run **p = &idle_runs, *run; (run = *p) != NULL;) {
+        const ph_extent *extent = &ph_heap.header->extent[run->extent];
+        uint64_t filled = atomic_load(&extent->filled);
+        if (filled == 0 || atomic_load(&extent->gone) != filled) {
+            p = &run->next;
+            continue;
+        }
+        *p = run->next;
+        ph_extent_leave(run->extent);
+        ph_free(run);
+    }
 }
 
 static ph_status

@@ -186,5 +186,8 @@ const ph_segment *ph_block_of(const void *p);
 
 /* For heap.c: forget the parent's runs; plain C, lock held. */
 void ph_blocks_after_fork(void);
+/* For heap.c, lock held: give up idle runs in extents whose blocks are all gone, so
+   that these can be used anew. */
+void ph_blocks_leave_gone(void);
 
 #endif

@@ -190,6 +190,21 @@ check_block(checker *ck)
                                        "its payload");
 }
 
+/* Is what stood there gone, and something else there now? */
+static bool
+is_used_anew(const void *p)
+{
+    uint64_t offset = ph_offset_of(p);
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
+        const ph_extent *extent = &ph_heap.header->extent[i];
+        if (offset - atomic_load(&extent->offset) < extent->size) {
+            return atomic_load(&ph_heap.header->generation[i]) != 0;
+        }
+    }
+    return false;
+}
+
 static int
 check_segment(checker *ck, uint64_t offset, uint64_t end)
 {
@@ -204,7 +219,8 @@ check_segment(checker *ck, uint64_t offset, uint64_t end)
     }
     if (segment->home != offset) {
         const ph_segment *home = ph_address_of(segment->home);
-        return is_committed(home) && home->nonce == segment->nonce
+        return (is_committed(home) && home->nonce == segment->nonce)
+               || is_used_anew(home)
                ? 0 : wrong(ck, segment, "a segment without its block");
     }
     return check_block(ck);

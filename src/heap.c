@@ -40,8 +40,11 @@
    7. Nothing here runs Python code; the process lock is held for a few
       system calls at most, also by fork (so that a child never inherits a
       half-made mapping).
+   8. An extent whose blocks are all gone may be used anew, in a new generation.
+      Whoever has it mapped maps it again when it notices: a page that it copied
+      by a stray write would stay as it is for ever.
 
-   State: the header belongs to the family, `ph_heap` and `seen_filled` to
+   State: the header belongs to the family, `ph_heap` and `seen_*` to
    this process.  Both outlive every interpreter. */
 
 #include "heap.h"
@@ -78,6 +81,9 @@ static uint64_t allowance;          /* under ph_os_lock() */
 #define NOT_MAPPED 0
 #define MAPPED_MARK 1               /* added to the bytes, so that 0 is free */
 static uint64_t seen_filled[PH_MAX_EXTENTS];
+
+/* Of which generation what we have mapped is. */
+static uint32_t seen_generation[PH_MAX_EXTENTS];
 
 /* One bit for each unit of the heap: part of an extent that we have mapped. */
 #define UNITS (RESERVE_MOST / PH_EXTENT_UNIT)
@@ -321,12 +327,21 @@ ph_heap_check_file(void)
                    "daemonize)", ph_heap.fd);
 }
 
+static bool
+is_current(uint32_t index)
+{
+    return seen_generation[index]
+           == atomic_load(&ph_heap.header->generation[index]);
+}
+
+/* Also anew, when it is of another generation (invariant 8). */
 static ph_status
 map_extent(uint32_t index)
 {
-    if (seen_filled[index] != NOT_MAPPED) {
+    if (seen_filled[index] != NOT_MAPPED && is_current(index)) {
         return PH_OK;
     }
+    uint32_t generation = atomic_load(&ph_heap.header->generation[index]);
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t offset = atomic_load(&extent->offset);
     if (offset == 0) {
@@ -342,6 +357,7 @@ map_extent(uint32_t index)
         return system_failure("map an extent", extent->size, err);
     }
     seen_filled[index] = MAPPED_MARK + atomic_load(&extent->filled);
+    seen_generation[index] = generation;
     for (uint64_t at = offset; at < offset + extent->size; at += PH_EXTENT_UNIT) {
         uint64_t unit = at / PH_EXTENT_UNIT;
         atomic_fetch_or(&mapped_units[unit / 64], (uint64_t)1 << unit % 64);
@@ -371,7 +387,7 @@ update_partly_seen_page(uint32_t index)
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
     uint64_t seen = seen_filled[index] - MAPPED_MARK;
-    if (seen_filled[index] == NOT_MAPPED || filled == seen) {
+    if (seen_filled[index] == NOT_MAPPED || filled <= seen || !is_current(index)) {
         return PH_OK;
     }
     uint64_t end = ph_page_up(seen) < filled ? ph_page_up(seen) : filled;
@@ -575,18 +591,51 @@ ph_extent_fill(const ph_extent *extent)
     return filled;
 }
 
-/* Invariant 3.  On success what was half built is gone: its pages are free
-   for us, and take no memory until we build there. */
-static bool
-inherit_extent(ph_extent *extent, uint64_t size)
+/* Invariant 3. */
+bool
+ph_extent_take(uint32_t index)
 {
+    ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t offset = atomic_load(&extent->offset);
     int32_t owner = atomic_load(&extent->owner);
+    return (owner == NO_OWNER || !ph_os_pid_exists(owner))
+           && ph_os_lock_byte(ph_heap.fd, offset) == 0
+           && atomic_compare_exchange_strong(&extent->owner, &owner, ph_os_pid());
+}
+
+void
+ph_extent_leave(uint32_t index)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    atomic_store(&extent->owner, NO_OWNER);
+    ph_os_unlock_byte(ph_heap.fd, atomic_load(&extent->offset));
+}
+
+/* Killed in between, we leave an extent that is of a new generation, or empty. */
+ph_status
+ph_extent_reset(uint32_t index)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    uint64_t filled = atomic_load(&extent->filled);
+    atomic_fetch_add(&ph_heap.header->generation[index], 1);
+    atomic_store(&extent->spill_block, 0);
+    atomic_store(&extent->filled, 0);
+    atomic_store(&extent->gone, 0);
+    atomic_fetch_add(&ph_heap.header->reused, filled);
+    ph_heap_punch(atomic_load(&extent->offset), extent->size);
+    return map_extent(index);
+}
+
+/* On success what was half built is gone: its pages are free for us, and take no
+   memory until we build there. */
+static bool
+inherit_extent(uint32_t index, uint64_t size)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    uint64_t offset = atomic_load(&extent->offset);
     if (offset == 0 || extent->kind != PH_EXTENT_PERMANENT
         || extent->size - atomic_load(&extent->filled) < size
-        || (owner != NO_OWNER && ph_os_pid_exists(owner))
-        || ph_os_lock_byte(ph_heap.fd, offset) != 0
-        || !atomic_compare_exchange_strong(&extent->owner, &owner, ph_os_pid())) {
+        || !ph_extent_take(index)) {
         return false;
     }
     uint64_t filled = ph_extent_fill(extent);
@@ -597,7 +646,7 @@ inherit_extent(ph_extent *extent, uint64_t size)
         ph_heap_punch(offset + whole, extent->size - whole);
     }
     if (extent->size - filled < size) {
-        atomic_store(&extent->owner, NO_OWNER);
+        ph_extent_leave(index);
         return false;
     }
     return true;
@@ -608,7 +657,7 @@ find_inheritance(uint64_t size, uint32_t *p_index)
 {
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
-        if (inherit_extent(&ph_heap.header->extent[i], size)) {
+        if (inherit_extent(i, size)) {
             *p_index = i;
             return true;
         }
@@ -624,7 +673,9 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
         status = window_ready();
     }
     ph_reclaim_locked();            /* memory is about to be needed */
-    if (status == PH_OK && !find_inheritance(size, p_index)) {
+    ph_blocks_leave_gone();
+    if (status == PH_OK && !find_inheritance(size, p_index)
+        && !ph_reuse_locked(size, p_index)) {
         status = claim_extent(size, hint, p_index);
     }
     if (status != PH_OK) {
@@ -639,7 +690,7 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
         status = open_window(extent);
     }
     if (status != PH_OK) {
-        atomic_store(&extent->owner, NO_OWNER);     /* to be had again */
+        ph_extent_leave(*p_index);                  /* to be had again */
     }
     return status;
 }
@@ -726,6 +777,7 @@ ph_heap_used(void)
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
         used += atomic_load(&ph_heap.header->extent[i].filled);
     }
-    uint64_t released = atomic_load(&ph_heap.header->released);
+    uint64_t released = atomic_load(&ph_heap.header->released)
+                        - atomic_load(&ph_heap.header->reused);
     return used - (released < used ? released : used);
 }

@@ -55,8 +55,9 @@ typedef struct {
     _Atomic uint64_t offset;    /* where it starts; 0: not claimed yet.  Set
                                    last, once, by the claimer */
     uint64_t size;              /* bytes; of PH_EXTENT_UNIT; never changes */
-    _Atomic uint64_t filled;    /* bytes of committed blocks at its front; only
-                                   grows; written by the owner */
+    _Atomic uint64_t filled;    /* bytes of committed blocks at its front; grows,
+                                   until the extent is used anew; written by the
+                                   owner */
     _Atomic int32_t owner;      /* pid of who may build here */
     int32_t kind;               /* ph_extent_kind; never changes */
     /* When a block spills into this extent from another: that the extent is
@@ -64,7 +65,7 @@ typedef struct {
     _Atomic uint64_t spill_block;   /* offset of the block's header, or 0 */
     uint64_t spill_nonce;           /* that header's nonce */
     uint64_t spill_filled;          /* bytes */
-    uint64_t unused;
+    _Atomic uint64_t gone;      /* bytes of blocks that are gone; about right */
 } ph_extent;
 
 /* A process of the family, in the table of members.c. */
@@ -84,6 +85,8 @@ typedef struct {
 typedef struct {
     _Atomic uint64_t block;     /* offset of its home segment; 0: free */
     _Atomic uint64_t stamp;     /* number of this retirement */
+    _Atomic uint64_t nonce;     /* that home's, */
+    _Atomic uint64_t number;    /* and its number: written before `block` */
 } ph_retired;
 
 #define PH_RETIRED 1024u        /* so many at a time */
@@ -111,6 +114,7 @@ typedef struct {
     _Atomic uint64_t numbered;  /* blocks that have a number in the ledger */
     _Atomic uint64_t released;  /* bytes of released blocks */
     _Atomic uint64_t released_blocks;
+    _Atomic uint64_t reused;    /* bytes of them whose addresses are used anew */
     _Atomic uint64_t returned;  /* bytes of memory given back */
     _Atomic uint64_t stamps;    /* retirements so far */
     _Atomic uint64_t retired_used;  /* entries of retired[] that were ever used */
@@ -120,6 +124,7 @@ typedef struct {
     _Atomic uint64_t objects_of[PH_KINDS];
     _Atomic uint64_t bytes_of[PH_KINDS];
     ph_extent extent[PH_MAX_EXTENTS];
+    _Atomic uint32_t generation[PH_MAX_EXTENTS];    /* how often used anew */
     ph_member member[PH_MEMBERS];
     ph_retired retired[PH_RETIRED];
 } ph_header;
@@ -211,6 +216,12 @@ ph_directory_entry(uint64_t offset)
    where its free bytes start: a dead owner's, or a new one of about `hint`
    bytes.  Mapped for reading, and for writing through the window. */
 ph_status ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index);
+
+/* Make an extent ours, if nobody owns it; and give it up. */
+bool ph_extent_take(uint32_t index);
+void ph_extent_leave(uint32_t index);
+/* Use an extent of ours anew, all of whose blocks are gone. */
+ph_status ph_extent_reset(uint32_t index);
 
 /* Memory for [offset, offset + size), inside one extent, and for its part of the
    directory, if the process's limits allow for it. */

@@ -561,7 +561,7 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     ph_reclaim();
     ph_header *header = ph_heap.header;
     return Py_BuildValue(
-        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K}",
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K}",
         "reserved", (unsigned long long)header->size,
         "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
@@ -574,6 +574,7 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "released_blocks",
         (unsigned long long)atomic_load(&header->released_blocks),
         "waiting", (unsigned long long)ph_retired_waiting(),
+        "reused", (unsigned long long)atomic_load(&header->reused),
         "returned", (unsigned long long)atomic_load(&header->returned),
         "unlisted", (unsigned long long)atomic_load(&header->unlisted));
 }

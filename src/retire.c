@@ -32,7 +32,10 @@
    4. Killed at any point, a process leaves a block that is released and not in
       the table, or in it twice, or punched and not gone.  All of that is harmless:
       to release again enters it again, and to punch twice is to punch once.
-   5. The addresses of what is punched are not used again.
+   5. The addresses of what is punched are used again only when all blocks of an
+      extent are gone, and nobody builds there.  Then the extent begins anew, in a
+      new generation (invariant 8 of heap.c).  A segment may so outlive the home of
+      its block: it is gone if what stands there has another nonce.
    6. There is no thread that gives back.  It is done by the next one of ph_retire,
       ph_forget, ph_reclaim, or by a builder who needs an extent.
 
@@ -144,7 +147,8 @@ is_wanted(uint64_t used, void *arg)
     return !s->found;
 }
 
-/* A live block that refers to `home`, or NULL.  O(blocks). */
+/* A live block that refers to `home`, or NULL.  Others may use an extent anew while
+   we look at it: what is no segment ends the walk there.  O(blocks). */
 static const ph_segment *
 find_user(const ph_segment *home)
 {
@@ -155,6 +159,9 @@ find_user(const ph_segment *home)
         uint64_t end = at + ph_extent_seen_filled(i);
         while (at != 0 && at < end) {
             const ph_segment *segment = ph_address_of(at);
+            if (segment->size < sizeof(ph_segment)) {
+                break;
+            }
             if (segment->home == at && segment->uses != 0
                 && ph_ledger_state(segment) == PH_LIVE
                 && visit_uses(segment, is_wanted, &s) == PH_OK && s.found) {
@@ -219,7 +226,7 @@ new_stamp(void)
 }
 
 static bool
-enter(uint64_t home)
+enter(const ph_segment *home)
 {
     for (uint32_t i = 0; i < PH_RETIRED; i++) {
         uint64_t none = 0;
@@ -232,7 +239,9 @@ enter(uint64_t home)
                                                 &used, i + 1)) {
         }
         atomic_store(&entry_at(i)->stamp, new_stamp());
-        atomic_store(&entry_at(i)->block, home);
+        atomic_store(&entry_at(i)->nonce, home->nonce);
+        atomic_store(&entry_at(i)->number, home->number);
+        atomic_store(&entry_at(i)->block, ph_offset_of(home));
         return true;
     }
     return false;
@@ -286,7 +295,7 @@ retire(const ph_segment *home)
     if (state == PH_LIVE) {
         return is_in_use(home);
     }
-    if (state == PH_RELEASED && !has_entry(offset) && !enter(offset)) {
+    if (state == PH_RELEASED && !has_entry(offset) && !enter(home)) {
         if (ours) {
             ph_ledger_take_back(home);
         }
@@ -304,8 +313,11 @@ retire(const ph_segment *home)
 ph_status
 ph_retire(const ph_segment *home)
 {
+    ph_status status = ph_heap_refresh_all();
     ph_os_lock();
-    ph_status status = ph_heap_check_file();
+    if (status == PH_OK) {
+        status = ph_heap_check_file();
+    }
     if (status == PH_OK) {
         ph_reclaim_locked();            /* perhaps that makes room */
         status = retire(home);
@@ -377,9 +389,8 @@ is_due(uint32_t index)
 {
     uint64_t home = atomic_load(&entry_at(index)->block);
     uint32_t stamp = (uint32_t)atomic_load(&entry_at(index)->stamp);
-    ph_segment segment;
-    return home > CLAIMED && read_segment(home, &segment) == PH_OK
-           && !ph_members_may_see(segment.number, index, stamp);
+    uint32_t number = (uint32_t)atomic_load(&entry_at(index)->number);
+    return home > CLAIMED && !ph_members_may_see(number, index, stamp);
 }
 
 /* The entries that are due: one bit for each.  False if a process was born
@@ -395,6 +406,33 @@ find_due(uint64_t *due)
     return atomic_load(&ph_heap.header->births) == births;
 }
 
+static uint32_t
+extent_of(uint64_t offset)
+{
+    uint32_t i = 0;
+    for (; i < PH_MAX_EXTENTS; i++) {
+        const ph_extent *extent = &ph_heap.header->extent[i];
+        if (offset - atomic_load(&extent->offset) < extent->size) {
+            break;
+        }
+    }
+    return i;
+}
+
+/* Tell the extents of a block that is gone. */
+static void
+count_gone(uint64_t home)
+{
+    ph_segment segment;
+    for (uint64_t at = home; at != 0; at = segment.next) {
+        uint32_t index = extent_of(at);
+        if (index == PH_MAX_EXTENTS || read_segment(at, &segment) != PH_OK) {
+            return;
+        }
+        atomic_fetch_add(&ph_heap.header->extent[index].gone, segment.size);
+    }
+}
+
 /* This process need not have mapped the block. */
 static void
 give_back(ph_retired *entry)
@@ -404,11 +442,13 @@ give_back(ph_retired *entry)
     if (read_segment(home, &segment) != PH_OK) {
         return;
     }
-    if (ph_ledger_state(&segment) == PH_RELEASED) {
+    if (segment.nonce == atomic_load(&entry->nonce)
+        && ph_ledger_state(&segment) == PH_RELEASED) {
         if (visit_pages(home, ph_heap_punch, &bytes, &pages) != PH_OK) {
             return;
         }
         ph_ledger_gone(&segment);
+        count_gone(home);
         atomic_fetch_add(&ph_heap.header->returned, pages);
     }
     atomic_store(&entry->block, 0);
@@ -450,6 +490,69 @@ ph_reclaim(void)
     ph_os_unlock();
 }
 
+/* --- Using an extent anew --------------------------------------------------------------------- */
+
+static bool
+is_gone(const ph_segment *segment)
+{
+    ph_segment home;
+    return read_segment(segment->home, &home) == PH_OK
+           && (home.nonce != segment->nonce || ph_ledger_state(&home) == PH_GONE);
+}
+
+/* `gone` may be wrong after somebody was killed, so look at each segment. */
+static bool
+all_gone(const ph_extent *extent)
+{
+    uint64_t at = atomic_load(&extent->offset);
+    uint64_t end = at + ph_extent_fill(extent);
+    ph_segment segment;
+    for (; at < end; at += segment.size) {
+        if (read_segment(at, &segment) != PH_OK || segment.size == 0
+            || !is_gone(&segment)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+may_be_reused(const ph_extent *extent, uint64_t size)
+{
+    uint64_t filled = atomic_load(&extent->filled);
+    return filled > 0 && atomic_load(&extent->gone) == filled
+           && extent->size >= size && extent->kind == PH_EXTENT_PERMANENT;
+}
+
+static bool
+reuse(uint64_t size, uint32_t *p_index)
+{
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
+        const ph_extent *extent = &ph_heap.header->extent[i];
+        if (!may_be_reused(extent, size) || !ph_extent_take(i)) {
+            continue;
+        }
+        if (all_gone(extent) && ph_extent_reset(i) == PH_OK) {
+            *p_index = i;
+            return true;
+        }
+        ph_extent_leave(i);
+    }
+    return false;
+}
+
+bool
+ph_reuse_locked(uint64_t size, uint32_t *p_index)
+{
+    if (ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
+        return false;
+    }
+    bool found = reuse(size, p_index);
+    ph_os_unlock_byte(ph_heap.fd, RECLAIM_BYTE);
+    return found;
+}
+
 /* --- Debug mode ------------------------------------------------------------------------------ */
 
 /* Before a SIGSEGV: was it a page of a released block?  Reads shared memory, and
@@ -463,7 +566,7 @@ report_touch(const void *address)
     }
     const ph_segment *home = ph_block_of(address);
     char text[200];
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (home->home == ph_offset_of(home) && ph_ledger_state(home) != PH_LIVE) {
         int n = snprintf(text, sizeof(text),
                          "permaheap: process %d touches offset %llu of the heap, in "
                          "the block with its root at offset %llu, which was released\n",

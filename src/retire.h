@@ -15,6 +15,9 @@ ph_status ph_forget(const ph_segment *home);
 void ph_reclaim(void);
 /* The same for heap.c, with ph_os_lock() held. */
 void ph_reclaim_locked(void);
+/* For heap.c, likewise: an extent with room for `size` bytes, all of whose blocks are
+   gone, and which is ours and empty now.  False if there is none. */
+bool ph_reuse_locked(uint64_t size, uint32_t *p_index);
 /* How many blocks wait to be given back.  O(of them). */
 uint64_t ph_retired_waiting(void);
 

@@ -694,7 +694,7 @@ from permaheap import freeze, forget, reclaim, release, stats
 from processes import Child, Extent, Header, handle_of, heap_file, memory, name_of
 
 MEMBER, MEMBERS = 64, 1024
-start = ctypes.sizeof(Header) + 16384 * ctypes.sizeof(Extent)
+start = ctypes.sizeof(Header) + 16384 * (ctypes.sizeof(Extent) + 4)
 
 def members():
     table = os.pread(heap_file(), MEMBER * MEMBERS, start)

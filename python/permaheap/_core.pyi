@@ -29,6 +29,7 @@ class _StatsDict(TypedDict):
     released_blocks: int
     waiting: int
     returned: int
+    reused: int
     unlisted: int
 
 def freeze(obj: Any, /, *, default: Callable[[Any], Any] | None = None) -> Any: ...

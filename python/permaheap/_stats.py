@@ -38,6 +38,8 @@ class Stats:
     """How many of them wait, because some process may still see them."""
     returned: int
     """Bytes of memory given back of the others: their whole pages."""
+    reused: int
+    """Bytes of released blocks whose addresses are used again."""
     unlisted: int
     """Processes that found no place in the family's table: if not 0, nothing is given back."""
 
