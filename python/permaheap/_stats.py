@@ -18,7 +18,7 @@ class Stats:
     used: int
     """Bytes that frozen blocks take, headers and padding included; released ones left out."""
     blocks: int
-    """Number of blocks: one for each freeze that put something into the heap and was not released."""
+    """Number of blocks: one for each freeze that put something there, but for released ones."""
     mapping: str
     """How this process maps the heap: "private" (a stray write copies the page for itself),
     "sealed: " (PERMAHEAP_SEAL=1: a stray write is a SIGSEGV) or "read-only: ", and the reason."""
