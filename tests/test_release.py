@@ -605,13 +605,13 @@ def test_segment_that_outlives_its_home():
     """Extents are used anew one by one: of a block that is gone a part may stay where it was."""
     rng = random.Random(3)
     small, large = [], []
-    for turn in range(150):
+    for turn in range(50):
         small.append(handle_of(freeze([turn, bytes(rng.randrange(2_000_000))])))
-        large.append(handle_of(freeze([bytes(rng.randrange(1, 700_000)) for _ in range(30)])))
+        large.append(handle_of(freeze([bytes(rng.randrange(1, 700_000)) for _ in range(25)])))
         end(large.pop(rng.randrange(len(large))))
         if rng.random() < 0.9:
             end(small.pop(rng.randrange(len(small))))
-        if turn % 30 == 0:
+        if turn % 20 == 0:
             audit()
     for data in small + large:
         assert type(resolve(data)) is tuple
