@@ -15,9 +15,10 @@
         segment     H oooooooooooooooooooooo H' o     H: header, o: objects
         punched           |////////|////////|
 
-   So a header stays where it is for ever: whoever looks for a neighbour's block
-   walks over it (ph_block_of), and a handle of the block still says that it was
-   released.  Of a block of less than two pages nothing is given back.
+   So a header stays as long as its extent has a block that is not gone: whoever
+   looks for a neighbour's block walks over it (ph_block_of), and a handle of the
+   block still says that it was released.  Of a block of less than two pages
+   nothing is given back.
 
    Invariants:
 
@@ -37,7 +38,7 @@
       new generation (invariant 8 of heap.c).  A segment may so outlive the home of
       its block: it is gone if what stands there has another nonce.
    6. There is no thread that gives back.  It is done by the next one of ph_retire,
-      ph_forget, ph_reclaim, or by a builder who needs an extent.
+      ph_forget, ph_reclaim, or by a builder who needs an extent (by stats(), too).
 
    To forget also drops this process's own copies of the pages (stray writes).  In
    debug mode (PERMAHEAP_DEBUG) it takes the pages away instead: who touches one
@@ -70,8 +71,8 @@ read_segment(uint64_t offset, ph_segment *segment)
 
 typedef void (*range_visitor)(uint64_t start, uint64_t size);
 
-/* Visit the whole pages behind each segment's header; all bytes in *p_bytes, those
-   visited in *p_visited.  Both may be NULL. */
+/* Visit the whole pages behind each segment's header.  *p_bytes is the size of the
+   block, *p_visited that of these pages. */
 static ph_status
 visit_pages(uint64_t home, range_visitor visit, uint64_t *p_bytes,
             uint64_t *p_visited)
@@ -204,11 +205,13 @@ entry_at(uint32_t index)
     return &ph_heap.header->retired[index];
 }
 
+/* With the nonce: an entry made twice may have outlived its block. */
 static bool
-has_entry(uint64_t home)
+has_entry(const ph_segment *home)
 {
     for (uint32_t i = 0; i < entries_used(); i++) {
-        if (atomic_load(&entry_at(i)->block) == home) {
+        if (atomic_load(&entry_at(i)->block) == ph_offset_of(home)
+            && atomic_load(&entry_at(i)->nonce) == home->nonce) {
             return true;
         }
     }
@@ -295,7 +298,7 @@ retire(const ph_segment *home)
     if (state == PH_LIVE) {
         return is_in_use(home);
     }
-    if (state == PH_RELEASED && !has_entry(offset) && !enter(home)) {
+    if (state == PH_RELEASED && !has_entry(home) && !enter(home)) {
         if (ours) {
             ph_ledger_take_back(home);
         }
