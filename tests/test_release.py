@@ -1013,6 +1013,45 @@ def test_without_debug_mode_reading_is_zeros(run):
     assert done.stdout.split()[1:] == ["forgotten", "still", "here"], done.stderr
 
 
+def reclaim_all_the_time(pipe):
+    pipe.send("begin")
+    while not pipe.poll():
+        reclaim()
+
+
+def read_and_leave(held):
+    """Fork a child that reads what it has inherited; return it and the pipe with its verdict."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        good = held[0]["blob"].count(1) == 20_000 and held[0]["rows"][-1] == "the end"
+        os.write(writer, b"good" if good else b"bad")
+        os._exit(0)
+    os.close(writer)
+    return pid, reader
+
+
+def test_newborn_children_see_what_their_parent_has_forgotten_since():
+    """Nobody gives back what a child sees that has not yet come to its slot."""
+    with Child(reclaim_all_the_time) as other:
+        other.recv()
+        for _ in range(200):
+            held = [freeze({"blob": b"\1" * 20_000, "rows": ["x" * 9000, "the end"]})]
+            data = handle_of(held[0])
+            release(held[0])
+            pid, reader = read_and_leave(held)
+            held.clear()
+            forget(name_of(data))
+            reclaim()
+            assert os.read(reader, 10) == b"good"
+            os.close(reader)
+            os.waitpid(pid, 0)
+        other.send("end")
+        other.join()
+    assert reclaim() == 0
+    audit()
+
+
 # --- A model -------------------------------------------------------------------------------------
 
 
