@@ -17,12 +17,18 @@
    have committed <= pos <= allocated <= end.  Only commit moves `committed`
    (with the shared `filled`, invariant 5 of heap.c).
 
-   The list belongs to the process and is guarded by ph_os_lock(). */
+   The list belongs to the process and is guarded by ph_os_lock().
+
+   Which other blocks this one refers to is gathered while it is built, and
+   written behind its objects when it is sealed.  Sealing pins them in the ledger:
+   so none of them can have been released when this block is committed. */
 
 #include "block.h"
 
 #include <assert.h>
 #include <string.h>
+
+#include "ledger.h"
 
 #define CHUNK_LEAST (64 * PH_KIB)   /* memory is allocated ahead in chunks */
 #define CHUNK_MOST (8 * PH_MIB)
@@ -62,11 +68,28 @@ static void
 idle_run_give(ph_run *run)
 {
     if (run->end - run->pos < RUN_LEAST) {
+        ph_extent_leave(run->extent);
         ph_free(run);
         return;
     }
     run->next = idle_runs;
     idle_runs = run;
+}
+
+void
+ph_blocks_leave_gone(void)
+{
+    for (ph_run **p = &idle_runs, *run; (run = *p) != NULL;) {
+        const ph_extent *extent = &ph_heap.header->extent[run->extent];
+        uint64_t filled = atomic_load(&extent->filled);
+        if (filled == 0 || atomic_load(&extent->gone) != filled) {
+            p = &run->next;
+            continue;
+        }
+        *p = run->next;
+        ph_extent_leave(run->extent);
+        ph_free(run);
+    }
 }
 
 static ph_status
@@ -244,6 +267,8 @@ spill(ph_block *block, uint64_t size)
         ph_os_unlock();
         return status;
     }
+    ph_segment *segment = ph_writable(block, ph_address_of(block->run->pos));
+    segment->next = run->pos;
     segment_end(block);
     segment_begin(block, run);
     return PH_OK;
@@ -261,6 +286,115 @@ ph_block_grow(ph_block *block, uint64_t size)
     }
     ph_status status = run_allocate(run, built + size);
     block->limit = ph_address_of(run->allocated);
+    return status;
+}
+
+/* --- What it refers to -------------------------------------------------------- */
+
+static uint64_t *
+use_slot(const ph_block *block, uint64_t offset)
+{
+    uint64_t mask = block->uses_size - 1;
+    uint64_t i = offset / 8 * 0x9e3779b97f4a7c15ull >> 32;
+    while (block->uses[i & mask] != 0 && block->uses[i & mask] != offset) {
+        i++;
+    }
+    return &block->uses[i & mask];
+}
+
+static ph_status
+grow_uses(ph_block *block)
+{
+    uint32_t old_size = block->uses_size;
+    uint64_t *old = block->uses;
+    uint32_t size = old_size ? 2 * old_size : 16;
+    uint64_t *uses = ph_calloc(size, sizeof(uint64_t));
+    if (uses == NULL) {
+        return ph_fail(PH_NOMEM, "permaheap: out of memory");
+    }
+    block->uses = uses;
+    block->uses_size = size;
+    for (uint32_t i = 0; i < old_size; i++) {
+        if (old[i] != 0) {
+            *use_slot(block, old[i]) = old[i];
+        }
+    }
+    ph_free(old);
+    return PH_OK;
+}
+
+ph_status
+ph_block_use(ph_block *block, const ph_segment *home)
+{
+    uint64_t offset = ph_offset_of(home);
+    if (offset == block->last_use) {
+        return PH_OK;
+    }
+    if (ph_ledger_state(home) != PH_LIVE) {
+        return ph_fail(PH_REFUSED, "permaheap: a block that was released");
+    }
+    if (2 * (block->uses_used + 1) > block->uses_size
+        && grow_uses(block) != PH_OK) {
+        return PH_NOMEM;
+    }
+    uint64_t *slot = use_slot(block, offset);
+    block->uses_used += *slot == 0;
+    *slot = offset;
+    block->last_use = offset;
+    return PH_OK;
+}
+
+/* Write the list, and put it into order on the way: back to back. */
+static ph_status
+write_uses(ph_block *block)
+{
+    uint64_t size = block->uses_used * sizeof(uint64_t);
+    if (size == 0) {
+        return PH_OK;
+    }
+    uint64_t *at = ph_block_alloc(block, size, size);
+    if (at == NULL) {
+        return ph_error_status();
+    }
+    block->payload -= size;             /* it is no object */
+    at = ph_writable(block, at);
+    for (uint32_t i = 0; i < block->uses_size; i++) {
+        if (block->uses[i] != 0) {
+            *at++ = block->uses[i];
+        }
+    }
+    return PH_OK;
+}
+
+/* Pin all of them, or none. */
+static ph_status
+pin_uses(const ph_block *block)
+{
+    ph_status status = PH_OK;
+    uint32_t i = 0;
+    for (; i < block->uses_size && status == PH_OK; i++) {
+        if (block->uses[i] != 0) {
+            status = ph_ledger_pin(ph_address_of(block->uses[i]));
+        }
+    }
+    for (i--; status != PH_OK && i > 0; i--) {
+        if (block->uses[i - 1] != 0) {
+            ph_ledger_unpin(ph_address_of(block->uses[i - 1]));
+        }
+    }
+    return status;
+}
+
+ph_status
+ph_block_seal(ph_block *block)
+{
+    ph_status status = write_uses(block);
+    if (status == PH_OK) {
+        status = ph_ledger_number(&block->number);
+    }
+    if (status == PH_OK) {
+        status = pin_uses(block);
+    }
     return status;
 }
 
@@ -369,6 +503,8 @@ ph_block_commit(ph_block *block, void *root)
     home->payload = block->payload;
     home->flags = block->flags;
     home->segments = block->segments;
+    home->number = block->number;
+    home->uses = block->uses_used;
     ph_run *home_run = NULL;
     for (ph_run *run = block->run; run != NULL; run = run->next) {
         write_directory(run, run->committed);
@@ -396,6 +532,7 @@ ph_block_commit(ph_block *block, void *root)
     publish();
     ph_os_unlock();
     block->run = NULL;
+    ph_free(block->uses);
 }
 
 void
@@ -414,6 +551,7 @@ ph_block_abort(ph_block *block)
     }
     ph_os_unlock();
     block->run = NULL;
+    ph_free(block->uses);
 }
 
 /* --- Finding ----------------------------------------------------------------- */

@@ -21,6 +21,10 @@ typedef struct {
     uint64_t payload;       /* home: bytes of objects in all segments; else 0 */
     uint32_t flags;         /* home: PH_BLOCK_*; else 0 */
     uint32_t segments;      /* home: how many segments; else 0 */
+    uint64_t next;          /* offset of the block's next segment; 0: the last */
+    uint32_t number;        /* home: place in the ledger; else 0 */
+    uint32_t uses;          /* home: how many other blocks this one refers to;
+                               their offsets are at the end of the last segment */
 } ph_segment;
 
 /* An extent that this process owns, and how far it is used. */
@@ -46,12 +50,18 @@ typedef struct {
     uint64_t saved;         /* bytes that sharing has saved so far */
     uint32_t flags;
     uint32_t segments;
+    uint32_t number;        /* in the ledger; from ph_block_seal() on */
+    uint32_t uses_used, uses_size;  /* entries; a power of two, or 0 */
+    uint64_t *uses;         /* hash table of the offsets of other blocks; 0: free */
+    uint64_t last_use;      /* the one noted last */
     uint64_t objects_of[PH_KINDS];
     uint64_t bytes_of[PH_KINDS];
 } ph_block;
 
 /* Begin a block.  On failure there is nothing to abort. */
 ph_status ph_block_begin(ph_block *block);
+/* The last step that can fail: the block is whole.  Commit or abort it. */
+ph_status ph_block_seal(ph_block *block);
 /* Publish: from here on `root` is permanent.  Cannot fail.  Ends the block. */
 void ph_block_commit(ph_block *block, void *root);
 /* Give everything back; the heap's `used` is what it was.  Ends the block.
@@ -65,6 +75,10 @@ ph_block_is_foreign(const ph_block *block)
 {
     return block->forks != atomic_load(&ph_heap.forks);
 }
+
+/* This block refers to one that is committed: note it, which must not be released
+   then.  Fails with PH_REFUSED when it is already. */
+ph_status ph_block_use(ph_block *block, const ph_segment *home);
 
 /* Slow path of ph_block_alloc(). */
 ph_status ph_block_grow(ph_block *block, uint64_t size);
@@ -172,5 +186,8 @@ const ph_segment *ph_block_of(const void *p);
 
 /* For heap.c: forget the parent's runs; plain C, lock held. */
 void ph_blocks_after_fork(void);
+/* For heap.c, lock held: give up idle runs in extents whose blocks are all gone, so
+   that these can be used anew. */
+void ph_blocks_leave_gone(void);
 
 #endif

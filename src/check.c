@@ -4,18 +4,22 @@
    each block: everything that its root reaches is of a type that is frozen,
    has the reference count it was given, and points only to permanent objects
    or static ones; and the objects reached take up the block's payload to the
-   byte.  Used by tests after whatever they did to the heap. */
+   byte.  Other blocks are on its list of those that it uses, and are live.
+   Released blocks are stepped over.  Used by tests after whatever they did to the
+   heap. */
 
 #include "check.h"
 
 #include <stdarg.h>
 #include <string.h>
 
+#include "ledger.h"
 #include "memo.h"
 
 typedef struct {
     const ph_segment *home;
     ph_memo seen;                   /* objects of this block; and key tables */
+    ph_memo uses;                   /* blocks that it may refer to */
     PyObject **todo;
     size_t todo_used, todo_size;
     uint64_t bytes;                 /* of the objects seen */
@@ -83,6 +87,19 @@ note(checker *ck, const void *p)
 }
 
 static int
+check_foreign(checker *ck, PyObject *part)
+{
+    const ph_segment *home = ph_block_of(part);
+    if (ph_ledger_state(home) != PH_LIVE) {
+        return wrong(ck, part, "a pointer into a released block");
+    }
+    if (ph_memo_get(&ck->uses, (PyObject *)home) == NULL) {
+        return wrong(ck, part, "a pointer into a block that is not among its uses");
+    }
+    return 0;
+}
+
+static int
 check_pointer(PyObject *part, void *arg)
 {
     checker *ck = arg;
@@ -93,8 +110,11 @@ check_pointer(PyObject *part, void *arg)
     if (!is_committed(part)) {
         return wrong(ck, part, "a pointer to what was not committed");
     }
-    if (!ph_heap_is_mapped(ph_offset_of(part)) || ph_block_of(part) != ck->home) {
-        return 0;                   /* in another block */
+    if (!ph_heap_is_mapped(ph_offset_of(part))) {
+        return 0;
+    }
+    if (ph_block_of(part) != ck->home) {
+        return check_foreign(ck, part);
     }
     int fresh = note(ck, part);
     return fresh <= 0 ? fresh : push(ck, part);
@@ -119,12 +139,42 @@ check_object(checker *ck, PyObject *obj)
     return fresh < 0 ? -1 : 0;
 }
 
+/* They are at the end of the block's last segment. */
+static int
+load_uses(checker *ck)
+{
+    const ph_segment *last = ck->home;
+    while (last->next != 0) {
+        last = ph_address_of(last->next);
+    }
+    const uint64_t *end = ph_address_of(ph_offset_of(last) + last->size);
+    ph_memo_clear(&ck->uses);
+    for (uint32_t i = 1; i <= ck->home->uses; i++) {
+        const ph_segment *used = ph_address_of(*(end - i));
+        if (!is_committed(used)
+            || (ph_heap_is_mapped(ph_offset_of(used)) && ph_ledger_pins(used) == 0)) {
+            return wrong(ck, used, "a block that is used, but not pinned,");
+        }
+        if (ph_memo_set(&ck->uses, (PyObject *)used, PH_IN_PROGRESS) != PH_OK) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static int
 check_block(checker *ck)
 {
     const ph_segment *home = ck->home;
+    if (ph_ledger_state(home) != PH_LIVE) {
+        return 0;
+    }
     ck->bytes = 0;
     ph_memo_clear(&ck->seen);
+    if (load_uses(ck) < 0) {
+        return -1;
+    }
     if (check_pointer(ph_address_of(home->root), ck) < 0) {
         return -1;
     }
@@ -138,6 +188,21 @@ check_block(checker *ck)
     ck->blocks++;
     return whole ? 0 : wrong(ck, home, "a block whose objects do not add up to "
                                        "its payload");
+}
+
+/* Is what stood there gone, and something else there now? */
+static bool
+is_used_anew(const void *p)
+{
+    uint64_t offset = ph_offset_of(p);
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
+        const ph_extent *extent = &ph_heap.header->extent[i];
+        if (offset - atomic_load(&extent->offset) < extent->size) {
+            return atomic_load(&ph_heap.header->generation[i]) != 0;
+        }
+    }
+    return false;
 }
 
 static int
@@ -154,7 +219,8 @@ check_segment(checker *ck, uint64_t offset, uint64_t end)
     }
     if (segment->home != offset) {
         const ph_segment *home = ph_address_of(segment->home);
-        return is_committed(home) && home->nonce == segment->nonce
+        return (is_committed(home) && home->nonce == segment->nonce)
+               || is_used_anew(home)
                ? 0 : wrong(ck, segment, "a segment without its block");
     }
     return check_block(ck);
@@ -189,6 +255,7 @@ ph_check(void)
         result = check_extent(&ck, i);
     }
     ph_memo_clear(&ck.seen);
+    ph_memo_clear(&ck.uses);
     ph_free(ck.todo);
     return result < 0 ? -1 : ck.blocks;
 }

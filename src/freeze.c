@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "freezer.h"
+#include "ledger.h"
 
 #define SIGNALS_EVERY 65536         /* visits between two looks at signals */
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
@@ -287,6 +288,28 @@ look_at_signals(ph_freezer *fz)
     return check_fork(fz) < 0 ? -1 : result;
 }
 
+/* --- What is permanent already ------------------------------------------------------------ */
+
+static int
+raise_released(ph_freezer *fz)
+{
+    return ph_raise_at(fz, "an object of a block that was released; thaw() it, and "
+                       "freeze the copy");
+}
+
+/* It is kept by reference, so that its block must stay. */
+static int
+refer(ph_freezer *fz, PyObject *permanent)
+{
+    const ph_segment *home = ph_block_of(permanent);
+    fz->block.flags |= home->flags & PH_BLOCK_DATETIME;
+    ph_status status = ph_block_use(&fz->block, home);
+    if (status == PH_REFUSED) {
+        return raise_released(fz);
+    }
+    return status == PH_OK ? 0 : core_failed(fz);
+}
+
 /* --- Atoms ------------------------------------------------------------------------------ */
 
 static visit_result
@@ -424,7 +447,10 @@ freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
     memcpy(row, keys, (size_t)n * sizeof(PyObject *));
     for (Py_ssize_t i = 0; i < n; i++) {
         if (ph_heap_contains(row[i])) {
-            continue;                           /* permanent: by reference */
+            if (refer(fz, row[i]) < 0) {        /* permanent: by reference */
+                return -1;
+            }
+            continue;
         }
         if (visit_str(fz, row[i], &keys[i]) < 0) {
             return -1;
@@ -756,9 +782,8 @@ visit(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
         return FAILED;
     }
     if (ph_heap_contains(obj)) {
-        fz->block.flags |= ph_block_of(obj)->flags & PH_BLOCK_DATETIME;
         *p_frozen = obj;
-        return DONE;
+        return refer(fz, obj) < 0 ? FAILED : DONE;
     }
     PyTypeObject *type = Py_TYPE(obj);
     if (type == &PyUnicode_Type) {
@@ -948,6 +973,11 @@ freezer_commit(ph_freezer *fz, PyObject *frozen)
     if (frozen != NULL && check_fork(fz) < 0) {
         frozen = NULL;
     }
+    if (frozen != NULL && fz->block.payload > 0
+        && ph_block_seal(&fz->block) != PH_OK) {
+        core_failed(fz);
+        frozen = NULL;
+    }
     if (frozen != NULL && fz->block.payload > 0) {
         ph_block_commit(&fz->block, frozen);
         fz->begun = false;
@@ -956,11 +986,23 @@ freezer_commit(ph_freezer *fz, PyObject *frozen)
     return frozen;
 }
 
+/* What is permanent is its own frozen form, until its block is released. */
+static PyObject *
+freeze_permanent(const ph_interpreter *interp, PyObject *obj)
+{
+    if (ph_ledger_state(ph_block_of(obj)) == PH_LIVE) {
+        return Py_NewRef(obj);
+    }
+    ph_freezer fz = {.exceptions = &interp->exceptions};
+    raise_released(&fz);
+    return NULL;
+}
+
 PyObject *
 ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
 {
     if (ph_heap_contains(obj)) {
-        return Py_NewRef(obj);
+        return freeze_permanent(interp, obj);
     }
     PyObject *frozen = ph_static_of(obj);
     if (frozen != NULL) {

@@ -13,6 +13,8 @@
 
 #include <string.h>
 
+#include "ledger.h"
+
 /* --- SipHash-2-4 of a few words ---------------------------------------------- */
 
 static uint64_t
@@ -66,13 +68,24 @@ tag_of(uint64_t nonce, const ph_handle *handle)
     return sip_hash(ph_heap.header->key, words, 3);
 }
 
-void
+static ph_status
+released(const ph_segment *home)
+{
+    return ph_fail(PH_BAD_HANDLE,
+                   "permaheap: the block of this object was released (its root is "
+                   "at offset %llu)", (unsigned long long)home->root);
+}
+
+ph_status
 ph_handle_make(PyObject *obj, ph_handle *handle)
 {
     uint64_t nonce = 0;
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
     if (ph_heap_contains(obj)) {
         const ph_segment *home = ph_block_of(obj);
+        if (ph_ledger_state(home) != PH_LIVE) {
+            return released(home);
+        }
         handle->block = ph_offset_of(home);
         handle->object = ph_offset_of(obj);
         nonce = home->nonce;
@@ -82,6 +95,7 @@ ph_handle_make(PyObject *obj, ph_handle *handle)
         handle->object = ph_static_number(obj);
     }
     handle->tag = tag_of(nonce, handle);
+    return PH_OK;
 }
 
 static ph_status
@@ -104,17 +118,6 @@ foreign_handle(void)
                    "See permaheap.family_context()");
 }
 
-static ph_status
-resolve_static(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
-{
-    if (handle->tag != tag_of(0, handle)) {
-        return bad_handle();
-    }
-    *p_obj = ph_static_at((uint32_t)handle->object);
-    *p_flags = *p_obj == NULL ? PH_BLOCK_DATETIME : 0;
-    return PH_OK;
-}
-
 static bool
 may_hold_a_block(uint64_t offset)
 {
@@ -123,8 +126,9 @@ may_hold_a_block(uint64_t offset)
            && ph_heap_is_mapped(offset + sizeof(ph_segment));
 }
 
-ph_status
-ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
+/* Of a handle that is whole: the block, or NULL if the object is static. */
+static ph_status
+find_block(const ph_handle *handle, const ph_segment **p_home)
 {
     ph_status status = ph_heap_ready();
     if (status != PH_OK) {
@@ -137,8 +141,9 @@ ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
     if (status != PH_OK) {
         return status;
     }
+    *p_home = NULL;
     if (handle->block == 0) {
-        return resolve_static(handle, p_obj, p_flags);
+        return handle->tag == tag_of(0, handle) ? PH_OK : bad_handle();
     }
     if (!may_hold_a_block(handle->block)) {
         return bad_handle();
@@ -147,7 +152,64 @@ ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
     if (handle->tag != tag_of(home->nonce, handle)) {
         return bad_handle();
     }
+    *p_home = home;
+    return PH_OK;
+}
+
+ph_status
+ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
+{
+    const ph_segment *home;
+    ph_status status = find_block(handle, &home);
+    if (status != PH_OK) {
+        return status;
+    }
+    if (home == NULL) {
+        *p_obj = ph_static_at((uint32_t)handle->object);
+        *p_flags = *p_obj == NULL ? PH_BLOCK_DATETIME : 0;
+        return PH_OK;
+    }
+    if (ph_ledger_state(home) != PH_LIVE) {
+        return released(home);
+    }
     *p_obj = ph_address_of(handle->object);
     *p_flags = home->flags;
     return PH_OK;
+}
+
+/* --- Blocks ---------------------------------------------------------------------- */
+
+static ph_status
+check_root(const ph_segment *home, uint64_t object)
+{
+    if (home == NULL) {
+        return ph_fail(PH_REFUSED, "permaheap: this object belongs to the interpreter "
+                                   "and to no block: there is nothing to release");
+    }
+    if (object != home->root) {
+        return ph_fail(PH_REFUSED,
+                       "permaheap: this is a part of a block. Only a whole block can "
+                       "be released: give what freeze() returned, or a handle of "
+                       "that (its root is at offset %llu)",
+                       (unsigned long long)home->root);
+    }
+    return PH_OK;
+}
+
+ph_status
+ph_handle_block(const ph_handle *handle, const ph_segment **p_home)
+{
+    ph_status status = find_block(handle, p_home);
+    return status == PH_OK ? check_root(*p_home, handle->object) : status;
+}
+
+ph_status
+ph_root_block(PyObject *root, const ph_segment **p_home)
+{
+    ph_status status = ph_heap_refresh();
+    if (status == PH_OK) {
+        *p_home = ph_heap_contains(root) ? ph_block_of(root) : NULL;
+        status = check_root(*p_home, ph_offset_of(root));
+    }
+    return status;
 }

@@ -16,10 +16,14 @@ typedef struct {
 #define PH_HANDLE_SIZE 40
 _Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
 
-/* Name a permanent or static object.  O(1). */
-void ph_handle_make(PyObject *obj, ph_handle *handle);
+/* Name a permanent or static object, unless its block was released.  O(1). */
+ph_status ph_handle_make(PyObject *obj, ph_handle *handle);
 /* The object, and the flags of its block.  O(1). */
 ph_status ph_handle_resolve(const ph_handle *handle, PyObject **p_obj,
                             uint32_t *p_flags);
+/* The block whose root this handle names, also when it was released.  O(1). */
+ph_status ph_handle_block(const ph_handle *handle, const ph_segment **p_home);
+/* The same for the root itself. */
+ph_status ph_root_block(PyObject *root, const ph_segment **p_home);
 
 #endif

@@ -2,13 +2,14 @@
 
    Vocabulary.  The *heap* is a range of addresses, reserved once with
    PROT_NONE and backed by one memfd, both inherited by fork.  It starts with
-   the *header* and the *page directory*, mapped MAP_SHARED; the rest is cut
-   into *extents*, claimed from the front.  A *builder* writes through the
+   the *header* and its tables (the *page directory*; the *ledger* of ledger.c,
+   the *rows* of members.c), mapped MAP_SHARED; the rest is cut into *extents*,
+   claimed from the front.  A *builder* writes through the
    *window*: a second range of the same size, at a constant distance, that no
    forked child inherits.
 
         base                                                     base + size
-        | header | directory | extent | extent | ... | not claimed yet      |
+        | header | tables    | extent | extent | ... | not claimed yet      |
           MAP_SHARED           MAP_PRIVATE (or read-only)   PROT_NONE
 
         base + window: the same file, MAP_SHARED, only in the builder,
@@ -18,8 +19,10 @@
 
    1. The range of addresses is the same in the whole family, and no part of
       it is ever free for another mmap: pieces are replaced by MAP_FIXED.
-   2. A committed byte never changes.  Whoever has mapped it reads it from the
-      file, or from a page that it copied itself by a stray write.
+   2. A committed byte never changes, until its block has been released and
+      nobody can see it any more (retire.c); a segment's header never does.
+      Whoever has mapped it reads it from the file, or from a page that it
+      copied itself by a stray write.
    3. Only an extent's owner writes to it, only at or behind `filled`, only
       through its window.  An owner is a live process that holds the record
       lock on the extent's first byte; the kernel drops the lock when the
@@ -37,8 +40,11 @@
    7. Nothing here runs Python code; the process lock is held for a few
       system calls at most, also by fork (so that a child never inherits a
       half-made mapping).
+   8. An extent whose blocks are all gone may be used anew, in a new generation.
+      Whoever has it mapped maps it again when it notices: a page that it copied
+      by a stray write would stay as it is for ever.
 
-   State: the header belongs to the family, `ph_heap` and `seen_filled` to
+   State: the header belongs to the family, `ph_heap` and `seen_*` to
    this process.  Both outlive every interpreter. */
 
 #include "heap.h"
@@ -49,12 +55,16 @@
 #include <string.h>
 
 #include "block.h"
+#include "members.h"
+#include "retire.h"
 
 #define RESERVE_MOST (1024 * PH_GIB)
 #define RESERVE_LEAST (64 * PH_MIB)
 #define EXTENT_LEAST (8 * PH_MIB)   /* addresses, not memory: they cost nothing */
 #define EXTENT_MOST (4 * PH_GIB)
 #define NO_OWNER 0                  /* given up by the holder of its lock */
+#define LEDGER_SHARE 16             /* of the addresses; blocks have 88 bytes or
+                                       more, their word in the ledger has 4 */
 
 ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 
@@ -71,6 +81,9 @@ static uint64_t allowance;          /* under ph_os_lock() */
 #define NOT_MAPPED 0
 #define MAPPED_MARK 1               /* added to the bytes, so that 0 is free */
 static uint64_t seen_filled[PH_MAX_EXTENTS];
+
+/* Of which generation what we have mapped is. */
+static uint32_t seen_generation[PH_MAX_EXTENTS];
 
 /* One bit for each unit of the heap: part of an extent that we have mapped. */
 #define UNITS (RESERVE_MOST / PH_EXTENT_UNIT)
@@ -151,11 +164,15 @@ reserve(uint64_t *p_size, char **p_base)
 static void
 header_init(ph_header *header, uint64_t size)
 {
+    uint64_t words = size / LEDGER_SHARE / sizeof(uint32_t);
     header->magic = PH_MAGIC;
     header->size = size;
     header->directory = ph_page_up(sizeof(ph_header));
-    header->first = unit_up(header->directory
-                            + size / PH_PAGE * sizeof(uint64_t));
+    header->ledger = header->directory
+                     + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
+    header->ledger_words = words < UINT32_MAX ? words : UINT32_MAX;
+    header->rows = header->ledger + ph_page_up(words * sizeof(uint32_t));
+    header->first = unit_up(header->rows + PH_ROWS_SIZE);
     atomic_store(&header->claimed, header->first);
 }
 
@@ -177,24 +194,31 @@ choose_mapping(void)
     }
 }
 
-/* The header is a shared mapping over the front of the range: enough for the
-   header and the directory, of which only touched pages take memory. */
+/* The header is a shared mapping over the front of the range: the header and
+   its tables, of which only touched pages take memory. */
 static ph_status
 map_header(char *base, uint64_t size, int fd)
 {
-    uint64_t front = ph_page_up(sizeof(ph_header))
-                     + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
-    int err = ph_os_allocate(fd, 0, ph_page_up(sizeof(ph_header)));
+    uint64_t least = ph_page_up(sizeof(ph_header));
+    int err = ph_os_allocate(fd, 0, least);
     if (err == 0) {
-        err = ph_os_map(base, front, fd, 0, PH_MAP_SHARED);
+        err = ph_os_map(base, least, fd, 0, PH_MAP_SHARED);
     }
-    return err ? system_failure("map the heap's header", front, err) : PH_OK;
+    if (err) {
+        return system_failure("map the heap's header", least, err);
+    }
+    ph_header *header = (ph_header *)base;
+    header_init(header, size);
+    err = ph_os_map(base, header->first, fd, 0, PH_MAP_SHARED);
+    return err ? system_failure("map the heap's tables", header->first, err)
+               : PH_OK;
 }
 
 static void
 before_fork(void)
 {
     ph_os_lock();
+    ph_members_before_fork();
 }
 
 static void
@@ -210,6 +234,7 @@ after_fork_child(void)
     ph_heap.window = 0;             /* MADV_DONTFORK: it is not there */
     atomic_fetch_add(&ph_heap.forks, 1);
     ph_blocks_after_fork();
+    ph_members_after_fork();
     ph_os_unlock();
 }
 
@@ -250,13 +275,14 @@ create(void)
         status = system_failure("set up the heap", size, err);
         goto fail;
     }
-    header_init(header, size);
     choose_mapping();
     ph_heap.base = base;
     ph_heap.size = size;
     ph_heap.fd = fd;
     ph_heap.header = header;
     ph_heap.window = (ptrdiff_t)size;
+    ph_members_init();
+    ph_retire_init();
     return PH_OK;
 fail:
     if (fd >= 0) {
@@ -289,8 +315,8 @@ ph_heap_ready(void)
 
 /* Someone may have closed our descriptor (a daemon closes all it finds) and
    opened something else under the same number. */
-static ph_status
-check_file(void)
+ph_status
+ph_heap_check_file(void)
 {
     if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
         return PH_OK;
@@ -301,18 +327,27 @@ check_file(void)
                    "daemonize)", ph_heap.fd);
 }
 
+static bool
+is_current(uint32_t index)
+{
+    return seen_generation[index]
+           == atomic_load(&ph_heap.header->generation[index]);
+}
+
+/* Also anew, when it is of another generation (invariant 8). */
 static ph_status
 map_extent(uint32_t index)
 {
-    if (seen_filled[index] != NOT_MAPPED) {
+    if (seen_filled[index] != NOT_MAPPED && is_current(index)) {
         return PH_OK;
     }
+    uint32_t generation = atomic_load(&ph_heap.header->generation[index]);
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t offset = atomic_load(&extent->offset);
     if (offset == 0) {
         return PH_OK;               /* being claimed, or the claimer died */
     }
-    ph_status status = check_file();
+    ph_status status = ph_heap_check_file();
     if (status != PH_OK) {
         return status;
     }
@@ -322,6 +357,7 @@ map_extent(uint32_t index)
         return system_failure("map an extent", extent->size, err);
     }
     seen_filled[index] = MAPPED_MARK + atomic_load(&extent->filled);
+    seen_generation[index] = generation;
     for (uint64_t at = offset; at < offset + extent->size; at += PH_EXTENT_UNIT) {
         uint64_t unit = at / PH_EXTENT_UNIT;
         atomic_fetch_or(&mapped_units[unit / 64], (uint64_t)1 << unit % 64);
@@ -351,14 +387,14 @@ update_partly_seen_page(uint32_t index)
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
     uint64_t seen = seen_filled[index] - MAPPED_MARK;
-    if (seen_filled[index] == NOT_MAPPED || filled == seen) {
+    if (seen_filled[index] == NOT_MAPPED || filled <= seen || !is_current(index)) {
         return PH_OK;
     }
     uint64_t end = ph_page_up(seen) < filled ? ph_page_up(seen) : filled;
     if (end > seen) {
         char fresh[PH_PAGE];
         uint64_t offset = atomic_load(&extent->offset) + seen;
-        ph_status status = check_file();
+        ph_status status = ph_heap_check_file();
         if (status != PH_OK) {
             return status;
         }
@@ -394,6 +430,7 @@ refresh(void)
             return status;
         }
     }
+    ph_member_looks();
     atomic_store(&ph_heap.seen, published);
     return PH_OK;
 }
@@ -554,18 +591,51 @@ ph_extent_fill(const ph_extent *extent)
     return filled;
 }
 
-/* Invariant 3.  On success what was half built is gone: its pages are free
-   for us, and take no memory until we build there. */
-static bool
-inherit_extent(ph_extent *extent, uint64_t size)
+/* Invariant 3. */
+bool
+ph_extent_take(uint32_t index)
 {
+    ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t offset = atomic_load(&extent->offset);
     int32_t owner = atomic_load(&extent->owner);
+    return (owner == NO_OWNER || !ph_os_pid_exists(owner))
+           && ph_os_lock_byte(ph_heap.fd, offset) == 0
+           && atomic_compare_exchange_strong(&extent->owner, &owner, ph_os_pid());
+}
+
+void
+ph_extent_leave(uint32_t index)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    atomic_store(&extent->owner, NO_OWNER);
+    ph_os_unlock_byte(ph_heap.fd, atomic_load(&extent->offset));
+}
+
+/* Killed in between, we leave an extent that is of a new generation, or empty. */
+ph_status
+ph_extent_reset(uint32_t index)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    uint64_t filled = atomic_load(&extent->filled);
+    atomic_fetch_add(&ph_heap.header->generation[index], 1);
+    atomic_store(&extent->spill_block, 0);
+    atomic_store(&extent->filled, 0);
+    atomic_store(&extent->gone, 0);
+    atomic_fetch_add(&ph_heap.header->reused, filled);
+    ph_heap_punch(atomic_load(&extent->offset), extent->size);
+    return map_extent(index);
+}
+
+/* On success what was half built is gone: its pages are free for us, and take no
+   memory until we build there. */
+static bool
+inherit_extent(uint32_t index, uint64_t size)
+{
+    ph_extent *extent = &ph_heap.header->extent[index];
+    uint64_t offset = atomic_load(&extent->offset);
     if (offset == 0 || extent->kind != PH_EXTENT_PERMANENT
         || extent->size - atomic_load(&extent->filled) < size
-        || (owner != NO_OWNER && ph_os_pid_exists(owner))
-        || ph_os_lock_byte(ph_heap.fd, offset) != 0
-        || !atomic_compare_exchange_strong(&extent->owner, &owner, ph_os_pid())) {
+        || !ph_extent_take(index)) {
         return false;
     }
     uint64_t filled = ph_extent_fill(extent);
@@ -576,7 +646,7 @@ inherit_extent(ph_extent *extent, uint64_t size)
         ph_heap_punch(offset + whole, extent->size - whole);
     }
     if (extent->size - filled < size) {
-        atomic_store(&extent->owner, NO_OWNER);
+        ph_extent_leave(index);
         return false;
     }
     return true;
@@ -587,7 +657,7 @@ find_inheritance(uint64_t size, uint32_t *p_index)
 {
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
-        if (inherit_extent(&ph_heap.header->extent[i], size)) {
+        if (inherit_extent(i, size)) {
             *p_index = i;
             return true;
         }
@@ -598,11 +668,14 @@ find_inheritance(uint64_t size, uint32_t *p_index)
 ph_status
 ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
 {
-    ph_status status = check_file();
+    ph_status status = ph_heap_check_file();
     if (status == PH_OK) {
         status = window_ready();
     }
-    if (status == PH_OK && !find_inheritance(size, p_index)) {
+    ph_reclaim_locked();            /* memory is about to be needed */
+    ph_blocks_leave_gone();
+    if (status == PH_OK && !find_inheritance(size, p_index)
+        && !ph_reuse_locked(size, p_index)) {
         status = claim_extent(size, hint, p_index);
     }
     if (status != PH_OK) {
@@ -617,7 +690,7 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
         status = open_window(extent);
     }
     if (status != PH_OK) {
-        atomic_store(&extent->owner, NO_OWNER);     /* to be had again */
+        ph_extent_leave(*p_index);                  /* to be had again */
     }
     return status;
 }
@@ -648,11 +721,30 @@ check_limits(uint64_t size)
 }
 
 ph_status
+ph_heap_allocate_table(uint64_t offset, uint64_t size)
+{
+    ph_status status = ph_heap_check_file();
+    if (status != PH_OK) {
+        return status;
+    }
+    int err = ph_os_allocate(ph_heap.fd, offset, size);
+    return err ? system_failure("allocate memory for the heap's tables", size, err)
+               : PH_OK;
+}
+
+ph_status
+ph_heap_read(uint64_t offset, void *buf, uint64_t size)
+{
+    int err = ph_os_pread(ph_heap.fd, buf, size, offset);
+    return err ? system_failure("read the heap's file", size, err) : PH_OK;
+}
+
+ph_status
 ph_heap_allocate(uint64_t offset, uint64_t size)
 {
     ph_status status = check_limits(size);
     if (status == PH_OK) {
-        status = check_file();
+        status = ph_heap_check_file();
     }
     if (status != PH_OK) {
         return status;
@@ -685,5 +777,7 @@ ph_heap_used(void)
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
         used += atomic_load(&ph_heap.header->extent[i].filled);
     }
-    return used;
+    uint64_t released = atomic_load(&ph_heap.header->released)
+                        - atomic_load(&ph_heap.header->reused);
+    return used - (released < used ? released : used);
 }

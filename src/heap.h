@@ -21,7 +21,9 @@ typedef enum {
     PH_NOMEM = -2,          /* memory, or the reservation, is used up */
     PH_SYSTEM = -3,         /* a system call failed */
     PH_FORKED = -4,         /* forked in the middle of building */
-    PH_BAD_HANDLE = -5,     /* not a handle of this family */
+    PH_BAD_HANDLE = -5,     /* not a handle of this family, or of a released
+                               block */
+    PH_REFUSED = -6,        /* not now: the words say what comes first */
 } ph_status;
 
 ph_status ph_error_status(void);
@@ -53,8 +55,9 @@ typedef struct {
     _Atomic uint64_t offset;    /* where it starts; 0: not claimed yet.  Set
                                    last, once, by the claimer */
     uint64_t size;              /* bytes; of PH_EXTENT_UNIT; never changes */
-    _Atomic uint64_t filled;    /* bytes of committed blocks at its front; only
-                                   grows; written by the owner */
+    _Atomic uint64_t filled;    /* bytes of committed blocks at its front; grows,
+                                   until the extent is used anew; written by the
+                                   owner */
     _Atomic int32_t owner;      /* pid of who may build here */
     int32_t kind;               /* ph_extent_kind; never changes */
     /* When a block spills into this extent from another: that the extent is
@@ -62,8 +65,31 @@ typedef struct {
     _Atomic uint64_t spill_block;   /* offset of the block's header, or 0 */
     uint64_t spill_nonce;           /* that header's nonce */
     uint64_t spill_filled;          /* bytes */
-    uint64_t unused;
+    _Atomic uint64_t gone;      /* bytes of blocks that are gone; about right */
 } ph_extent;
+
+/* A process of the family, in the table of members.c. */
+typedef struct {
+    _Atomic uint64_t process;   /* who (ph_os_process); 0: the slot is free */
+    _Atomic uint64_t ready;     /* == process once its row is written */
+    _Atomic uint64_t unborn;    /* low half: its forks whose child is not ready
+                                   yet; high: how often that was settled */
+    _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
+    _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
+    uint64_t unused[3];         /* a cache line for each */
+} ph_member;
+
+#define PH_MEMBERS 1024u
+
+/* A released block that waits until nobody can see it: see retire.c. */
+typedef struct {
+    _Atomic uint64_t block;     /* offset of its home segment; 0: free */
+    _Atomic uint64_t stamp;     /* number of this retirement */
+    _Atomic uint64_t nonce;     /* that home's, */
+    _Atomic uint64_t number;    /* and its number: written before `block` */
+} ph_retired;
+
+#define PH_RETIRED 1024u        /* so many at a time */
 
 /* The first pages of the file, mapped MAP_SHARED by the whole family. */
 typedef struct {
@@ -72,6 +98,10 @@ typedef struct {
     uint8_t family[16];         /* random name of the family */
     uint64_t key[2];            /* SipHash key of the handles' tags */
     uint64_t directory;         /* offset of the page directory */
+    uint64_t ledger;            /* offset of the ledger: ledger.c */
+    uint64_t ledger_words;      /* how many blocks it has room for */
+    uint64_t rows;              /* offset of the members' rows: members.c */
+    uint64_t namespace;         /* that the pids belong to */
     uint64_t first;             /* offset of the first extent */
     _Atomic uint64_t landmark;  /* address that must be the same in the whole
                                    family: layout.c's, set by who is first */
@@ -81,13 +111,25 @@ typedef struct {
     _Atomic uint64_t published; /* commits so far: readers refresh on change */
     _Atomic uint64_t blocks;    /* committed blocks, but for those of builders
                                    that were killed right then */
+    _Atomic uint64_t numbered;  /* blocks that have a number in the ledger */
+    _Atomic uint64_t released;  /* bytes of released blocks */
+    _Atomic uint64_t released_blocks;
+    _Atomic uint64_t reused;    /* bytes of them whose addresses are used anew */
+    _Atomic uint64_t returned;  /* bytes of memory given back */
+    _Atomic uint64_t stamps;    /* retirements so far */
+    _Atomic uint64_t retired_used;  /* entries of retired[] that were ever used */
+    _Atomic uint64_t births;    /* members so far */
+    _Atomic uint64_t unlisted;  /* members that found no slot */
     _Atomic uint64_t saved;     /* bytes that sharing has saved */
     _Atomic uint64_t objects_of[PH_KINDS];
     _Atomic uint64_t bytes_of[PH_KINDS];
     ph_extent extent[PH_MAX_EXTENTS];
+    _Atomic uint32_t generation[PH_MAX_EXTENTS];    /* how often used anew */
+    ph_member member[PH_MEMBERS];
+    ph_retired retired[PH_RETIRED];
 } ph_header;
 
-#define PH_MAGIC 0x3170616568616d72ull      /* "rmaheap1": format version 1 */
+#define PH_MAGIC 0x3270616568616d72ull      /* "rmaheap2": format version 2 */
 
 /* This process's view of the heap.  Written under ph_os_lock(), except for
    what says otherwise. */
@@ -118,7 +160,8 @@ ph_status ph_heap_ready(void);
 ph_status ph_heap_refresh(void);
 /* The same, also for what is committed but not published yet. */
 ph_status ph_heap_refresh_all(void);
-/* Bytes in committed blocks of the whole family.  O(extents). */
+/* Bytes in committed blocks of the whole family, but for released ones.
+   O(extents). */
 uint64_t ph_heap_used(void);
 /* May this process read there?  O(1). */
 bool ph_heap_is_mapped(uint64_t offset);
@@ -174,12 +217,27 @@ ph_directory_entry(uint64_t offset)
    bytes.  Mapped for reading, and for writing through the window. */
 ph_status ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index);
 
+/* Make an extent ours, if nobody owns it; and give it up. */
+bool ph_extent_take(uint32_t index);
+void ph_extent_leave(uint32_t index);
+/* Use an extent of ours anew, all of whose blocks are gone. */
+ph_status ph_extent_reset(uint32_t index);
+
 /* Memory for [offset, offset + size), inside one extent, and for its part of the
    directory, if the process's limits allow for it. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
 
 /* Give memory back that nothing committed uses. */
 void ph_heap_punch(uint64_t offset, uint64_t size);
+
+/* Is the descriptor still our file? */
+ph_status ph_heap_check_file(void);
+
+/* Memory for a part of the header's tables, that writing there cannot fail. */
+ph_status ph_heap_allocate_table(uint64_t offset, uint64_t size);
+
+/* What the file holds, whatever this process has written to its own pages. */
+ph_status ph_heap_read(uint64_t offset, void *buf, uint64_t size);
 
 /* Let final addresses show these bytes, which the file holds there, also on a
    page that we have copied. */

@@ -9,6 +9,7 @@
 #include "handle.h"
 #include "immortalize.h"
 #include "prefork.h"
+#include "retire.h"
 #include "thaw.h"
 
 #include <string.h>
@@ -243,7 +244,8 @@ PyDoc_STRVAR(handle_get_doc,
 "get($self, /)\n--\n\n"
 "The object that this handle names: the same one, in any process or\n"
 "interpreter of the family.  Raises HandleError when the handle is damaged or\n"
-"of another family.  O(1), whatever the object's size.");
+"of another family, or when its block was released.  O(1), whatever the\n"
+"object's size.");
 
 static PyObject *
 handle_get(PyObject *self, PyObject *Py_UNUSED(ignored))
@@ -355,7 +357,8 @@ static PyType_Spec handle_spec = {
 PyDoc_STRVAR(share_doc,
 "share($module, frozen, /)\n--\n\n"
 "A Handle that names a permanent object, not only the root of a freeze.\n\n"
-"Raises TypeError for what is not permanent.  O(1).");
+"Raises TypeError for what is not permanent, HandleError for an object of a\n"
+"block that was released.  O(1).");
 
 static PyObject *
 share(module_state *state, PyObject *obj)
@@ -371,7 +374,10 @@ share(module_state *state, PyObject *obj)
         return NULL;
     }
     ph_handle handle;
-    ph_handle_make(obj, &handle);
+    if (ph_handle_make(obj, &handle) != PH_OK) {
+        ph_raise(&state->interp.exceptions);
+        return NULL;
+    }
     return handle_new(state->handle_type, &handle);
 }
 
@@ -379,6 +385,90 @@ static PyObject *
 core_share(PyObject *module, PyObject *obj)
 {
     return share(state_of(module), obj);
+}
+
+/* --- Giving back -------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(release_doc,
+"release($module, frozen, /)\n--\n\n"
+"Retire a block: from now on get() of its handles fails in the whole family.\n\n"
+"frozen: what freeze() returned, or a handle of that.  Its memory is given back\n"
+"when each process that could see it has ended or called forget().  Releasing\n"
+"again does nothing.\n\n"
+"Raises RuntimeError when other blocks refer to objects in this one, and for a\n"
+"part of a block; TypeError for what is not permanent; HandleError for a handle\n"
+"that is damaged or of another family.  O(segments of the block + blocks that it\n"
+"refers to + processes of the family).");
+
+PyDoc_STRVAR(forget_doc,
+"forget($module, handle, /)\n--\n\n"
+"Promise that this process holds nothing of a released block any more.\n\n"
+"handle: of what freeze() returned.  An object that is held after this, by any\n"
+"interpreter of the process, is the caller's error: its memory may be gone at\n"
+"any time.  PERMAHEAP_DEBUG=1 shows such errors.  Children that are forked later\n"
+"have forgotten as well.  Forgetting again does nothing.\n\n"
+"Raises RuntimeError when the block was not released, or for a part of a block;\n"
+"TypeError for what is no handle; HandleError for a handle that is damaged or of\n"
+"another family.  O(segments of the block + processes of the family).");
+
+PyDoc_STRVAR(reclaim_doc,
+"reclaim($module, /)\n--\n\n"
+"Give back the memory of released blocks that no process can see any more, and\n"
+"return how many blocks still wait.\n\n"
+"release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
+"call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
+"the family).");
+
+static PyObject *
+core_release(PyObject *module, PyObject *arg)
+{
+    module_state *state = state_of(module);
+    const ph_segment *home = NULL;
+    bool is_handle = Py_TYPE(arg) == state->handle_type;
+    if (!is_handle && !api_is_frozen(arg)) {
+        PyErr_Format(PyExc_TypeError, "release: a Handle or a permanent object is "
+                     "needed, not %s", Py_TYPE(arg)->tp_name);
+        return NULL;
+    }
+    ph_status status = ph_heap_ready();
+    if (status == PH_OK) {
+        status = is_handle ? ph_handle_block(handle_of(arg), &home)
+                           : ph_root_block(arg, &home);
+    }
+    if (status != PH_OK || ph_retire(home) != PH_OK) {
+        ph_raise(&state->interp.exceptions);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* A handle only: whoever gave the object itself would hold it. */
+static PyObject *
+core_forget(PyObject *module, PyObject *arg)
+{
+    module_state *state = state_of(module);
+    const ph_segment *home = NULL;
+    if (Py_TYPE(arg) != state->handle_type) {
+        PyErr_Format(PyExc_TypeError, "forget: a Handle is needed, not %s",
+                     Py_TYPE(arg)->tp_name);
+        return NULL;
+    }
+    if (ph_handle_block(handle_of(arg), &home) != PH_OK || ph_forget(home) != PH_OK) {
+        ph_raise(&state->interp.exceptions);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+core_reclaim(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    if (ph_heap_ready() != PH_OK) {
+        ph_raise(&state_of(module)->interp.exceptions);
+        return NULL;
+    }
+    ph_reclaim();
+    return PyLong_FromUnsignedLongLong(ph_retired_waiting());
 }
 
 /* --- In place ----------------------------------------------------------------------------- */
@@ -504,9 +594,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         ph_raise(&state_of(module)->interp.exceptions);
         return NULL;
     }
+    ph_reclaim();
     ph_header *header = ph_heap.header;
     return Py_BuildValue(
-        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K}",
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K}",
         "reserved", (unsigned long long)header->size,
         "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
@@ -514,7 +605,14 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "family", hex_of(header->family, sizeof(header->family)),
         "objects", counts_of(header->objects_of),
         "bytes", counts_of(header->bytes_of),
-        "saved", (unsigned long long)atomic_load(&header->saved));
+        "saved", (unsigned long long)atomic_load(&header->saved),
+        "released", (unsigned long long)atomic_load(&header->released),
+        "released_blocks",
+        (unsigned long long)atomic_load(&header->released_blocks),
+        "waiting", (unsigned long long)ph_retired_waiting(),
+        "reused", (unsigned long long)atomic_load(&header->reused),
+        "returned", (unsigned long long)atomic_load(&header->returned),
+        "unlisted", (unsigned long long)atomic_load(&header->unlisted));
 }
 
 PyDoc_STRVAR(check_doc,
@@ -569,6 +667,9 @@ static PyMethodDef core_methods[] = {
     {"thaw", core_thaw, METH_O, thaw_doc},
     {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
     {"share", core_share, METH_O, share_doc},
+    {"release", core_release, METH_O, release_doc},
+    {"forget", core_forget, METH_O, forget_doc},
+    {"reclaim", core_reclaim, METH_NOARGS, reclaim_doc},
     {"stats", core_stats, METH_NOARGS, stats_doc},
     {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
     {"_with_finalizer", core_with_finalizer, METH_NOARGS, with_finalizer_doc},
@@ -637,7 +738,8 @@ PyDoc_STRVAR(freeze_error_doc,
 "path: the place, like data[\"users\"][3].profile");
 
 PyDoc_STRVAR(handle_error_doc,
-"A handle that is damaged, forged, or of another family of processes.");
+"A handle that is damaged, forged, or of another family of processes, or whose\n"
+"block was released.");
 
 static int
 add_exceptions(PyObject *module, ph_exceptions *exceptions)

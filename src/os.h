@@ -67,8 +67,27 @@ int ph_os_pread(int fd, void *buf, size_t size, uint64_t offset);
 /* A record lock on one byte of the file: held until this process dies, and
    not inherited by fork.  Returns EAGAIN when another process holds it. */
 int ph_os_lock_byte(int fd, uint64_t offset);
+void ph_os_unlock_byte(int fd, uint64_t offset);
 int ph_os_pid(void);
 bool ph_os_pid_exists(int pid);
+
+/* This process, told from later ones with its pid: the pid and the time when it
+   was started.  Never 0. */
+uint64_t ph_os_process(void);
+/* Could that process still have `size` bytes of addresses?  False only when it
+   has surely ended, or has fewer: by exec it begins anew. */
+bool ph_os_process_may_have(uint64_t process, uint64_t size);
+/* Up to `most` of this process's children, zombies left out.  How many there
+   are, or -1 when that cannot be told. */
+int ph_os_children(uint64_t *children, int most);
+/* The namespace that its pid belongs to; 0 when that cannot be told. */
+uint64_t ph_os_pid_namespace(void);
+
+/* Have `report` called first on each SIGSEGV, with the address.  Then whatever
+   was to be done before is done.  Once per process. */
+int ph_os_on_segv(void (*report)(const void *address));
+/* Write to stderr, also in a signal handler. */
+void ph_os_say(const char *text, size_t size);
 
 int ph_os_random(void *buf, size_t size);                       /* [fault] */
 /* Bytes that may still be charged to this process before a memory cgroup (v1

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "os.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -217,6 +218,16 @@ ph_os_lock_byte(int fd, uint64_t offset)
     return errno == EACCES ? EAGAIN : errno;
 }
 
+void
+ph_os_unlock_byte(int fd, uint64_t offset)
+{
+    struct flock lock = {
+        .l_type = F_UNLCK, .l_whence = SEEK_SET,
+        .l_start = (off_t)offset, .l_len = 1,
+    };
+    (void)fcntl(fd, F_SETLK, &lock);
+}
+
 /* --- The process and its limits ------------------------------------------- */
 
 int
@@ -269,6 +280,120 @@ read_text(const char *path, char *buf, size_t size)
     (void)close(fd);
     buf[n < 0 ? 0 : n] = '\0';
     return n > 0;
+}
+
+/* What proc_pid_stat(5) tells of a process. */
+typedef struct {
+    char state;
+    int parent, threads;
+    uint64_t started;               /* in clock ticks since the boot */
+    uint64_t addresses;             /* bytes */
+} process_stat;
+
+/* The fields follow the command's name, which may hold anything. */
+static bool
+parse_stat(const char *text, process_stat *st)
+{
+    const char *p = strrchr(text, ')');
+    if (p == NULL || p[1] != ' ' || p[2] == '\0') {
+        return false;
+    }
+    st->state = p[2];
+    char *at = (char *)p + 3;
+    for (int field = 4; field <= 23; field++) {
+        uint64_t value = strtoull(at, &at, 10);
+        switch (field) {
+        case 4: st->parent = (int)value; break;
+        case 20: st->threads = (int)value; break;
+        case 22: st->started = value; break;
+        case 23: st->addresses = value; break;
+        default: break;
+        }
+    }
+    return *at == ' ';
+}
+
+static bool
+read_stat(const char *pid, process_stat *st)
+{
+    char path[64], text[1024];
+    snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
+    return read_text(path, text, sizeof(text)) && parse_stat(text, st);
+}
+
+/* A thread may live on when the first one, which has the pid, has ended. */
+static bool
+is_zombie(const process_stat *st)
+{
+    return (st->state == 'Z' || st->state == 'X') && st->threads <= 1;
+}
+
+/* Pids have up to 22 bits; 2**40 ticks are 300 years.  0: not known. */
+#define STARTED_BITS 40
+#define STARTED_MASK (((uint64_t)1 << STARTED_BITS) - 1)
+
+static uint64_t
+process_word(int pid, uint64_t started)
+{
+    return (uint64_t)pid << STARTED_BITS | (started & STARTED_MASK);
+}
+
+uint64_t
+ph_os_process(void)
+{
+    process_stat st;
+    return process_word(ph_os_pid(), read_stat("self", &st) ? st.started : 0);
+}
+
+bool
+ph_os_process_may_have(uint64_t process, uint64_t size)
+{
+    int pid = (int)(process >> STARTED_BITS);
+    uint64_t started = process & STARTED_MASK;
+    char name[16];
+    snprintf(name, sizeof(name), "%d", pid);
+    process_stat st;
+    if (!ph_os_pid_exists(pid)) {
+        return false;
+    }
+    if (!read_stat(name, &st)) {
+        return ph_os_pid_exists(pid);
+    }
+    if (is_zombie(&st) || (started != 0 && started != (st.started & STARTED_MASK))) {
+        return false;
+    }
+    return st.state == 'Z' || st.addresses >= size;
+}
+
+int
+ph_os_children(uint64_t *children, int most)
+{
+    DIR *dir = opendir("/proc");
+    if (dir == NULL) {
+        return -1;
+    }
+    int n = 0, me = ph_os_pid();
+    struct dirent *entry;
+    while ((entry = readdir(dir)) != NULL) {
+        process_stat st;
+        if (entry->d_name[0] < '1' || entry->d_name[0] > '9'
+            || !read_stat(entry->d_name, &st) || st.parent != me || is_zombie(&st)) {
+            continue;
+        }
+        if (n < most) {
+            children[n] = process_word(atoi(entry->d_name), st.started);
+        }
+        n++;
+    }
+    (void)closedir(dir);
+    return n;
+}
+
+uint64_t
+ph_os_pid_namespace(void)
+{
+    struct stat st;
+    return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
 static bool
@@ -410,6 +535,47 @@ ph_os_memory_available(void)
         headroom = here < headroom ? here : headroom;
     }
     return headroom;
+}
+
+/* --- Signals --------------------------------------------------------------- */
+
+static void (*segv_report)(const void *address);
+static struct sigaction segv_before;
+
+static void
+on_segv(int number, siginfo_t *info, void *context)
+{
+    int err = errno;
+    segv_report(info->si_addr);
+    errno = err;
+    if (segv_before.sa_flags & SA_SIGINFO) {
+        segv_before.sa_sigaction(number, info, context);
+    }
+    else if (segv_before.sa_handler != SIG_DFL && segv_before.sa_handler != SIG_IGN) {
+        segv_before.sa_handler(number);
+    }
+    else {
+        (void)sigaction(SIGSEGV, &segv_before, NULL);   /* it comes again */
+    }
+}
+
+int
+ph_os_on_segv(void (*report)(const void *address))
+{
+    struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+    action.sa_sigaction = on_segv;
+    segv_report = report;
+    if (sigaction(SIGSEGV, NULL, &segv_before) < 0) {
+        return errno;
+    }
+    return sigaction(SIGSEGV, &action, NULL) < 0 ? errno : 0;
+}
+
+void
+ph_os_say(const char *text, size_t size)
+{
+    ssize_t n = write(STDERR_FILENO, text, size);
+    (void)n;
 }
 
 /* --- Lock and fork --------------------------------------------------------- */

@@ -17,6 +17,7 @@ ph_raise(const ph_exceptions *exceptions)
         type = PyExc_MemoryError;
         break;
     case PH_FORKED:
+    case PH_REFUSED:
         type = PyExc_RuntimeError;
         break;
     case PH_BAD_HANDLE:

@@ -107,9 +107,14 @@ def handle_of(frozen):
     return bytes(permaheap.share(frozen))
 
 
+def name_of(data):
+    """Return the handle that has these bytes."""
+    return permaheap.Handle.from_bytes(data)
+
+
 def resolve(data):
     """Return the object that 40 bytes name."""
-    return permaheap.Handle.from_bytes(data).get()
+    return name_of(data).get()
 
 
 def heap_file():
@@ -142,6 +147,7 @@ def _struct_of(name):
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     kinds = len(re.search(r"enum \{([^}]*)\} ph_kind;", text)[1].split(",")) - 1
     body = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)[1]
+    body = body.partition("ph_extent extent[")[0]  # what follows are tables
     fields = []
     for kind, field, size in re.findall(r"(\w+) (\w+)(?:\[(\w+)\])?;", body):
         if kind in TYPES:
@@ -184,4 +190,4 @@ def audit():
     blocks = permaheap._core._check()
     stats = permaheap.stats()
     assert stats.blocks <= blocks <= stats.blocks + Child.killed
-    assert sum(extent.filled for extent in extents()) == stats.used
+    assert sum(extent.filled for extent in extents()) == stats.used + stats.released - stats.reused

@@ -29,8 +29,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = {"benchmarks.md"}  # written by `make bench`, so that it need not be there yet
 FENCE = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.M)
-# Sections for servers, whose files no block runs: test_gunicorn below runs the first.
-SERVED = {"recipes.md: gunicorn", "recipes.md: Celery"}
+# Sections for servers, whose files no block runs: test_gunicorn below runs the first, and
+# test_reload.py the second.
+SERVED = {
+    "recipes.md: gunicorn",
+    "recipes.md: Reloading data (gunicorn)",
+    "recipes.md: Celery",
+}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

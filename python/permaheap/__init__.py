@@ -19,8 +19,9 @@ built-in types (tuple for list, frozenset for set, a read-only mapping for dict)
 reads Python objects reads it. `share` names a frozen object by 40 bytes that may travel through
 any queue, pipe or file; `Handle.get` gives the same object in any process of the family.
 
-The *family* is the process that made the heap and everything forked from it since. The heap
-only grows: what is frozen stays until the last process of the family ends.
+The *family* is the process that made the heap and everything forked from it since. What is frozen
+stays until the last process of the family ends, or until it is given back: `release` retires what
+one freeze made, and its memory returns when each process has ended or called `forget`.
 
 Frozen mappings are `types.MappingProxyType` on Python 3.12 to 3.14, which json, pickle and copy
 refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendict`.
@@ -29,6 +30,8 @@ Environment: with `PERMAHEAP_SEAL=1` at the time of import, every process maps t
 read-only, so that a stray write by an extension ends the process (SIGSEGV) where it happens.
 Otherwise such a write copies one page for the process that did it, and nobody else sees it.
 With `PERMAHEAP_PREFORK=1` the import also calls `permaheap.hooks.install`.
+With `PERMAHEAP_DEBUG=1` a process that touches what it has forgotten ends (SIGSEGV), after one line
+that says which block it was.
 """
 
 import os
@@ -41,10 +44,13 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     FreezeError,
     Handle,
     HandleError,
+    forget,
     freeze,
     freeze_each,
     freeze_pairs,
     is_frozen,
+    reclaim,
+    release,
     share,
     thaw,
 )
@@ -68,6 +74,7 @@ __all__ = [
     "builtin_default",
     "exit_quickly",
     "family_context",
+    "forget",
     "freeze",
     "freeze_each",
     "freeze_pairs",
@@ -75,7 +82,9 @@ __all__ = [
     "is_frozen",
     "json_default",
     "prefork",
+    "reclaim",
     "register_reducers",
+    "release",
     "share",
     "stats",
     "thaw",
