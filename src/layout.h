@@ -226,6 +226,8 @@ void ph_pin(PyObject *obj);
 int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 /* Why an object should be able to die, in words that follow its name; or NULL. */
 const char *ph_why_mortal(PyObject *obj);
+/* Why an object cannot be pinned at all, in such words; or NULL. */
+const char *ph_why_not_pinned(PyObject *obj);
 /* Bytes that an ordinary object takes, with its own tables. */
 size_t ph_size_in_place(PyObject *obj);
 

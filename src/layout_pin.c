@@ -10,6 +10,7 @@
 #include "layout_internal.h"
 
 #include <stddef.h>
+#include <string.h>
 
 /* In the word of the reference count. */
 static void
@@ -142,6 +143,24 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
 }
 
 /* --- What to leave alone --------------------------------------------------------------------- */
+
+/* Debug builds of 3.13+ must take what is pinned for interned (ph_set_str_state()),
+   and to fill a class's slot they look for its interned name, by identity. */
+const char *
+ph_why_not_pinned(PyObject *obj)
+{
+#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030d0000
+    if (PyUnicode_CheckExact(obj)
+        && PyUnicode_CHECK_INTERNED(obj) == SSTATE_NOT_INTERNED
+        && PyUnicode_IS_ASCII(obj)
+        && strncmp((const char *)PyUnicode_1BYTE_DATA(obj), "__", 2) == 0) {
+        return "may be the name of a slot, and is not interned (debug build)";
+    }
+#else
+    (void)obj;
+#endif
+    return NULL;
+}
 
 /* The list of weak references to an object; NULL where its type has none. */
 static PyWeakReference *
