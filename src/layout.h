@@ -218,8 +218,8 @@ int ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
 
 /* --- In place (layout_pin.c) -------------------------------------------------- */
 
-/* Make an ordinary object immortal where it is, for good, and fill the hash of a
-   str or bytes. */
+/* Make an ordinary object immortal where it is, for good, fill the hash of a str or
+   bytes, and take it out of the collector's lists. */
 void ph_pin(PyObject *obj);
 /* Call visit(part, arg) for all that an object refers to, its type included, as
    tp_traverse does; also where there is none. */

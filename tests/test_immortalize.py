@@ -192,6 +192,30 @@ def test_slots_by_name(in_child):
     in_child(slots_by_name)
 
 
+def collected_again():
+    data = [{"a": [1]}, Node(1), Later]
+    pin(data)
+    gc.unfreeze()  # hands to the collector what it finds in its lists
+    for _ in range(2):
+        gc.collect()
+    assert all(map(gc.is_tracked, data))
+    assert all(map(is_immortal, data))
+    assert not any(each is obj for each in gc.get_objects() for obj in data)
+    data[0].update({"b": data})  # asserts, in debug builds, that it is tracked
+    data[1].__dict__ |= {"new": [data]}
+    data.append(data)
+    assert gc.collect() == 0
+    assert data[0]["b"] is data
+
+
+class Later:
+    """Nobody's class."""
+
+
+def test_collectors_leave_them_alone(in_child):
+    in_child(collected_again)
+
+
 # --- What is left mortal --------------------------------------------------------------------------
 
 
