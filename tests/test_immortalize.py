@@ -525,6 +525,58 @@ def test_a_worker_copies_nothing(run):
     assert immortal < 0.02 * plain
 
 
+CYCLES = """
+import gc, os, sys
+import permaheap
+def load(generation):
+    return {i: [f"row {generation} {i}", {"n": i, "x": i / 3}] for i in range(2000)}
+def resident():  # KiB
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+def worker():
+    pid = os.fork()
+    if pid == 0:
+        total = sum(len(row[0]) + row[1]["n"] for row in table.values())
+        os._exit(total == 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def cycle(reload):
+    global table
+    if reload == "data": table = load(1)
+    done = permaheap.immortalize()
+    worker()
+    scratch = [load(2) for _ in range(3)]        # what a parent does meanwhile is as mortal as ever
+    return sum(done.objects.values()), sum(done.bytes.values())
+how, cycles = sys.argv[1], int(sys.argv[2])
+table = load(0)
+for _ in range(20): cycle(how)
+before = resident()
+for _ in range(cycles): cycle(how)
+growth = resident() - before
+objects, size = cycle(how)
+print(growth, objects, size)
+"""
+
+
+@pytest.mark.slow
+def test_cycles_without_new_objects_take_nothing(run):
+    """200 times everything is made immortal once more, a worker is forked, and data is dropped."""
+    done = run(CYCLES, "nothing", 200)
+    assert done.returncode == 0, done.stderr
+    growth, objects, _ = map(int, done.stdout.split())
+    assert objects == 0
+    assert growth < 4096  # KiB; with new data, it is 800 in each cycle
+
+
+@pytest.mark.slow
+def test_cycles_with_new_objects_take_only_those(run):
+    """What was immortal is never freed: each new table takes its own size, and nothing beside."""
+    done = run(CYCLES, "data", 40)
+    assert done.returncode == 0, done.stderr
+    growth, objects, size = map(int, done.stdout.split())
+    assert 2000 * 4 < objects < 2000 * 7
+    assert 0.5 * 40 * size < growth * 1024 < 2 * 40 * size
+
+
 def test_with_threads(run):
     done = run("""
 import threading, permaheap
