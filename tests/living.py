@@ -186,7 +186,9 @@ def _with_attribute(cls, value, parts):
 
 
 def _closure(number, parts):
-    def outer(first, *, keyword=atom(number)):
+    value = atom(number)
+
+    def outer(first, *, keyword=value):
         nonlocal number
         number += 1
         inner = lambda: (number, parts, "a constant", 2.5, (1, "x"))  # noqa: E731
@@ -512,7 +514,6 @@ def _exception_step(obj, action, value, other):
                 raise obj
             finally:
                 obj.attribute = other
-    return None
 
 
 def _other(obj, action, value, other):
@@ -628,8 +629,7 @@ def _of_class(obj):
 
 
 def _of_generator(obj):
-    for key, value in dict(obj.gi_frame.f_locals).items() if obj.gi_frame else ():
-        yield key, value
+    yield from dict(obj.gi_frame.f_locals).items() if obj.gi_frame else ()
 
 
 def _attributes(obj):
@@ -680,6 +680,7 @@ def portrait(root):
     lines = [name(root)]
     for obj in todo:  # it grows
         parts = ", ".join(f"{text}: {name(part)}" for text, part in _parts(obj))
-        value = repr(int(obj) if isinstance(obj, int) else str(obj)) if isinstance(obj, (int, str)) else ""
+        value = str.__str__(obj) if isinstance(obj, str) else ""
+        value = int.__repr__(obj) if isinstance(obj, int) else value
         lines.append(f"{type(obj).__name__} {value} {parts}")
     return lines

@@ -1,4 +1,4 @@
-"""Random graphs of all kinds of objects, immortal, against twins that are not: all that shows is equal."""
+"""Random graphs of all kinds of objects, immortal, look and act as their twins that are not."""
 
 import gc
 

@@ -1,21 +1,24 @@
 """CPython's own tests, run after everything alive has been made immortal.
 
-    python tests/regrtest [--json FILE] [--seconds N] [MODULE...]
+    python tests/regrtest [--json FILE] [--seconds N] [--children] [MODULE...]
 
-Prints what fails then and not without, with the reason that expected.toml has for it. The exit status
-is 1 if it has none for one of them. docs/immortalize-regrtest.md has the results.
+Prints what fails then and not without, and the class of failures of expected.toml that it belongs to.
+The exit status is 1 if there is one that belongs to none. report.py makes a page of the results.
 """
 
 import argparse
 import importlib.util
 import json
+import os
 import platform
 import sys
 import sysconfig
+import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 from comparing import compare
-from expected import reason_of
+from expected import class_of
 
 MODULES = """
 test_builtin test_dict test_list test_tuple test_set test_str test_unicode test_bytes test_int
@@ -38,42 +41,47 @@ def arguments():
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     parser.add_argument("--seconds", type=float, default=120, help="begin no test after this long")
     parser.add_argument("--per-test", type=float, default=60, help="a test that takes longer hangs")
+    parser.add_argument(
+        "--children", action="store_true", help="also in each interpreter that a test starts"
+    )
     return parser.parse_args()
 
 
-def here(module):
+def is_here(module):
     return importlib.util.find_spec(f"test.{module}") is not None
 
 
-def show(result):
-    print(
-        f"{result.module:28} {result.tests:5} tests {result.skipped:4} skipped "
-        f"{len(result.failed_plain):3} fail plain, too {len(result.failed_immortal):3} immortal only"
-        f"  {result.seconds:.0f} s{', cut short' if result.out_of_time else ''}",
-        flush=True,
-    )
+def show(found):
+    """Print what a module showed; return the number of failures that are not expected."""
+    notes = [f"{len(found.plain)} fail plain, too"] * bool(found.plain)
+    notes += [f"{len(found.immortal)} fail only then"] * bool(found.immortal)
+    notes += [f"{len(found.unsteady)} failed only once"] * bool(found.unsteady)
+    notes += ["out of time"] * found.out_of_time
+    counts = f"{found.tests:5} tests, {found.skipped:3} skipped, {found.seconds:4.0f} s"
+    print(f"{found.module:26} {counts}  {', '.join(notes)}", flush=True)
     unexpected = 0
-    for test, outcome, why in result.failed_immortal:
-        reason = reason_of(test)
-        print(f"    {outcome}: {test}: {reason or 'UNEXPECTED'}", flush=True)
+    for test, outcome, why in found.immortal:
+        reason = class_of(test)
+        print(f"    {test} {outcome}: {reason or 'not expected'}", flush=True)
         if reason is None:
             unexpected += 1
-            print("        " + why.strip().replace("\n", "\n        "), flush=True)
+            print(textwrap.indent(why.strip(), " " * 8), flush=True)
     return unexpected
 
 
 def main():
     args = arguments()
-    debug = bool(sysconfig.get_config_var("Py_DEBUG"))
-    build = f"{platform.python_version()}{' debug' if debug else ''}"
+    if args.children:
+        os.environ["PYTHONPATH"] = str(Path(__file__).with_name("site"))
+    build = platform.python_version() + " debug" * bool(sysconfig.get_config_var("Py_DEBUG"))
     results, unexpected = [], 0
-    for module in filter(here, args.modules):
+    for module in filter(is_here, args.modules):
         results.append(compare(module, args.seconds, args.per_test))
         unexpected += show(results[-1])
         if args.json:
-            found = {"build": build, "modules": [each.as_json() for each in results]}
+            found = {"build": build, "modules": [asdict(each) for each in results]}
             args.json.write_text(json.dumps(found, indent=1))
-    print(f"{build}: {len(results)} modules, {unexpected} unexpected failures")
+    print(f"{build}: {len(results)} modules, {unexpected} failures that are not expected")
     return unexpected != 0
 
 

@@ -1,4 +1,4 @@
-"""Running a module of CPython's tests with everything immortal, and what fails there again plain.
+"""Running a module of CPython's tests with everything immortal, and what fails there plain as well.
 
 Each run is a process of its own, in a folder of its own. A test that ends its process (a crash, a
 hang) is noted, and the rest of the module is run without it.
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ONE_MODULE = Path(__file__).with_name("one_module.py")
@@ -32,18 +32,16 @@ class Run:
 
 @dataclass
 class Compared:
-    """What one module showed. Failures are [test, outcome, why]."""
+    """What one module showed. A failure is a test, its outcome, and why."""
 
     module: str
     tests: int
     skipped: int
     out_of_time: bool
-    failed_plain: list
-    failed_immortal: list  # only there
     seconds: float
-
-    def as_json(self):
-        return asdict(self)
+    plain: list[tuple[str, str, str]]  # fail without permaheap, too
+    immortal: list[tuple[str, str, str]]  # fail only then
+    unsteady: list[tuple[str, str, str]]  # failed only then, but not when run once more
 
 
 def _start(mode, module, folder, seconds, per_test, left_out):
@@ -56,7 +54,7 @@ def _start(mode, module, folder, seconds, per_test, left_out):
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"TMPDIR": str(folder)},
+            env=os.environ | {"TMPDIR": str(folder), "REGRTEST_MODE": mode},
             start_new_session=True,  # so that what it leaves behind can be ended with it
         )
     try:
@@ -108,18 +106,26 @@ def run_module(mode, module, seconds, per_test):
 
 
 def compare(module, seconds, per_test):
-    """Run a module with everything immortal; if anything fails, plain as well."""
+    """Run a module with everything immortal; what fails, plain as well, and then once more."""
     start = time.monotonic()
     immortal = run_module("immortal", module, seconds, per_test)
-    failed = immortal.failed()
-    plain = run_module("plain", module, 2 * seconds, per_test).failed() if failed else {}
-    counts = [outcome for outcome, _ in immortal.outcomes.values()]
-    return Compared(
+    failed, plain, again = immortal.failed(), {}, {}
+    if failed:
+        plain = run_module("plain", module, 2 * seconds, per_test).failed()
+    if failed.keys() - plain.keys():
+        again = run_module("immortal", module, seconds, per_test).failed()
+    found = Compared(
         module=module,
-        tests=len(counts),
-        skipped=counts.count("skipped"),
+        tests=len(immortal.outcomes),
+        skipped=sum(outcome == "skipped" for outcome, _ in immortal.outcomes.values()),
         out_of_time=immortal.out_of_time,
-        failed_plain=[[test, *each] for test, each in failed.items() if test in plain],
-        failed_immortal=[[test, *each] for test, each in failed.items() if test not in plain],
         seconds=round(time.monotonic() - start, 1),
+        plain=[],
+        immortal=[],
+        unsteady=[],
     )
+    for test, (outcome, why) in failed.items():
+        unsteady = outcome == "failed" and test not in again  # a crash is one crash too many
+        kind = found.plain if test in plain else found.unsteady if unsteady else found.immortal
+        kind.append((test, outcome, why))
+    return found

@@ -4,18 +4,12 @@ import fnmatch
 import tomllib
 from pathlib import Path
 
-TABLE = tomllib.loads(Path(__file__).with_name("expected.toml").read_text())
+CLASSES = tomllib.loads(Path(__file__).with_name("expected.toml").read_text())
 
 
 def class_of(test):
     """Return the name of the class of failures that a test belongs to; None if it has none."""
-    for name, each in TABLE.items():
+    for name, each in CLASSES.items():
         if any(fnmatch.fnmatchcase(test, f"*{pattern}") for pattern in each["tests"]):
             return name
     return None
-
-
-def reason_of(test):
-    """Return why a test is expected to fail; None if it is not."""
-    name = class_of(test)
-    return TABLE[name]["title"] if name else None
