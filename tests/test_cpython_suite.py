@@ -76,7 +76,8 @@ def test_cpython_tests_pass_beside_a_heap(suite: str, tmp_path: Path) -> None:
 # A quick selection: `make regrtest` runs ten times as many.
 AFTER_IMMORTALIZE = """
 test_builtin test_code test_copy test_coroutines test_dataclasses test_descr test_dict
-test_finalization test_functools test_gc test_generators test_list test_opcache test_types test_weakref
+test_finalization test_functools test_gc test_generators test_list test_opcache
+test_types test_weakref
 """.split()
 RUNNER = Path(__file__).parent / "regrtest"
 

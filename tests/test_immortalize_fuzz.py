@@ -29,8 +29,7 @@ def act(pool, todo):
     return shown
 
 
-def compare(pipe, plan, todo, everything):
-    gc.disable()  # what dies in a collection does so at the same time in both
+def compare(plan, todo, everything):
     ends, twins_ends = [], []
     pool = living.make(plan, ends.append)
     before = living.portrait(pool)
@@ -48,10 +47,18 @@ def compare(pipe, plan, todo, everything):
     gc.collect()
 
 
-@given(plans, steps, st.booleans())
-def test_immortal_objects_behave_as_their_twins(plan, todo, everything):
-    """Each example in a child: what is immortal stays for good."""
-    with Child(compare, plan, todo, everything) as child:
+def compare_each(pipe, batch):
+    gc.disable()  # what dies in a collection does so at the same time in both
+    for example in batch:
+        compare(*example)
+
+
+@pytest.mark.slow
+@settings(max_examples=max(8, settings().max_examples // 8))
+@given(st.lists(st.tuples(plans, steps, st.booleans()), min_size=1, max_size=12))
+def test_immortal_objects_behave_as_their_twins(batch):
+    """A batch of graphs in a child: what is immortal stays for good."""
+    with Child(compare_each, batch) as child:
         child.join()
 
 

@@ -2,8 +2,8 @@
 
     python tests/regrtest [--json FILE] [--seconds N] [--children] [MODULE...]
 
-Prints what fails then and not without, and the class of failures of expected.toml that it belongs to.
-The exit status is 1 if there is one that belongs to none. report.py makes a page of the results.
+Prints what fails then and not without, and the class of failures of expected.toml that it belongs
+to. The exit status is 1 if one belongs to none. report.py makes a page of the results.
 """
 
 import argparse
