@@ -446,8 +446,12 @@ def _buffer(obj, action, value, other):
 
 
 def _instance(obj, action, value, other):
-    name = ["number", "parts", "new", "newer", "empty", "__dict__", "__class__"][action % 7]
-    if name == "__dict__":
+    names = ["number", "parts", "new", "newer", "empty", "__dict__", "__class__", "items", "items"]
+    name = names[action % 9]
+    if name == "items":  # its dict takes leave of the keys of its class
+        obj.__dict__[value] = other
+        obj.__dict__.update({f"{value} {i}": i for i in range(40)})
+    elif name == "__dict__":
         obj.__dict__ = {"number": value, "parts": [other]}
     elif name == "__class__":
         obj.__class__ = type(obj)
