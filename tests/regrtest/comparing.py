@@ -111,7 +111,7 @@ def compare(module, seconds, per_test):
     immortal = run_module("immortal", module, seconds, per_test)
     failed, plain, again = immortal.failed(), {}, {}
     if failed:
-        plain = run_module("plain", module, 2 * seconds, per_test).failed()
+        plain = run_module("plain", module, 5 * seconds, per_test).failed()  # to the end, if it can
     if failed.keys() - plain.keys():
         again = run_module("immortal", module, seconds, per_test).failed()
     found = Compared(
