@@ -13,6 +13,7 @@ it forks: so its classes, functions and constants are immortal, too.
 import faulthandler
 import gc
 import json
+import signal
 import sys
 import time
 import traceback
@@ -96,6 +97,7 @@ def main(mode, module, outcomes, seconds, per_test, *left_out):
     sys.path.remove(str(Path(__file__).parent))
     sys.argv = [f"test_{mode}"]  # not what some tests would take for their arguments
     faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
     from test import support
 
     support.use_resources = {}  # nothing that takes long, or the network

@@ -1,6 +1,8 @@
 """Write the results of tests/regrtest into docs/immortalize-regrtest.md, between its two marks.
 
-python tests/regrtest/report.py RESULTS.json...
+    python tests/regrtest/report.py RESULTS.json...
+
+Of a module that several files of one build tell of, the last one counts.
 """
 
 import json
@@ -14,8 +16,8 @@ PAGE = Path(__file__).parents[2] / "docs/immortalize-regrtest.md"
 BEGIN, END = "<!-- results: written by tests/regrtest/report.py -->", "<!-- end of the results -->"
 
 HEAD = """\
-| CPython | modules | tests | skipped | fail plain, too | fail only then | of these explained |
-|---|---|---|---|---|---|---|"""
+| CPython | modules | tests | skipped | fail plain, too | failed once | fail only then | explained |
+|---|---|---|---|---|---|---|---|"""
 
 
 def row(build, modules):
@@ -26,6 +28,7 @@ def row(build, modules):
         sum(each["tests"] for each in modules),
         sum(each["skipped"] for each in modules),
         sum(len(each["plain"]) for each in modules),
+        sum(len(each["unsteady"]) for each in modules),
         len(failed),
         sum(class_of(test) is not None for test in failed),
     ]
@@ -74,11 +77,13 @@ def main(*paths):
     builds = {}
     for path in paths:
         found = json.loads(Path(path).read_text())
-        builds.setdefault(found["build"], []).extend(found["modules"])
+        modules = builds.setdefault(found["build"], {})
+        modules |= {each["module"]: each for each in found["modules"]}
+    builds = {build: [*modules.values()] for build, modules in sorted(builds.items())}
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
     after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text(dict(sorted(builds.items())))}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{text(builds)}\n{END}{after}")
 
 
 if __name__ == "__main__":
