@@ -51,6 +51,10 @@ matrix: ## test on every supported CPython, debug builds too (root; ONLY="3.15-d
 asan: ## test under the address and undefined-behaviour sanitizers
 	@tools/matrix $(or $(ONLY),local-3.13-asan 3.15-asan)
 
+.PHONY: regrtest
+regrtest: ## run CPython's own tests with everything immortal (ONLY="3.15-dbg local-3.12")
+	@tools/regrtest $(ONLY)
+
 .PHONY: clean
 clean: ## remove the environments, the chroots of the matrix, and what tools left behind
 	@rm -rf --one-file-system .venv .matrix .hypothesis .mypy_cache .ruff_cache .pytest_cache dist

@@ -94,13 +94,14 @@ remember_code(walker *w, PyObject *code)
     return 0;
 }
 
-/* Why an object should be able to die, in words that follow its name; or NULL. */
+/* Why an object is to be left mortal, in words that follow its name; or NULL. */
 static const char *
 why_mortal(const walker *w, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    if (!w->strict) {
-        return NULL;
+    const char *why = ph_why_not_pinned(obj);
+    if (why != NULL || !w->strict) {
+        return why;
     }
     return type == w->interp->lock || type == w->interp->rlock ? "is a lock"
                                                               : ph_why_mortal(obj);

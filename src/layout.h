@@ -218,14 +218,16 @@ int ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
 
 /* --- In place (layout_pin.c) -------------------------------------------------- */
 
-/* Make an ordinary object immortal where it is, for good, and fill the hash of a
-   str or bytes. */
+/* Make an ordinary object immortal where it is, for good, fill the hash of a str or
+   bytes, and take it out of the collector's lists. */
 void ph_pin(PyObject *obj);
 /* Call visit(part, arg) for all that an object refers to, its type included, as
    tp_traverse does; also where there is none. */
 int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 /* Why an object should be able to die, in words that follow its name; or NULL. */
 const char *ph_why_mortal(PyObject *obj);
+/* Why an object cannot be pinned at all, in such words; or NULL. */
+const char *ph_why_not_pinned(PyObject *obj);
 /* Bytes that an ordinary object takes, with its own tables. */
 size_t ph_size_in_place(PyObject *obj);
 /* Call visit(obj, arg) for all that the collector tracks and has not set aside

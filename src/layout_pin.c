@@ -5,11 +5,17 @@
    dicts; and to fill the hash of a str or bytes, which most readers ask for.
    Nothing moves, and the object stays as mutable as it was.
 
+   The collector's lists lose it: it stays tracked, in a ring of its own.  A
+   collector that meets an immortal object in one of its lists takes it out, from
+   3.14 on for untracked, which dict's assertions do not allow; and who leaves the
+   permanent generation would write to its neighbours there.
+
    A pinned object is never freed.  There is no way back. */
 
 #include "layout_internal.h"
 
 #include <stddef.h>
+#include <string.h>
 
 /* In the word of the reference count. */
 static void
@@ -59,6 +65,20 @@ pin_keys(PyDictKeysObject *keys)
     }
 }
 
+/* What has a finalizer stays where gc.get_objects() finds it, at the end of the
+   process: see _immortalize.py. */
+static void
+leave_collector(PyObject *obj)
+{
+    if (PyObject_IS_GC(obj) && PyObject_GC_IsTracked(obj)
+        && Py_TYPE(obj)->tp_finalize == NULL) {
+        PyObject_GC_UnTrack(obj);
+        PyGC_Head *gc = _Py_AS_GC(obj);
+        gc->_gc_next = (uintptr_t)gc;
+        gc->_gc_prev |= (uintptr_t)gc;      /* beside the flag that is left there */
+    }
+}
+
 void
 ph_pin(PyObject *obj)
 {
@@ -75,6 +95,7 @@ ph_pin(PyObject *obj)
              && PyType_HasFeature((PyTypeObject *)obj, Py_TPFLAGS_HEAPTYPE)) {
         pin_keys(((PyHeapTypeObject *)obj)->ht_cached_keys);
     }
+    leave_collector(obj);
     pin_head(obj);
 }
 
@@ -144,6 +165,24 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
 }
 
 /* --- What to leave alone --------------------------------------------------------------------- */
+
+/* Debug builds of 3.13+ must take what is pinned for interned (ph_set_str_state()),
+   and to fill a class's slot they look for its interned name, by identity. */
+const char *
+ph_why_not_pinned(PyObject *obj)
+{
+#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030d0000
+    if (PyUnicode_CheckExact(obj)
+        && PyUnicode_CHECK_INTERNED(obj) == SSTATE_NOT_INTERNED
+        && PyUnicode_IS_ASCII(obj)
+        && strncmp((const char *)PyUnicode_1BYTE_DATA(obj), "__", 2) == 0) {
+        return "may be the name of a slot, and is not interned (debug build)";
+    }
+#else
+    (void)obj;
+#endif
+    return NULL;
+}
 
 /* The list of weak references to an object; NULL where its type has none. */
 static PyWeakReference *

@@ -1,4 +1,4 @@
-"""CPython's own tests of the types involved, beside a large frozen heap that is alive."""
+"""CPython's own tests: beside a large frozen heap that is alive, and with everything immortal."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ sys.exit(not result.result.wasSuccessful())
 )
 
 
+def is_here(suite: str) -> bool:
+    return bool(importlib.util.find_spec("test") and importlib.util.find_spec(f"test.{suite}"))
+
+
 def run(program: str, suite: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, f"test.{suite}"],
@@ -61,7 +65,7 @@ def run(program: str, suite: str, folder: Path) -> subprocess.CompletedProcess[s
 @pytest.mark.skipif("PERMAHEAP_SEAL" in os.environ, reason="sealed in the other mode as well")
 @pytest.mark.parametrize("suite", SUITES)
 def test_cpython_tests_pass_beside_a_heap(suite: str, tmp_path: Path) -> None:
-    if not (importlib.util.find_spec("test") and importlib.util.find_spec(f"test.{suite}")):
+    if not is_here(suite):
         pytest.skip("this interpreter comes without CPython's tests")
     done = run(WITH_HEAP, suite, tmp_path)
     if done.returncode != 0:
@@ -69,3 +73,34 @@ def test_cpython_tests_pass_beside_a_heap(suite: str, tmp_path: Path) -> None:
         if alone.returncode != 0:
             pytest.skip(f"fails without permaheap too: {alone.stderr[-300:]}")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+# --- With everything immortal ---------------------------------------------------------------------
+
+# A quick selection: `make regrtest` runs ten times as many.
+AFTER_IMMORTALIZE = """
+test_builtin test_code test_copy test_coroutines test_dataclasses test_descr test_dict
+test_finalization test_functools test_gc test_generators test_list test_opcache
+test_types test_weakref
+""".split()
+RUNNER = Path(__file__).parent / "regrtest"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("PERMAHEAP_SEAL" in os.environ, reason="no frozen heap is involved")
+@pytest.mark.skipif(
+    not hasattr(sys, "gettotalrefcount"), reason="once is enough, where CPython asserts most"
+)
+def test_cpython_tests_pass_after_immortalize(tmp_path: Path) -> None:
+    """Nothing fails that does not fail without, but for what regrtest/expected.toml explains."""
+    if not is_here("test_dict"):
+        pytest.skip("this interpreter comes without CPython's tests")
+    done = subprocess.run(
+        [sys.executable, RUNNER, *AFTER_IMMORTALIZE],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=550,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -174,6 +174,48 @@ def test_strings_stay_interned():
     Node(1).__dict__.update(dict.fromkeys(names))
 
 
+def slots_by_name():
+    # Not interned, as unittest.mock has them: the names of slots are looked for by identity.
+    names = ["".join(["__", name, "__"]) for name in ("iter", "next")]
+    pin(names)
+
+    class Iterator:
+        pass
+
+    for name in names:
+        setattr(Iterator, name, lambda self: self)
+    iterator = Iterator()
+    assert iter(iterator) is next(iterator) is iterator
+
+
+def test_slots_by_name(in_child):
+    in_child(slots_by_name)
+
+
+def collected_again():
+    data = [{"a": [1]}, Node(1), Later]
+    pin(data)
+    gc.unfreeze()  # hands to the collector what it finds in its lists
+    for _ in range(2):
+        gc.collect()
+    assert all(map(gc.is_tracked, data))
+    assert all(map(is_immortal, data))
+    assert not any(each is obj for each in gc.get_objects() for obj in data)
+    data[0].update({"b": data})  # asserts, in debug builds, that it is tracked
+    data[1].__dict__ |= {"new": [data]}
+    data.append(data)
+    assert gc.collect() == 0
+    assert data[0]["b"] is data
+
+
+class Later:
+    """Nobody's class."""
+
+
+def test_collectors_leave_them_alone(in_child):
+    in_child(collected_again)
+
+
 # --- What is left mortal --------------------------------------------------------------------------
 
 
@@ -241,7 +283,8 @@ def test_left_mortal_still_dies():
 
 def pin_all():
     holder = [threading.Lock(), Finalized()]
-    assert pin(holder, strict=False)[2] == {}
+    left = pin(holder, strict=False)[2]
+    assert all("debug build" in why for _, why in left)
     assert all(map(is_immortal, holder))
 
 
@@ -480,6 +523,58 @@ def test_a_worker_copies_nothing(run):
     plain, immortal = (int(run(DIRTY, how).stdout) for how in ("plain", "immortal"))
     assert plain > 20_000  # KiB
     assert immortal < 0.02 * plain
+
+
+CYCLES = """
+import gc, os, sys
+import permaheap
+def load(generation):
+    return {i: [f"row {generation} {i}", {"n": i, "x": i / 3}] for i in range(2000)}
+def resident():  # KiB
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+def worker():
+    pid = os.fork()
+    if pid == 0:
+        total = sum(len(row[0]) + row[1]["n"] for row in table.values())
+        os._exit(total == 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+def cycle(reload):
+    global table
+    if reload == "data": table = load(1)
+    done = permaheap.immortalize()
+    worker()
+    scratch = [load(2) for _ in range(3)]        # what a parent does meanwhile is as mortal as ever
+    return sum(done.objects.values()), sum(done.bytes.values())
+how, cycles = sys.argv[1], int(sys.argv[2])
+table = load(0)
+for _ in range(20): cycle(how)
+before = resident()
+for _ in range(cycles): cycle(how)
+growth = resident() - before
+objects, size = cycle(how)
+print(growth, objects, size)
+"""
+
+
+@pytest.mark.slow
+def test_cycles_without_new_objects_take_nothing(run):
+    """200 times everything is made immortal once more, a worker is forked, and data is dropped."""
+    done = run(CYCLES, "nothing", 200)
+    assert done.returncode == 0, done.stderr
+    growth, objects, _ = map(int, done.stdout.split())
+    assert objects == 0
+    assert growth < 4096  # KiB; with new data, it is 800 in each cycle
+
+
+@pytest.mark.slow
+def test_cycles_with_new_objects_take_only_those(run):
+    """What was immortal is never freed: each new table takes its own size, and nothing beside."""
+    done = run(CYCLES, "data", 40)
+    assert done.returncode == 0, done.stderr
+    growth, objects, size = map(int, done.stdout.split())
+    assert 2000 * 4 < objects < 2000 * 7
+    assert 0.5 * 40 * size < growth * 1024 < 2 * 40 * size
 
 
 def test_with_threads(run):

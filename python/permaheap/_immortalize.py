@@ -49,8 +49,9 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
 
     Call it in the parent, after everything has been loaded and before workers are forked. What
     becomes immortal is never freed: what the parent still wants to get rid of should be gone by
-    then. Without roots it collects garbage first; in any case it ends with `gc.freeze`, so that
-    the collector of a worker leaves the old objects' pages alone. (`gc.unfreeze` would undo that.)
+    then. Without roots it collects garbage first. The collector has nothing to do with immortal
+    objects any more; from the mortal ones, `gc.freeze` keeps it away. (`gc.unfreeze` would undo
+    that.)
 
     Args:
         roots: all that they reach becomes immortal. Without any: everything alive that the
@@ -81,8 +82,9 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
 
 def immortalize_in_place(roots: tuple[Any, ...], *, strict: bool, warm: bool) -> Immortalized:
     """Do what `immortalize` does, without collecting; if warm, prepare code for its first run."""
+    found = list(roots) or gc.get_objects()  # before there is anything of ours among them
     with _collector_off():
-        done = Immortalized(*_core._immortalize(list(roots) or gc.get_objects(), strict, warm))
+        done = Immortalized(*_core._immortalize(found, strict, warm))
         gc.freeze()
     _finalize_at_exit()
     return done
