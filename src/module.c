@@ -481,6 +481,17 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "saved", (unsigned long long)atomic_load(&header->saved));
 }
 
+PyDoc_STRVAR(layout_doc,
+"_layout($module, /)\n--\n\n"
+"Sizes and offsets in the memory of an interpreter like this one, and what a\n"
+"write to a field of an object means; for the copy-on-write profiler.");
+
+static PyObject *
+core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return ph_layout_table();
+}
+
 PyDoc_STRVAR(check_doc,
 "_check($module, /)\n--\n\n"
 "Audit the heap: walk all blocks and return their number, or raise\n"
@@ -537,6 +548,7 @@ static PyMethodDef core_methods[] = {
     {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
     {"_with_finalizer", core_with_finalizer, METH_O, with_finalizer_doc},
     {"_finalize", core_finalize, METH_O, finalize_doc},
+    {"_layout", core_layout, METH_NOARGS, layout_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},

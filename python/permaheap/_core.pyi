@@ -16,6 +16,22 @@ class Handle:
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Callable[[bytes], Handle], tuple[bytes]]: ...
 
+class _LayoutDict(TypedDict):
+    version: int
+    pool_size: int
+    pool_head: int
+    pool_szidx: int
+    pool_free: int
+    alignment: int
+    size_classes: int
+    gc_head: int
+    pre_head: int
+    pre_flags: int
+    tp_name: int
+    tp_basicsize: int
+    tp_flags: int
+    meanings: list[tuple[str, str, str, int, int]]
+
 class _StatsDict(TypedDict):
     reserved: int
     used: int
@@ -42,6 +58,7 @@ def _immortalize(
 ) -> tuple[dict[str, int], dict[str, int], dict[tuple[str, str], int]]: ...
 def _with_finalizer(objects: list[Any], /) -> list[Any]: ...
 def _finalize(obj: Any, /) -> None: ...
+def _layout() -> _LayoutDict: ...
 def _check() -> int: ...
 def _fault(n: int | None = None, /, persistent: bool = False) -> bool: ...
 

@@ -59,6 +59,8 @@ class Worker:
     command: str
     samples: tuple[Sample, ...]
     pages: tuple[Page, ...]
+    new_pages: int = 0
+    """Number of its pages that were not inherited: memory that it has allocated itself."""
 
     def by_cause(self) -> dict[Cause, int]:
         """Return the number of pages by cause, the largest first."""
