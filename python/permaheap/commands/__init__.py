@@ -9,7 +9,7 @@ import argparse
 from importlib import import_module
 from typing import Protocol
 
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("cow",)
 
 
 class Command(Protocol):

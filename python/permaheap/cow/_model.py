@@ -59,8 +59,6 @@ class Worker:
     command: str
     samples: tuple[Sample, ...]
     pages: tuple[Page, ...]
-    new_pages: int = 0
-    """Number of its pages that were not inherited: memory that it has allocated itself."""
 
     def by_cause(self) -> dict[Cause, int]:
         """Return the number of pages by cause, the largest first."""
@@ -85,3 +83,5 @@ class Profile:
     """Address ranges of the Python heap (start, end), for the map of pages."""
     notes: tuple[str, ...] = field(default=())
     """What could not be looked at, and which privilege would help."""
+    parent_samples: tuple[Sample, ...] = ()
+    """The parent's memory over time, where it was looked at: a part of the family's."""

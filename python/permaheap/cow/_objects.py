@@ -246,6 +246,8 @@ class Chunks:
         if index < 0 or index + 1 == len(self._starts):
             return None
         block = self._starts[index] + _CHUNK_HEAD
+        if address < block:
+            return None  # malloc's own
         found = self._places.get(block)
         if found is None:
             found = self._places[block] = place_in_block(self._process, self._types, block)

@@ -1,5 +1,6 @@
 """Profiles of a family of processes: one look at it, or many."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ def snapshot(pid: int | None = None, *, mode: str = "diff") -> Profile:
     recorder = Recorder(os.getpid() if pid is None else pid, mode=mode)
     try:
         recorder.sample()
-        return recorder.profile()
+        recorder.look()
+        return recorder.known()
     finally:
         recorder.close()
 
@@ -48,11 +50,10 @@ class _Member:
     samples: list[Sample] = field(default_factory=list)
     earlier: tuple[Look, Look] | None = None
     pages: tuple[Page, ...] = ()
-    new_pages: int = 0
 
 
 class Recorder:
-    """Watches a family: `sample` as often as wanted, then `profile`."""
+    """Watches a family: `sample` and `look` as often as wanted; both tell what is `known`."""
 
     def __init__(self, pid: int, *, mode: str = "diff") -> None:
         """Begin to watch the family of a process."""
@@ -65,6 +66,7 @@ class Recorder:
         except Gone as error:
             raise ProcessLookupError(str(error)) from None
         self._began = time.monotonic()
+        self._parent_samples: list[Sample] = []
         self._members: dict[int, _Member] = {}
         self._notes: dict[str, None] = {}
         self._version = python_version(self._parent, self._mappings)
@@ -75,15 +77,12 @@ class Recorder:
         for member in self._members.values():
             member.process.close()
 
-    @property
-    def workers(self) -> int:
-        """Number of workers that are alive."""
-        return sum(member.process.is_alive() for member in self._members.values())
-
     def sample(self) -> None:
         """Find new workers, and note how much memory each has now."""
         self._find_workers()
         seconds = time.monotonic() - self._began
+        with contextlib.suppress(Gone):
+            self._parent_samples.append(_sample(self._parent, seconds))
         for member in self._members.values():
             try:
                 member.samples.append(_sample(member.process, seconds))
@@ -127,7 +126,6 @@ class Recorder:
         pages = list(explainer.explain(sorted(copies.copied)))
         pages += [Page(address, Cause.LEFT_BEHIND) for address in copies.left_behind]
         member.pages = tuple(sorted(pages, key=lambda page: page.address))
-        member.new_pages = copies.new
 
     def _settle(self, copies: Copies, worker: Process) -> None:
         """Find out by their content who has copied the pages that several processes share."""
@@ -172,22 +170,24 @@ class Recorder:
     def _note(self, text: str) -> None:
         self._notes[text] = None
 
-    def profile(self) -> Profile:
-        """Look, and return all that is known by now."""
-        self.look()
+    def is_alive(self) -> bool:
+        """Whether the parent is there."""
+        return self._parent.is_alive()
+
+    def known(self) -> Profile:
+        """Return what the samples and the last looks have told."""
         return Profile(
             mode=self._mode,
             parent=self._parent.pid,
             python=self._version or "",
             page_size=PAGE,
             workers=tuple(
-                Worker(
-                    pid, member.command, tuple(member.samples), member.pages, member.new_pages
-                )
+                Worker(pid, member.command, tuple(member.samples), member.pages)
                 for pid, member in sorted(self._members.items())
             ),
             heap=_heap_ranges(self._mappings),
             notes=tuple(self._notes),
+            parent_samples=tuple(self._parent_samples),
         )
 
 
