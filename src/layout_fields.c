@@ -87,7 +87,7 @@ PyObject *
 ph_layout_table(void)
 {
     return Py_BuildValue(
-        "{sn sn sn sn sn sn sn sn sn sn sn sn sn sN}",
+        "{sn sn sn sn sn sn sn sn sn sn sn sn sn sn sn sN}",
         "version", (Py_ssize_t)PY_VERSION_HEX,
         "pool_size", (Py_ssize_t)POOL_SIZE,
         "pool_head", (Py_ssize_t)POOL_OVERHEAD,
@@ -101,5 +101,7 @@ ph_layout_table(void)
         "tp_name", (Py_ssize_t)offsetof(PyTypeObject, tp_name),
         "tp_basicsize", (Py_ssize_t)offsetof(PyTypeObject, tp_basicsize),
         "tp_flags", (Py_ssize_t)offsetof(PyTypeObject, tp_flags),
+        "dk_refcnt", (Py_ssize_t)offsetof(PyDictKeysObject, dk_refcnt),
+        "dk_version", (Py_ssize_t)offsetof(PyDictKeysObject, dk_version),
         "meanings", list_of_meanings());
 }

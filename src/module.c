@@ -8,6 +8,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "object_map.h"
 #include "thaw.h"
 
 #include <string.h>
@@ -481,6 +482,23 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "saved", (unsigned long long)atomic_load(&header->saved));
 }
 
+PyDoc_STRVAR(object_map_doc,
+"_object_map($module, roots, /)\n--\n\n"
+"Write a map of all objects that the items of a list reach into an anonymous\n"
+"file, and return its descriptor.  Raises MemoryError or OSError.\n"
+"O(objects reached).");
+
+static PyObject *
+core_object_map(PyObject *module, PyObject *roots)
+{
+    if (!PyList_Check(roots)) {
+        PyErr_SetString(PyExc_TypeError, "_object_map(): a list is needed");
+        return NULL;
+    }
+    int fd = ph_object_map(&state_of(module)->interp.exceptions, roots);
+    return fd < 0 ? NULL : PyLong_FromLong(fd);
+}
+
 PyDoc_STRVAR(layout_doc,
 "_layout($module, /)\n--\n\n"
 "Sizes and offsets in the memory of an interpreter like this one, and what a\n"
@@ -548,6 +566,7 @@ static PyMethodDef core_methods[] = {
     {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
     {"_with_finalizer", core_with_finalizer, METH_O, with_finalizer_doc},
     {"_finalize", core_finalize, METH_O, finalize_doc},
+    {"_object_map", core_object_map, METH_O, object_map_doc},
     {"_layout", core_layout, METH_NOARGS, layout_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,

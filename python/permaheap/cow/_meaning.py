@@ -33,6 +33,9 @@ for _type, _field, _cause, _start, _end in LAYOUT["meanings"]:
     _FIELDS.setdefault(_type, []).append((_start, _end, Cause(_cause), _field))
 
 
+Change = tuple[int, int, int]  # address of a word, what it was, what it is
+
+
 @dataclass(frozen=True)
 class Finding:
     """Why something was written to."""
@@ -92,10 +95,24 @@ def _same_but_for_interning(before: int, after: int) -> bool:
     return (before ^ after) & 0xFFFFFF00 == 0
 
 
-def of_object(place: Place, changes: Iterable[tuple[int, int, int]]) -> Finding:
+def of_object(place: Place, changes: Iterable[Change]) -> Finding:
     """Tell what changes (address, before, after) to one object mean, all together."""
     assert place.type is not None
     return strongest(
         of_word(place.type, address - place.start, before, after)
         for address, before, after in changes
     )
+
+
+def of_table(start: int, table: str, owner: str, changes: Iterable[Change]) -> Finding:
+    """Tell what changes to a table mean that an object of a type named `owner` has elsewhere."""
+    return strongest(_of_word_in(table, owner, address - start) for address, _, _ in changes)
+
+
+def _of_word_in(table: str, owner: str, offset: int) -> Finding:
+    if table == "table of keys":
+        if offset == LAYOUT["dk_refcnt"]:
+            return Finding(Cause.REFERENCE_COUNT, owner, "dk_refcnt, of a table of keys")
+        if offset <= LAYOUT["dk_version"] < offset + 8:
+            return Finding(Cause.INLINE_CACHE, owner, "dk_version, of a table of keys")
+    return Finding(Cause.MUTATION, owner, table)

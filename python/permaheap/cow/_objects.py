@@ -4,9 +4,9 @@ Small blocks (up to 512 bytes) lie in the *pools* of CPython's obmalloc: 16 KiB,
 with a head that says how large the blocks are and which of them are free; the numbers in it have to
 agree with each other, which other memory hardly does by chance. Larger blocks come from the C
 library's malloc, which puts the size in front of each. In a block an object has its type at its
-second word; in front of the object there may be a collector's header, and in front of that two words
-for attributes and weak references: its type says so. What is a type is found out by following types
-to the type of types, `type`, which is its own.
+second word; in front of the object there may be a collector's header, and in front of that two
+words for attributes and weak references: its type says so. What is a type is found out by following
+types to the type of types, `type`, which is its own.
 
 All offsets are those of the interpreter that permaheap was built for (`_core._layout`), so the
 process must run the same version.
@@ -15,11 +15,12 @@ process must run the same version.
 import re
 import struct
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 from permaheap import _core
-from permaheap.cow._proc import Mapping, Process
+from permaheap.cow._proc import PAGE, Mapping, Process
 
 LAYOUT = _core._layout()
 POOL = LAYOUT["pool_size"]
@@ -35,8 +36,14 @@ _HOOKED = frozenset(int.from_bytes(bytes([kind]) + b"\xfd" * 7, "little") for ki
 # Flags of a type, which are part of the stable ABI.
 _HAVE_GC = 1 << 14
 _BASES = {
-    **{24: "int", 25: "list", 26: "tuple", 27: "bytes", 28: "str", 29: "dict"},
-    **{30: "BaseException", 31: "type"},
+    24: "int",
+    25: "list",
+    26: "tuple",
+    27: "bytes",
+    28: "str",
+    29: "dict",
+    30: "BaseException",
+    31: "type",
 }
 IS_TYPE = 1 << 31
 
@@ -65,6 +72,8 @@ class Types:
         self._starts = [each.start for each in usable]
         self._ends = [each.end for each in usable]
         self._known: dict[int, Type | None] = {}
+        self.by_front: dict[int, dict[int, Type]] = {front: {} for front in _FRONTS}
+        """The types that have been met, by what is in front of their instances, and address."""
 
     def get(self, address: int) -> Type | None:
         """Return the type at an address, or None if there is none."""
@@ -73,6 +82,8 @@ class Types:
         except KeyError:
             self._known[address] = None  # should it be met again on the way to `type`
             found = self._known[address] = self._look(address)
+            if found is not None:
+                self.by_front[found.front][address] = found
             return found
 
     def front(self, address: int) -> int:
@@ -134,7 +145,6 @@ class Pool:
         self.size = size
         self.words = memoryview(data).cast("Q")
         self._types = types
-        self._places: dict[int, Place] = {}
 
     @classmethod
     def parse(cls, address: int, data: bytes | None, types: Types) -> "Pool | None":
@@ -181,6 +191,12 @@ class Pool:
             block = self.words[(block - self.address) // 8]
         return freed
 
+    def between(self, address: int, size: int) -> range:
+        """Return the numbers of the blocks that lie at least in part within some of its bytes."""
+        offset = address - self.address
+        first = max(self.index(offset), 0)
+        return range(first, min(self.index(offset + size - 1) + 1, self.blocks))
+
     def is_free(self, index: int) -> bool:
         """Whether nobody uses a block."""
         return index >= self._unused_from or index in self._freed
@@ -191,22 +207,47 @@ class Pool:
         seconds = self.words[_HEAD // 8 + 1 :: self.size // 8].tolist()
         return _HOOK if not _HOOKED.isdisjoint(seconds) else 0
 
+    def _column(self, byte: int) -> list[int]:
+        """Return the word at a place in each block; it may be beyond the end of the last."""
+        at = (_HEAD + self._hook + byte) // 8
+        column = self.words[at :: self.size // 8].tolist()[: self.blocks]
+        return column + [0] * (self.blocks - len(column))
+
+    @cached_property
+    def types(self) -> list[Type | None]:
+        """The type of the object in each block; None where there is none, or nobody uses it.
+
+        Types that were met before are looked up for all blocks at once; the few other words that
+        may be a type's address are looked at one by one.
+        """
+        fronts = [front for front in _FRONTS if self._hook + front + 16 <= self.size]
+        columns = {front: self._column(front + 8) for front in fronts}
+        known = [list(map(self._types.by_front[front].get, columns[front])) for front in fronts]
+        types: list[Type | None] = [
+            next(filter(None, row), None) for row in zip(*known, strict=True)
+        ]
+        for index in [index for index, found in enumerate(types) if found is None]:
+            for front in fronts:
+                address = columns[front][index]
+                if address and not self.is_free(index) and self._types.front(address) == front:
+                    types[index] = self._types.get(address)
+                    break
+        return types
+
+    @cached_property
+    def mortal(self) -> list[bool]:
+        """Whether the object in each block is mortal; False where there is none."""
+        counts = {front: self._column(front) for front in {t.front for t in self.types if t}}
+        return [
+            found is not None and not counts[found.front][index] >> 31 & 1
+            for index, found in enumerate(self.types)
+        ]
+
     def place(self, index: int) -> Place:
         """Return the object in a block."""
-        found = self._places.get(index)
-        if found is None:
-            found = self._places[index] = self._find(index)
-        return found
-
-    def _find(self, index: int) -> Place:
-        block = _HEAD + index * self.size + self._hook
-        end = min(_HEAD + (index + 1) * self.size, POOL)
-        for front in _FRONTS:
-            if block + front + 16 <= end:
-                type_address = self.words[(block + front) // 8 + 1]
-                if self._types.front(type_address) == front:
-                    return Place(self.address + block + front, self._types.get(type_address))
-        return Place(self.address + block, None)
+        found = self.types[index]
+        block = self.address + _HEAD + index * self.size + self._hook
+        return Place(block + found.front if found else block, found)
 
 
 # --- The C library's malloc -----------------------------------------------------------------------
@@ -225,7 +266,7 @@ class Chunks:
         self._starts = list(self._walk(heap))
         self._places: dict[int, Place] = {}
 
-    def _walk(self, heap: Mapping):  # type: ignore[no-untyped-def]
+    def _walk(self, heap: Mapping) -> Iterator[int]:
         window, at = b"", heap.start
         window_start = heap.start
         while at + _CHUNK_HEAD <= heap.end:
@@ -264,6 +305,39 @@ def place_in_block(process: Process, types: Types, block: int) -> Place:
         if types.front(address) == front:
             return Place(block + hook + front, types.get(address))
     return Place(block + hook, None)
+
+
+# --- Other memory of the interpreter --------------------------------------------------------------
+
+_FRAME_STACK = 16 * 1024
+
+
+def is_frame_stack(process: Process, address: int) -> bool:
+    """Whether a page is one of those where the interpreter keeps the frames of functions.
+
+    They come in pieces of 16 KiB, with a head of three words: the piece before, this one's size,
+    and how much of it was in use when the next one was begun, in words.
+    """
+    page = address & -PAGE
+    for start in range(page, page - _FRAME_STACK, -PAGE):
+        head = process.memory(start, 24)
+        if head is None:
+            return False
+        previous, size, used = struct.unpack("<QQQ", head)
+        if size == _FRAME_STACK and used < size // 8 and previous % PAGE == 0:
+            return True
+    return False
+
+
+def is_table_of_keys(head: bytes | None) -> bool:
+    """Whether a block begins like the table of keys of a dict, whose numbers agree."""
+    if head is None:
+        return False
+    log2_size, log2_bytes, kind = head[8:11]
+    numbers: tuple[int, int] = struct.unpack_from("<qq", head, 16)
+    if not 3 <= log2_size <= 40 or not log2_size <= log2_bytes <= log2_size + 3 or kind > 2:
+        return False
+    return min(numbers) >= 0 and sum(numbers) == (2 << log2_size) // 3
 
 
 # --- Which interpreter ----------------------------------------------------------------------------

@@ -50,6 +50,11 @@ class Mapping:
         """Whether a file is behind it."""
         return self.name.startswith("/")
 
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether it is plain memory; newer versions of Python and of the C library name it."""
+        return not self.name or self.name == "[heap]" or self.name.startswith("[anon")
+
 
 class Process:
     """One process, by its number; all methods raise Gone when it is not there any more."""
@@ -109,11 +114,7 @@ class Process:
     def children(self) -> list[int]:
         """Return the numbers of its children, by all of its threads."""
         found: list[int] = []
-        try:
-            threads = os.listdir(self._directory / "task")
-        except OSError:
-            raise Gone(f"process {self.pid} has ended") from None
-        for thread in threads:
+        for thread in self._names("task"):
             with contextlib.suppress(Gone):
                 found += map(int, self.read(f"task/{thread}/children").split())
         return sorted(found)
@@ -138,12 +139,11 @@ class Process:
     def stack_pointers(self) -> list[int]:
         """Return where the stacks of its threads are, of those that wait in a system call."""
         found = []
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(self._directory / "task"):
-                with contextlib.suppress(Gone, ValueError):
-                    words = self.read(f"task/{thread}/syscall").split()
-                    if len(words) > 2:
-                        found.append(int(words[-2], 16))
+        for thread in self._names("task"):
+            with contextlib.suppress(Gone, ValueError):
+                words = self.read(f"task/{thread}/syscall").split()
+                if len(words) > 2:
+                    found.append(int(words[-2], 16))
         return found
 
     def pagemap(self, start: int, end: int) -> "array[int]":
@@ -183,14 +183,15 @@ class Process:
 
     def memfd(self, name: str) -> bytes | None:
         """Return what is in its memfd of that name, or None if it has none."""
-        for descriptor in self._descriptors():
+        for descriptor in self._names("fd"):
             if self.link(f"fd/{descriptor}").startswith(f"/memfd:{name}"):
                 return self.read(f"fd/{descriptor}")
         return None
 
-    def _descriptors(self) -> list[str]:
+    def _names(self, directory: str) -> list[str]:
+        """Return what is in a directory of it; nothing if that may not be known."""
         try:
-            return os.listdir(self._directory / "fd")
+            return [path.name for path in (self._directory / directory).iterdir()]
         except OSError:
             return []
 

@@ -5,9 +5,11 @@ import os
 import time
 from dataclasses import dataclass, field
 
-from permaheap.cow._diff import Copies, Explainer, Look, changes_between, copies_of
+from permaheap.cow._diff import Copies, Look, copies_of
+from permaheap.cow._explain import Explainer, Inherited
+from permaheap.cow._map import NAME, ObjectMap
 from permaheap.cow._model import Cause, Page, Profile, Sample, Worker
-from permaheap.cow._objects import LAYOUT, Types, python_version
+from permaheap.cow._objects import LAYOUT, python_version
 from permaheap.cow._proc import FRAME, PAGE, PRESENT, Gone, Mapping, Process, descendants
 
 
@@ -109,20 +111,27 @@ class Recorder:
             self._note(str(error))
             return
         objects = self._can_tell_objects()
-        types = Types(self._parent, parent.mappings)
+        inherited = Inherited(self._parent, parent, objects, self._object_map())
         for member in self._members.values():
             try:
-                self._compare(member, parent, types, objects)
+                self._compare(member, inherited)
             except Gone:
                 continue
 
-    def _compare(self, member: _Member, parent: Look, types: Types, objects: bool) -> None:
-        worker = Look.at(member.process)
+    def _object_map(self) -> ObjectMap | None:
+        """Return the map that the parent has left, if it has."""
+        with contextlib.suppress(Gone, ValueError):
+            data = self._parent.memfd(NAME)
+            return ObjectMap(data) if data else None
+        return None
+
+    def _compare(self, member: _Member, inherited: Inherited) -> None:
+        worker, parent = Look.at(member.process), inherited.look
         self._check_frames(worker)
         copies = copies_of(worker, parent, member.earlier)
         member.earlier = member.earlier or (worker, parent)
         self._settle(copies, member.process)
-        explainer = Explainer(self._parent, member.process, parent, types, objects)
+        explainer = Explainer(inherited, member.process, worker)
         pages = list(explainer.explain(sorted(copies.copied)))
         pages += [Page(address, Cause.LEFT_BEHIND) for address in copies.left_behind]
         member.pages = tuple(sorted(pages, key=lambda page: page.address))
@@ -134,7 +143,7 @@ class Recorder:
         for address in copies.suspects:
             before = self._parent.memory(address, PAGE)
             after = worker.memory(address, PAGE)
-            if before and after and changes_between(address, before, after):
+            if before != after:
                 copies.left_behind.append(address)
 
     def _check_frames(self, look: Look) -> None:
@@ -217,7 +226,5 @@ def _heap_ranges(mappings: list[Mapping]) -> tuple[tuple[int, int], ...]:
     return tuple(
         (each.start, each.end)
         for each in mappings
-        if each.permissions.startswith("rw")
-        and each.is_private
-        and (each.name == "[heap]" or not each.name or each.name.startswith("[anon"))
+        if each.permissions.startswith("rw") and each.is_private and each.is_anonymous
     )
