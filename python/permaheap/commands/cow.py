@@ -8,6 +8,7 @@ is passed on to it, after a last look. Nothing in the processes is changed by lo
 import argparse
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -72,10 +73,11 @@ def run(options: argparse.Namespace) -> int:
 def _watch_family(pid: int, options: argparse.Namespace) -> int:
     if options.mode == "trace":
         raise OSError("--mode trace is for a COMMAND: it has to begin before workers are forked")
-    recorder = Recorder(pid)
-    with contextlib.closing(recorder):
-        with contextlib.suppress(KeyboardInterrupt):
-            _watch(recorder, options, recorder.is_alive, options.seconds or 0)
+    with contextlib.closing(Recorder(pid)) as recorder, _signals() as wait:
+        seconds = options.seconds or 0
+        for came in _watch(recorder, options, seconds, wait, recorder.is_alive):
+            if came:
+                break
         recorder.look()
         _report(recorder.known(), options)
     return 0
@@ -85,41 +87,73 @@ def _watch_command(command: list[str], options: argparse.Namespace) -> int:
     environment = dict(os.environ)
     if options.mode == "trace":
         environment["PERMAHEAP_TRACE"] = "1"
-    # In a group of its own, so that Ctrl-C comes here first: there is time for a last look.
-    child = subprocess.Popen(command, env=environment, process_group=0)
-    recorder = Recorder(child.pid, mode=options.mode)
-    with contextlib.closing(recorder), _signals_for(child, recorder):
-        _watch(recorder, options, lambda: child.poll() is None, options.seconds or float("inf"))
-        recorder.look()
-        if child.poll() is None:
-            child.terminate()
-        status = child.wait()
-        _report(recorder.known(), options)
+    with _signals() as wait:
+        # In a group of its own, so that Ctrl-C comes here first: there is time for a last look.
+        child = subprocess.Popen(command, env=environment, process_group=0)
+        with contextlib.closing(Recorder(child.pid, mode=options.mode)) as recorder:
+            seconds = options.seconds or float("inf")
+            for came in _watch(recorder, options, seconds, wait, lambda: child.poll() is None):
+                if came:
+                    recorder.sample()
+                    recorder.look()
+                for number in came:
+                    child.send_signal(number)
+            if child.poll() is None:
+                recorder.look()
+                child.terminate()
+            status = child.wait()
+            _report(recorder.known(), options)
     return status if status >= 0 else 128 - status  # as a shell says that a signal ended it
 
 
+_Wait = Callable[[float], list[int]]
+
+
 @contextlib.contextmanager
-def _signals_for(child: "subprocess.Popen[bytes]", recorder: Recorder) -> Iterator[None]:
-    """Pass signals on to the command, after a last look at its workers while they are there."""
+def _signals() -> Iterator[_Wait]:
+    """Give a function that waits so many seconds, or until signals come; it returns their numbers.
 
-    def pass_on(number: int, _: FrameType | None) -> None:
-        recorder.look()
-        child.send_signal(number)
+    The end of a child ends the waiting, too.
+    """
+    came: list[int] = []
 
-    before = {number: signal.signal(number, pass_on) for number in _PASSED_ON}
+    def note(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            came.append(number)
+
+    def wait(seconds: float) -> list[int]:
+        if not came:
+            select.select([reader], [], [], seconds)
+        with contextlib.suppress(BlockingIOError):
+            os.read(reader, 512)
+        noted, came[:] = list(came), []
+        return noted
+
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    earlier_writer = signal.set_wakeup_fd(writer)
+    before = {number: signal.signal(number, note) for number in (*_PASSED_ON, signal.SIGCHLD)}
     try:
-        yield
+        yield wait
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(earlier_writer)
+        os.close(reader)
+        os.close(writer)
 
 
 def _watch(
-    recorder: Recorder, options: argparse.Namespace, goes_on: Callable[[], bool], seconds: float
-) -> None:
-    """Sample until the time is over; compare memory as often as that does not cost too much."""
-    began = time.monotonic()
-    next_look = began
+    recorder: Recorder,
+    options: argparse.Namespace,
+    seconds: float,
+    wait: _Wait,
+    goes_on: Callable[[], bool],
+) -> Iterator[list[int]]:
+    """Sample until the time is over; yield what signals came meanwhile, after each sample.
+
+    Memory is compared as often as that does not cost too much.
+    """
+    began = next_look = time.monotonic()
     with _screen(options) as show:
         while goes_on():
             recorder.sample()
@@ -131,8 +165,8 @@ def _watch(
                 show(recorder.known())
             left = began + seconds - time.monotonic()
             if left <= 0:
-                break
-            time.sleep(min(options.interval, left))
+                return
+            yield wait(min(options.interval, left))
 
 
 @contextlib.contextmanager

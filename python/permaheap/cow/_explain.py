@@ -24,6 +24,7 @@ from permaheap.cow._objects import (
     Pool,
     Types,
     is_frame_stack,
+    is_large_block,
     is_table_of_keys,
     place_in_block,
 )
@@ -68,6 +69,16 @@ class Inherited:
         if is_table_of_keys(self.process.memory(address, 32)):
             return of_table(address, "table of keys", "dict", changes)
         return None
+
+    def library(self, address: int, mapping: Mapping) -> str | None:
+        """Return the file of whose data anonymous memory is the rest (.bss); None: of none."""
+        before = self.look.before(mapping)
+        if before is None or not before.is_file or before.permissions[1] != "w":
+            return None
+        if self._map is not None and self._map.between(address, address + PAGE):
+            return None
+        is_block = self.objects and is_large_block(self.process, mapping)
+        return None if is_block else before.name
 
     def place(self, address: int, mapping: Mapping) -> Place | None:
         """Return the object or the block at an address outside of the pools; None: unknown."""
@@ -139,9 +150,9 @@ class Explainer:
             return Page(address, Cause.STACK, mapping.name or "stack of a thread")
         if not mapping.is_anonymous:
             return Page(address, Cause.OTHER_MAPPING, mapping.name.rpartition("/")[2])
-        previous = look.before(mapping)
-        if previous is not None and previous.is_file:  # .bss, what follows a file's data
-            return Page(address, Cause.OTHER_MAPPING, previous.name.rpartition("/")[2])
+        library = self._inherited.library(address, mapping)
+        if library is not None:
+            return Page(address, Cause.OTHER_MAPPING, library.rpartition("/")[2])
         if is_frame_stack(self._inherited.process, address):
             return Page(address, Cause.STACK, "frames of Python functions")
         return self._block(address, mapping)

@@ -72,6 +72,7 @@ class Types:
         self._starts = [each.start for each in usable]
         self._ends = [each.end for each in usable]
         self._known: dict[int, Type | None] = {}
+        self._pools: dict[int, bool] = {}
         self.by_front: dict[int, dict[int, Type]] = {front: {} for front in _FRONTS}
         """The types that have been met, by what is in front of their instances, and address."""
 
@@ -95,8 +96,16 @@ class Types:
         index = bisect_right(self._starts, address) - 1
         return index >= 0 and address + 256 <= self._ends[index]
 
+    def _is_in_pool(self, address: int) -> bool:
+        """Whether an address is in a pool: classes are too large for that."""
+        pool = address & -POOL
+        if pool not in self._pools:
+            head = self._process.memory(pool, _HEAD)
+            self._pools[pool] = Pool.parse(pool, head, self) is not None
+        return self._pools[pool]
+
     def _look(self, address: int) -> Type | None:
-        if address % 8 or not self._is_mapped(address):
+        if address % 8 or not self._is_mapped(address) or self._is_in_pool(address):
             return None
         head = self._process.memory(address, 256)
         if head is None:
@@ -222,16 +231,20 @@ class Pool:
         """
         fronts = [front for front in _FRONTS if self._hook + front + 16 <= self.size]
         columns = {front: self._column(front + 8) for front in fronts}
-        known = [list(map(self._types.by_front[front].get, columns[front])) for front in fronts]
-        types: list[Type | None] = [
-            next(filter(None, row), None) for row in zip(*known, strict=True)
-        ]
+        types: list[Type | None] = [None] * self.blocks
+        for front in fronts:
+            known = map(self._types.by_front[front].get, columns[front])
+            types = [already or found for already, found in zip(types, known, strict=True)]
+        for index in self._freed:
+            types[index] = None
+        del types[self._unused_from :]
         for index in [index for index, found in enumerate(types) if found is None]:
             for front in fronts:
                 address = columns[front][index]
-                if address and not self.is_free(index) and self._types.front(address) == front:
+                if address and index not in self._freed and self._types.front(address) == front:
                     types[index] = self._types.get(address)
                     break
+        types += [None] * (self.blocks - len(types))
         return types
 
     @cached_property
@@ -293,6 +306,18 @@ class Chunks:
         if found is None:
             found = self._places[block] = place_in_block(self._process, self._types, block)
         return found
+
+
+def is_large_block(process: Process, mapping: Mapping) -> bool:
+    """Whether a mapping begins with a block that malloc has mapped: a bit of its head says so."""
+    head = process.memory(mapping.start, _CHUNK_HEAD)
+    if head is None:
+        return False
+    size = int.from_bytes(head[8:], "little")
+    whole = size & ~_CHUNK_FLAGS
+    return (
+        size & _CHUNK_FLAGS == 2 and whole % PAGE == 0 and 0 < whole <= mapping.end - mapping.start
+    )
 
 
 def place_in_block(process: Process, types: Types, block: int) -> Place:

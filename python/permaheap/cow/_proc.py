@@ -166,6 +166,13 @@ class Process:
             return None
         return data if len(data) == size else None
 
+    def has_memory(self) -> bool:
+        """Whether it still has any: a process that ends gives it up before it is a zombie."""
+        try:
+            return bool(self.read("maps"))
+        except Gone:
+            return False
+
     def can_read_memory(self) -> bool:
         """Whether its memory may be read."""
         try:

@@ -134,6 +134,8 @@ class Recorder:
         explainer = Explainer(inherited, member.process, worker)
         pages = list(explainer.explain(sorted(copies.copied)))
         pages += [Page(address, Cause.LEFT_BEHIND) for address in copies.left_behind]
+        if not (self._parent.has_memory() and member.process.has_memory()):
+            return  # one of them has ended meanwhile: what an earlier look has told is better
         member.pages = tuple(sorted(pages, key=lambda page: page.address))
 
     def _settle(self, copies: Copies, worker: Process) -> None:
