@@ -5,6 +5,8 @@
 
 #include <stddef.h>
 
+#include "internal/pycore_object.h"
+
 size_t
 ph_front_size(PyTypeObject *type)
 {

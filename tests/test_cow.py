@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ from permaheap.cow import _objects as objects
 from permaheap.cow import _proc as proc
 from permaheap.cow._snapshot import Recorder
 
+pytestmark = pytest.mark.slow  # many processes, and nothing of the permanent heap
 PAGE = proc.PAGE
-DEBUG = bool(sysconfig.get_config_var("Py_DEBUG"))
 
 # What each family starts with. The parent prints one line, when all workers have done what they
 # are to do, and then waits for the end of its input.
@@ -185,13 +184,13 @@ def test_unchanged_page_has_candidates():
 
 
 def test_neighbours_are_named():
-    """A list and a dict are of one size, so that they share their pools."""
-    code = "many = [[] if i % 2 else {} for i in range(20_000)]\nat = id(many[9_001])\n"
+    code = "class One:\n    __slots__ = ('x',)\nclass Two:\n    __slots__ = ('x',)\n"
+    code += "many = [One() if i % 2 else Two() for i in range(20_000)]\nat = id(many[9_001])\n"
     code += "pids = family(lambda: many[9_001])\nshow(at)"
     with Family(code) as family:
         page = family.page()
-    assert page.object == "list"
-    assert page.neighbours == ("dict",)
+    assert page.object == "One"
+    assert page.neighbours == ("Two",)
 
 
 def test_stack():
@@ -330,11 +329,22 @@ def test_map_is_made_anew():
 
 def test_map_leaves_the_collector_as_it_was(run):
     done = run(
-        "import gc\nfrom permaheap.cow import leave_map\n"
-        "before = gc.get_freeze_count()\nleave_map()\n"
-        "assert gc.get_freeze_count() == before == 0\n"
-        "gc.freeze()\nbefore = gc.get_freeze_count()\nleave_map()\n"
-        "assert gc.get_freeze_count() >= before\nassert gc.isenabled()\n"
+        "import gc\nfrom permaheap.cow import leave_map\ngc.freeze()\n"
+        "before = gc.get_freeze_count()\nleave_map()\nassert gc.isenabled()\n"
+        "data = [[] for _ in range(1_000)]\ngc.disable()\nleave_map()\nassert not gc.isenabled()\n"
+        "assert gc.get_freeze_count() <= before\n"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_map_holds_what_is_frozen(run):
+    """By gc.freeze, after which gc.get_objects no longer knows it."""
+    done = run(
+        "import gc, os\nfrom permaheap.cow import _map, _proc\n"
+        "data = [[{'key': (1, 2**70)}]]\ngc.freeze()\n_map.leave_map()\n"
+        "found = _map.ObjectMap(_proc.Process(os.getpid()).memfd(_map.NAME))\n"
+        "for each in (data, data[0], data[0][0], data[0][0]['key'], data[0][0]['key'][1]):\n"
+        "    assert found.find(id(each)).start == id(each), each\n"
     )
     assert done.returncode == 0, done.stderr
 

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import os
 import struct
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def leave_map() -> None:
     """
     global _left
     with _collector_off():
-        descriptor = _core._object_map(_all_objects())
+        descriptor = _core._object_map(_roots())
     if _left is not None:
         os.close(_left)
     _left = descriptor
@@ -54,14 +55,12 @@ def _collector_off() -> Iterator[None]:
             gc.enable()
 
 
-def _all_objects() -> list[object]:
-    """Return what the collector knows; also what it was told to leave alone, which stays so."""
-    if not gc.get_freeze_count():
-        return gc.get_objects()
-    gc.unfreeze()
-    objects = gc.get_objects()
-    gc.freeze()
-    return objects
+def _roots() -> list[object]:
+    """Return what the collector knows, and where to find what it was told to leave alone.
+
+    (That it hides; and to thaw it, to freeze it again after, would freeze all else, too.)
+    """
+    return [*gc.get_objects(), sys.modules, *sys._current_frames().values()]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from permaheap import _core
@@ -59,7 +59,8 @@ class Type:
     """Bytes in front of its instances."""
     base: str
     """The built-in type that its instances are laid out like, else its own name."""
-    flags: int
+    flags: int = field(compare=False)
+    """As they were when they were read: some change while the program runs."""
 
 
 class Types:
