@@ -51,15 +51,25 @@ static const field_meaning meanings[] = {
     FIELD("function", PyFunctionObject, vectorcall, INLINE),
     FIELD("type", PyTypeObject, tp_version_tag, INLINE),
     FIELD("type", PyTypeObject, tp_flags, INLINE),
+#if PY_VERSION_HEX >= 0x030d0000
+    FIELD("type", PyTypeObject, tp_versions_used, INLINE),
+#endif
     FIELD("type", PyHeapTypeObject, _spec_cache, INLINE),
     FIELD("type", PyTypeObject, tp_subclasses, CHANGED),
     FIELD("type", PyTypeObject, tp_weaklist, CHANGED),
     FIELD("dict", PyDictObject, ma_used, CHANGED),
+#if PY_VERSION_HEX >= 0x030e0000
+    FIELD("dict", PyDictObject, _ma_watcher_tag, INLINE),
+#else   /* deprecated */
+    {"dict", "ma_version_tag", CHANGED, offsetof(PyDictObject, ma_used) + sizeof(Py_ssize_t),
+     offsetof(PyDictObject, ma_keys)},
+#endif
     FIELD("dict", PyDictObject, ma_keys, CHANGED),
     FIELD("dict", PyDictObject, ma_values, CHANGED),
-    FIELD("list", PyListObject, ob_base.ob_size, CHANGED),
+    {"list", "ob_size", CHANGED, offsetof(PyVarObject, ob_size), sizeof(PyVarObject)},
     FIELD("list", PyListObject, ob_item, CHANGED),
     FIELD("list", PyListObject, allocated, CHANGED),
+    FIELD("set", PySetObject, fill, CHANGED),
     FIELD("set", PySetObject, used, CHANGED),
     FIELD("set", PySetObject, table, CHANGED),
     FIELD("set", PySetObject, finger, CHANGED),

@@ -486,22 +486,20 @@ def test_command_samples_over_time(tmp_path):
     assert sorted(samples, key=lambda each: each.seconds) == list(samples)
 
 
-# Waits until it is told to end: what it writes to the file says that its worker is ready.
+# A parent that waits for a signal, and then ends with 7.
 SERVER = (
     PRELUDE
     + MANY.format(make="object()")
     + """
-def stop(*_):
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    sys.exit(7)
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, stop)
+awaited = {signal.SIGINT, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
 pids = family(lambda: many[10_000])
 print(at, flush=True)
-while True:
-    signal.pause()
+signal.sigwait(awaited)
+for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+sys.exit(7)
 """
 )
 

@@ -31,7 +31,7 @@ from permaheap.cow._objects import (
 from permaheap.cow._proc import PAGE, Mapping, Process
 
 _MOST_NEIGHBOURS = 8
-_UNCHANGED = "unchanged: counted up and down again"
+_UNCHANGED = "unchanged: counted up and down again, or looked at by the collector"
 
 
 def changes_between(address: int, before: bytes, after: bytes) -> list[Change]:
