@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import permaheap
-from permaheap.cow import Cause, snapshot
+from permaheap.cow import Cause, Page, snapshot
 from permaheap.cow import _map as object_map
 from permaheap.cow import _objects as objects
 from permaheap.cow import _proc as proc
@@ -265,6 +266,24 @@ def test_workers_of_workers_are_found():
     assert len(profile.workers) == 2
 
 
+def test_workers_of_a_program_that_a_shell_has_started(tmp_path):
+    file = tmp_path / "family.py"
+    file.write_text(PRELUDE + _deed("object()", "many[10_000]"))
+    process = subprocess.Popen(
+        ["/bin/sh", "-c", f"{sys.executable} {file}; exit $?"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": _import_path()},
+    )
+    address = int(process.stdout.readline())
+    profile = snapshot(process.pid)
+    process.communicate()
+    (worker,) = profile.workers
+    page = next(page for page in worker.pages if page.address == address & -PAGE)
+    assert (page.cause, page.object) == (Cause.REFERENCE_COUNT, "object")
+    assert profile.notes == ()
+
+
 def test_nothing_is_changed_by_looking():
     code = MANY.format(make="object()") + "pids = family(lambda: None)\nshow(at)"
     with Family(code) as family:
@@ -371,6 +390,57 @@ def test_map_without_memory():
             permaheap._core._fault(0)
     assert n > 4
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+# --- The trace mode's seam -----------------------------------------------------------------------
+
+
+class _TraceError(Exception):
+    pass
+
+
+@pytest.fixture
+def tracing(monkeypatch):
+    """Give a stand-in for the module of the trace, with which it has nothing else in common."""
+    module = types.ModuleType("permaheap.cow._trace")
+    module.TraceError = _TraceError
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def test_trace_that_was_not_started(tracing):
+    tracing.find = lambda pid: None
+    with Family(_deed("object()", "many[10_000]")) as family:
+        profile = snapshot(family.pid, mode="trace")
+    assert "is not traced" in "".join(profile.notes)
+    assert profile.workers[0].pages == ()
+
+
+def test_trace_gets_to_know_where_objects_are(tracing):
+    asked = []
+
+    class Trace:
+        notes = ("a note",)
+
+        def pages(self, pid, locate):
+            at = family.address
+            asked.extend(locate(address) for address in (at, at + 8, at & -objects.POOL, 0))
+            return (Page(at & -PAGE, Cause.GC_HEADER),)
+
+        def close(self):
+            asked.append("closed")
+
+    tracing.find = lambda pid: Trace()
+    with Family(_deed("object()", "many[10_000]")) as family:
+        profile = snapshot(family.pid, mode="trace")
+    name, offset, size = asked[0]
+    assert (name, offset) == ("object", 0)
+    assert size >= 16
+    assert asked[1] == (name, 8, size)
+    assert asked[2][0] == "head of a pool"
+    assert asked[3:] == [None, "closed"]
+    assert profile.notes == ("a note",)
+    assert profile.workers[0].pages[0].cause is Cause.GC_HEADER
 
 
 # --- Privileges -----------------------------------------------------------------------------------
@@ -520,6 +590,30 @@ def test_command_that_is_started(number, tmp_path):
     )
     address = int(process.stdout.readline())
     process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 7, output
+    (worker,) = from_json(file.read_text()).workers
+    page = next(page for page in worker.pages if page.address == address & -PAGE)
+    assert (page.cause, page.object) == (Cause.REFERENCE_COUNT, "object")
+
+
+def test_command_that_becomes_another_program(tmp_path):
+    """What was open of the program before is of no use then."""
+    from permaheap.cow._json import from_json
+
+    file = tmp_path / "profile.json"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "permaheap", "cow", "--interval", "0.05", "--json", file, "--"),
+            *(sys.executable, "-c", "import os, sys; os.execv(sys.executable, sys.argv)"),
+            *("-c", SERVER),
+        ],
+        env={**os.environ, "PYTHONPATH": _import_path()},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    address = int(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 7, output
     (worker,) = from_json(file.read_text()).workers

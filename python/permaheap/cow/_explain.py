@@ -30,6 +30,7 @@ from permaheap.cow._objects import (
 )
 from permaheap.cow._proc import PAGE, Mapping, Process
 
+POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
 _MOST_NEIGHBOURS = 8
 _UNCHANGED = "unchanged: counted up and down again, or looked at by the collector"
 
@@ -60,6 +61,7 @@ class Inherited:
         """What was said of pages that a worker has copied and not changed."""
         self._map = object_map
         self._chunks: dict[int, Chunks] = {}
+        self._last: tuple[int, Pool | None] | None = None
 
     def table(self, address: int, changes: Iterable[Change]) -> Finding | None:
         """Tell about a table that some object has at an address; None if there is none."""
@@ -95,6 +97,31 @@ class Inherited:
             return self._chunks[mapping.start].place(address)
         block = mapping.start + 16
         return place_in_block(self.process, self.types, block) if address >= block else None
+
+    def locate(self, address: int) -> tuple[str, int, int] | None:
+        """Return what is at an address: an object's type, the offset in it, and its size.
+
+        Where no object is, what stands for the type is one of POOL_HEAD, FREE_BLOCK and TABLE.
+        """
+        entry = self._map.find(address) if self._map else None
+        if entry is not None:
+            return TABLE if entry.table else entry.type, address - entry.start, entry.size
+        pool = self._pool(address & -POOL)
+        if pool is None:
+            return None
+        index = pool.index(address - pool.address)
+        if not 0 <= index < pool.blocks:
+            return POOL_HEAD, address - pool.address, POOL
+        place = pool.place(index)
+        offset, name = address - place.start, _name(place)
+        return (FREE_BLOCK if pool.is_free(index) else name or TABLE), offset, pool.size
+
+    def _pool(self, address: int) -> Pool | None:
+        """Return the pool at an address; the last one is kept, as the next question is near."""
+        if self._last is None or self._last[0] != address:
+            data = self.process.memory(address, POOL) if self.objects else None
+            self._last = address, Pool.parse(address, data, self.types)
+        return self._last[1]
 
 
 class Explainer:

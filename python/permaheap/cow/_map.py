@@ -73,6 +73,8 @@ class Entry:
     """Name of the object's type; of the owner's, if it is a table."""
     front: int
     """Bytes in front of it that belong to it."""
+    size: int
+    """In bytes, from `start` on."""
     table: str
     """What kind of table; "" if it is an object."""
     immortal: bool
@@ -129,6 +131,7 @@ class ObjectMap:
             self._starts[index] + front,
             self._names[number],
             front,
+            8 * self._sizes[index] - front,
             table,
             bool(what & _IMMORTAL),
         )

@@ -4,6 +4,8 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 from permaheap.cow._diff import Copies, Look, copies_of
 from permaheap.cow._explain import Explainer, Inherited
@@ -45,9 +47,10 @@ def snapshot(pid: int | None = None, *, mode: str = "diff") -> Profile:
 
 @dataclass
 class _Member:
-    """A worker that was seen."""
+    """A worker that was seen, and the process that has forked it."""
 
     process: Process
+    parent: Process
     command: str
     samples: list[Sample] = field(default_factory=list)
     earlier: tuple[Look, Look] | None = None
@@ -63,90 +66,124 @@ class Recorder:
             raise ValueError(f'there is no mode {mode!r}: "diff" or "trace"')
         self._mode = mode
         try:
-            self._parent = Process(pid)
-            self._mappings = self._parent.mappings()
+            self._root = Process(pid)
+            mappings = self._root.mappings()
         except Gone as error:
             raise ProcessLookupError(str(error)) from None
         self._began = time.monotonic()
-        self._parent_samples: list[Sample] = []
+        self._root_samples: list[Sample] = []
         self._members: dict[int, _Member] = {}
+        self._others: list[Process] = []
         self._notes: dict[str, None] = {}
-        self._version = python_version(self._parent, self._mappings)
+        self._version = python_version(self._root, mappings)
+        self._heap = _heap_ranges(mappings)
 
     def close(self) -> None:
         """Close the files of all processes."""
-        self._parent.close()
-        for member in self._members.values():
-            member.process.close()
+        members = [member.process for member in self._members.values()]
+        for process in (self._root, *self._others, *members):
+            process.close()
+
+    def is_alive(self) -> bool:
+        """Whether the process that it was begun with is there."""
+        return self._root.is_alive()
+
+    # --- Memory over time -----------------------------------------------------------------------
 
     def sample(self) -> None:
         """Find new workers, and note how much memory each has now."""
         self._find_workers()
         seconds = time.monotonic() - self._began
         with contextlib.suppress(Gone):
-            self._parent_samples.append(_sample(self._parent, seconds))
+            self._root_samples.append(_sample(self._root, seconds))
         for member in self._members.values():
-            try:
+            with contextlib.suppress(Gone):
                 member.samples.append(_sample(member.process, seconds))
-            except Gone:
-                continue
 
     def _find_workers(self) -> None:
-        ours = _image(self._parent)
-        for pid in descendants(self._parent.pid):
-            if pid in self._members or pid == os.getpid():
-                continue
-            try:
-                process = Process(pid)
-                if _image(process) == ours:
-                    self._members[pid] = _Member(process, process.command())
-            except Gone:
-                continue
+        for pid in descendants(self._root.pid):
+            if pid not in self._members and pid != os.getpid():
+                with contextlib.suppress(Gone):
+                    self._consider(Process(pid))
+
+    def _consider(self, process: Process) -> None:
+        """Make a process a member, if it runs what its parent runs: else it was not just forked."""
+        parent = self._process(process.parent)
+        image = _image(process)
+        if image is not None and image == _image(parent):
+            self._members[process.pid] = _Member(process, parent, process.command())
+
+    def _process(self, pid: int) -> Process:
+        """Return a process, the same one as before if it was met already."""
+        if pid == self._root.pid:
+            return self._root
+        if pid in self._members:
+            return self._members[pid].process
+        for process in self._others:
+            if process.pid == pid and process.is_alive():
+                return process
+        self._others.append(Process(pid))
+        return self._others[-1]
+
+    # --- Causes ---------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Compare the workers' memory with the parent's, and find the causes."""
-        try:
-            parent = Look.at(self._parent)
-        except Gone as error:
-            self._note(str(error))
-            return
-        objects = self._can_tell_objects()
-        inherited = Inherited(self._parent, parent, objects, self._object_map())
+        """Find out what the workers have copied by now, and why."""
+        by_parent: dict[int, list[_Member]] = {}
         for member in self._members.values():
-            try:
-                self._compare(member, inherited)
-            except Gone:
-                continue
+            if member.process.is_alive():
+                by_parent.setdefault(member.parent.pid, []).append(member)
+        for members in by_parent.values():
+            with contextlib.suppress(Gone):
+                self._look_at(members[0].parent, members)
 
-    def _object_map(self) -> ObjectMap | None:
-        """Return the map that the parent has left, if it has."""
-        with contextlib.suppress(Gone, ValueError):
-            data = self._parent.memfd(NAME)
-            return ObjectMap(data) if data else None
-        return None
+    def _look_at(self, parent: Process, members: list[_Member]) -> None:
+        processes = [parent, *(member.process for member in members)]
+        for process in processes:
+            process.close()  # files that are open still are of the program before an exec
+        look = Look.at(parent)
+        self._heap = _heap_ranges(look.mappings)
+        objects = self._can_tell_objects(parent, look, processes)
+        inherited = Inherited(parent, look, objects, _object_map(parent))
+        for member in members:
+            with contextlib.suppress(Gone):
+                if self._mode == "trace":
+                    self._ask_trace(member, inherited)
+                else:
+                    self._compare(member, inherited)
 
     def _compare(self, member: _Member, inherited: Inherited) -> None:
         worker, parent = Look.at(member.process), inherited.look
         self._check_frames(worker)
         copies = copies_of(worker, parent, member.earlier)
         member.earlier = member.earlier or (worker, parent)
-        self._settle(copies, member.process)
+        _settle(copies, inherited.process, member.process)
         explainer = Explainer(inherited, member.process, worker)
         pages = list(explainer.explain(sorted(copies.copied)))
         pages += [Page(address, Cause.LEFT_BEHIND) for address in copies.left_behind]
-        if not (self._parent.has_memory() and member.process.has_memory()):
-            return  # one of them has ended meanwhile: what an earlier look has told is better
-        member.pages = tuple(sorted(pages, key=lambda page: page.address))
+        if inherited.process.has_memory() and member.process.has_memory():
+            member.pages = tuple(sorted(pages, key=lambda page: page.address))
+        # Else one of them has ended meanwhile: what an earlier look has told is better.
 
-    def _settle(self, copies: Copies, worker: Process) -> None:
-        """Find out by their content who has copied the pages that several processes share."""
-        if not copies.suspects or not self._parent.can_read_memory():
+    def _ask_trace(self, member: _Member, inherited: Inherited) -> None:
+        """Take the first writes that were recorded in the act."""
+        tracing: Any = import_module("permaheap.cow._trace")
+        trace = tracing.find(member.parent.pid)
+        if trace is None:
+            self._note(
+                f"process {member.parent.pid} is not traced: it has to import permaheap with "
+                "PERMAHEAP_TRACE=1 before it forks, as with `permaheap run -- COMMAND`"
+            )
             return
-        for address in copies.suspects:
-            before = self._parent.memory(address, PAGE)
-            after = worker.memory(address, PAGE)
-            if before != after:
-                copies.left_behind.append(address)
+        with contextlib.closing(trace):
+            try:
+                member.pages = trace.pages(member.process.pid, inherited.locate)
+            except tracing.TraceError as error:
+                self._note(str(error))
+            for note in trace.notes:
+                self._note(note)
+
+    # --- What cannot be known -------------------------------------------------------------------
 
     def _check_frames(self, look: Look) -> None:
         entries = (entry for page in look.entries.values() for entry in page if entry & PRESENT)
@@ -156,9 +193,8 @@ class Recorder:
                 "share, it is not certain which of them copied"
             )
 
-    def _can_tell_objects(self) -> bool:
-        members = [member.process for member in self._members.values() if member.process.is_alive()]
-        for process in [self._parent, *members]:
+    def _can_tell_objects(self, parent: Process, look: Look, processes: list[Process]) -> bool:
+        for process in processes:
             if not process.can_read_memory():
                 self._note(
                     f"the memory of process {process.pid} may not be read (that needs the same "
@@ -166,14 +202,16 @@ class Recorder:
                     "causes are told by mapping only"
                 )
                 return False
-        built_for = f"3.{(_version_number() >> 16) & 0xFF}"
-        if self._version is None:
-            self._note(f"process {self._parent.pid} is no CPython that can be recognised")
+        version = python_version(parent, look.mappings)
+        self._version = version or self._version
+        built_for = f"3.{LAYOUT['version'] >> 16 & 0xFF}"
+        if version is None:
+            self._note(f"process {parent.pid} is no CPython that can be recognised")
             return False
-        if self._version.split(".")[:2] != built_for.split("."):
+        if version.split(".")[:2] != built_for.split("."):
             self._note(
-                f"process {self._parent.pid} runs Python {self._version}, the profiler "
-                f"{built_for}: objects cannot be told; run it with the same version"
+                f"process {parent.pid} runs Python {version}, the profiler {built_for}: objects "
+                "cannot be told; run it with the same version"
             )
             return False
         return True
@@ -181,29 +219,39 @@ class Recorder:
     def _note(self, text: str) -> None:
         self._notes[text] = None
 
-    def is_alive(self) -> bool:
-        """Whether the parent is there."""
-        return self._parent.is_alive()
-
     def known(self) -> Profile:
         """Return what the samples and the last looks have told."""
         return Profile(
             mode=self._mode,
-            parent=self._parent.pid,
+            parent=self._root.pid,
             python=self._version or "",
             page_size=PAGE,
             workers=tuple(
                 Worker(pid, member.command, tuple(member.samples), member.pages)
                 for pid, member in sorted(self._members.items())
             ),
-            heap=_heap_ranges(self._mappings),
+            heap=self._heap,
             notes=tuple(self._notes),
-            parent_samples=tuple(self._parent_samples),
+            parent_samples=tuple(self._root_samples),
         )
 
 
-def _version_number() -> int:
-    return LAYOUT["version"]
+def _object_map(parent: Process) -> ObjectMap | None:
+    """Return the map that a parent has left, if it has."""
+    with contextlib.suppress(Gone, ValueError):
+        data = parent.memfd(NAME)
+        return ObjectMap(data) if data else None
+    return None
+
+
+def _settle(copies: Copies, parent: Process, worker: Process) -> None:
+    """Find out by their content who has copied the pages that several processes share."""
+    if copies.suspects and parent.can_read_memory() and worker.can_read_memory():
+        copies.left_behind += (
+            address
+            for address in copies.suspects
+            if parent.memory(address, PAGE) != worker.memory(address, PAGE)
+        )
 
 
 def _sample(process: Process, seconds: float) -> Sample:
