@@ -4,7 +4,7 @@ A page was copied if both have it, as memory of their own, and not in the same f
 are for CAP_SYS_ADMIN only; without them a page that only one process has (bit 56) was copied by
 one of the two. Who wrote first decides who gets the copy, and who is *left behind* with the old
 page; that shows where a third process still shares the old one, or when the page was in the same
-frame at an earlier look.
+frame at an earlier look. Pages that are swapped out are not looked at: that would bring them back.
 """
 
 from array import array
@@ -18,10 +18,11 @@ from permaheap.cow._proc import (
     FRAME,
     PAGE,
     PRESENT,
-    SWAPPED,
     Mapping,
     Process,
 )
+
+_LARGEST = 1 << 35  # bytes of a mapping: 64 MiB of entries
 
 
 @dataclass
@@ -30,14 +31,25 @@ class Look:
 
     mappings: list[Mapping]
     entries: "dict[int, array[int]]" = field(default_factory=dict)
+    has_frames: bool = True
+    """Whether the entries have frame numbers."""
+    too_large: int = 0
+    """Number of mappings that were left out: what reserves so much hardly uses it."""
 
     @classmethod
     def at(cls, process: Process) -> "Look":
-        """Look at all its private memory that is or was writable, or may have been copied."""
+        """Look at all its memory that is private and may be written to."""
         look = cls(process.mappings())
         for mapping in look.mappings:
-            if mapping.is_private and "w" in mapping.permissions:
-                look.entries[mapping.start] = process.pagemap(mapping.start, mapping.end)
+            if not mapping.is_private or "w" not in mapping.permissions:
+                continue
+            if mapping.end - mapping.start > _LARGEST:
+                look.too_large += 1
+                continue
+            entries = process.pagemap(mapping.start, mapping.end)
+            look.entries[mapping.start] = entries
+            if look.has_frames and (present := next(filter(_is_own, entries), 0)):
+                look.has_frames = bool(present & FRAME)
         return look
 
     def entry(self, address: int) -> int:
@@ -91,7 +103,7 @@ class Look:
 
 def _is_own(entry: int) -> bool:
     """Whether a page is there and is anonymous memory, no file's."""
-    return bool(entry & (PRESENT | SWAPPED)) and not entry & FILE_OR_SHARED
+    return bool(entry & PRESENT) and not entry & FILE_OR_SHARED
 
 
 @dataclass
@@ -104,8 +116,6 @@ class Copies:
     """Addresses of those that its parent has copied."""
     suspects: list[int] = field(default_factory=list)
     """Addresses of those that only their content tells about: for want of frame numbers."""
-    new: int = 0
-    """Number of pages that it did not inherit."""
 
 
 def copies_of(worker: Look, parent: Look, earlier: "tuple[Look, Look] | None") -> Copies:
@@ -116,14 +126,12 @@ def copies_of(worker: Look, parent: Look, earlier: "tuple[Look, Look] | None") -
         if ours is None:
             continue
         theirs = parent.slice(mapping.start, mapping.end)
-        for page in compress(range(len(ours)), map(ne, ours, theirs)):
+        # Equal entries mean the same frame; without frame numbers they mean nothing.
+        pages = range(len(ours))
+        for page in compress(pages, map(ne, ours, theirs)) if worker.has_frames else pages:
             if _is_own(ours[page]):
                 address = mapping.start + page * PAGE
                 _sort(found, address, ours[page], theirs[page], mapping, parent, earlier)
-        for page, entry in enumerate(ours):  # equal entries: without frame numbers that says little
-            if entry == theirs[page] and not entry & FRAME and _is_own(entry):
-                address = mapping.start + page * PAGE
-                _sort(found, address, entry, entry, mapping, parent, earlier)
     return found
 
 
@@ -137,10 +145,9 @@ def _sort(
     earlier: "tuple[Look, Look] | None",
 ) -> None:
     if not _is_own(theirs):
+        # Else it is new: what a worker did not inherit, it did not copy.
         if mapping.is_file and parent.mapping(address) is not None:
             found.copied.append(address)  # of the file's page, which the parent only read
-        else:
-            found.new += 1
     elif ours & FRAME and theirs & FRAME:
         if ours & FRAME != theirs & FRAME:
             left = not ours & EXCLUSIVE or _stayed(address, ours, earlier)

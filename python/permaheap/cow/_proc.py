@@ -19,7 +19,6 @@ PAGE = mmap.PAGESIZE
 
 # Bits of an entry of pagemap.
 PRESENT = 1 << 63
-SWAPPED = 1 << 62
 FILE_OR_SHARED = 1 << 61
 EXCLUSIVE = 1 << 56
 FRAME = (1 << 55) - 1

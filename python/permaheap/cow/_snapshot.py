@@ -12,7 +12,7 @@ from permaheap.cow._explain import Explainer, Inherited
 from permaheap.cow._map import NAME, ObjectMap
 from permaheap.cow._model import Cause, Page, Profile, Sample, Worker
 from permaheap.cow._objects import LAYOUT, python_version
-from permaheap.cow._proc import FRAME, PAGE, PRESENT, Gone, Mapping, Process, descendants
+from permaheap.cow._proc import PAGE, Gone, Mapping, Process, descendants
 
 
 def snapshot(pid: int | None = None, *, mode: str = "diff") -> Profile:
@@ -154,7 +154,7 @@ class Recorder:
 
     def _compare(self, member: _Member, inherited: Inherited) -> None:
         worker, parent = Look.at(member.process), inherited.look
-        self._check_frames(worker)
+        self._check(worker)
         copies = copies_of(worker, parent, member.earlier)
         member.earlier = member.earlier or (worker, parent)
         _settle(copies, inherited.process, member.process)
@@ -185,13 +185,14 @@ class Recorder:
 
     # --- What cannot be known -------------------------------------------------------------------
 
-    def _check_frames(self, look: Look) -> None:
-        entries = (entry for page in look.entries.values() for entry in page if entry & PRESENT)
-        if not next(entries, FRAME) & FRAME:
+    def _check(self, look: Look) -> None:
+        if not look.has_frames:
             self._note(
                 "no frame numbers (they need CAP_SYS_ADMIN): of pages that two processes no longer "
                 "share, it is not certain which of them copied"
             )
+        if look.too_large:
+            self._note(f"{look.too_large} mappings of more than 32 GiB were not looked at")
 
     def _can_tell_objects(self, parent: Process, look: Look, processes: list[Process]) -> bool:
         for process in processes:
