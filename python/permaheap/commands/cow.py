@@ -78,6 +78,8 @@ def _watch_family(pid: int, options: argparse.Namespace) -> int:
         for came in _watch(recorder, options, seconds, wait, recorder.is_alive):
             if came:
                 break
+        if options.seconds:
+            recorder.sample()  # how it ended, however long the interval
         recorder.look()
         _report(recorder.known(), options)
     return 0
