@@ -339,11 +339,22 @@ def _tp_name(kind):
 
 def test_map_is_made_anew():
     object_map.leave_map()
-    first = object_map._left
+    first, _ = object_map._left
     object_map.leave_map()
-    assert first != object_map._left
-    with pytest.raises(OSError):
+    assert first != object_map._left[0]
+    with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(first)
+
+
+def test_map_that_somebody_has_closed():
+    """As daemons do that close all files; what they open then is not the map's."""
+    object_map.leave_map()
+    descriptor, _ = object_map._left
+    with open(os.devnull) as other:
+        os.dup2(other.fileno(), descriptor)
+        object_map.leave_map()
+        assert os.fstat(descriptor).st_ino == os.fstat(other.fileno()).st_ino
+    os.close(descriptor)
 
 
 def test_map_leaves_the_collector_as_it_was(run):

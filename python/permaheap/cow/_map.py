@@ -21,7 +21,7 @@ _MAGIC = b"POBJMAP1"
 _TABLES = ("", "table of keys", "values of attributes", "items", "table", "text")
 _IMMORTAL = 1 << 31
 
-_left: int | None = None
+_left: tuple[int, int] | None = None  # descriptor, and the file's number: somebody may close it
 
 
 def leave_map() -> None:
@@ -39,9 +39,17 @@ def leave_map() -> None:
     global _left
     with _collector_off():
         descriptor = _core._object_map(_roots())
-    if _left is not None:
-        os.close(_left)
-    _left = descriptor
+    if _left is not None and _inode(_left[0]) == _left[1]:
+        os.close(_left[0])
+    _left = descriptor, _inode(descriptor)
+
+
+def _inode(descriptor: int) -> int:
+    """Return the number of a file that is open; 0 if it is not."""
+    try:
+        return os.fstat(descriptor).st_ino
+    except OSError:
+        return 0
 
 
 @contextlib.contextmanager
