@@ -156,6 +156,31 @@ DEEDS = {
             "pids = family(lambda: ctypes.memset(at, 1, 2_000) and None)\nshow(at)"
         ),
     ),
+    "large block": (
+        # Each is mapped by itself, and what is next to it as well.
+        Cause.REFERENCE_COUNT,
+        "bytes",
+        (
+            "many = [b'x' * 500_000 for i in range(5)]\nat = id(many[2])\n"
+            "pids = family(lambda: many[2])\nshow(at)"
+        ),
+    ),
+    "inside of a large block": (
+        Cause.NEW_OBJECT,
+        "bytes",
+        (
+            "many = [b'x' * 500_000 for i in range(5)]\nat = id(many[2]) + 250_000\n"
+            "pids = family(lambda: ctypes.memset(at, 1, 8) and None)\nshow(at)"
+        ),
+    ),
+    "large object": (
+        Cause.REFERENCE_COUNT,
+        "tuple",
+        (
+            "many = [(i,) * 1_000 for i in range(200)]\nat = id(many[100])\n"
+            "pids = family(lambda: many[100])\nshow(at)"
+        ),
+    ),
     "static data": (
         Cause.OTHER_MAPPING,
         ...,

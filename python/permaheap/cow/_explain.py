@@ -24,8 +24,8 @@ from permaheap.cow._objects import (
     Pool,
     Types,
     is_frame_stack,
-    is_large_block,
     is_table_of_keys,
+    large_block,
     place_in_block,
 )
 from permaheap.cow._proc import PAGE, Mapping, Process
@@ -61,6 +61,7 @@ class Inherited:
         """What was said of pages that a worker has copied and not changed."""
         self._map = object_map
         self._chunks: dict[int, Chunks] = {}
+        self._blocks: dict[int, int | None] = {}
         self._last: tuple[int, Pool | None] | None = None
 
     def table(self, address: int, changes: Iterable[Change]) -> Finding | None:
@@ -79,8 +80,7 @@ class Inherited:
             return None
         if self._map is not None and self._map.between(address, address + PAGE):
             return None
-        is_block = self.objects and is_large_block(self.process, mapping)
-        return None if is_block else before.name
+        return before.name if self._large_block(address, mapping) is None else None
 
     def place(self, address: int, mapping: Mapping) -> Place | None:
         """Return the object or the block at an address outside of the pools; None: unknown."""
@@ -95,8 +95,19 @@ class Inherited:
             if mapping.start not in self._chunks:
                 self._chunks[mapping.start] = Chunks(self.process, mapping, self.types)
             return self._chunks[mapping.start].place(address)
-        block = mapping.start + 16
-        return place_in_block(self.process, self.types, block) if address >= block else None
+        block = self._large_block(address, mapping)
+        if block is None or address < block:
+            return None
+        return place_in_block(self.process, self.types, block)
+
+    def _large_block(self, address: int, mapping: Mapping) -> int | None:
+        """Return where the block begins that malloc has mapped around an address, or None."""
+        if not self.objects:
+            return None
+        page = address & -PAGE
+        if page not in self._blocks:
+            self._blocks[page] = large_block(self.process, mapping, page)
+        return self._blocks[page]
 
     def locate(self, address: int) -> tuple[str, int, int] | None:
         """Return what is at an address: an object's type, the offset in it, and its size.
@@ -108,13 +119,23 @@ class Inherited:
             return TABLE if entry.table else entry.type, address - entry.start, entry.size
         pool = self._pool(address & -POOL)
         if pool is None:
-            return None
+            return self._locate_large(address)
         index = pool.index(address - pool.address)
         if not 0 <= index < pool.blocks:
             return POOL_HEAD, address - pool.address, POOL
         place = pool.place(index)
         offset, name = address - place.start, _name(place)
         return (FREE_BLOCK if pool.is_free(index) else name or TABLE), offset, pool.size
+
+    def _locate_large(self, address: int) -> tuple[str, int, int] | None:
+        mapping = self.look.mapping(address)
+        if mapping is None or not mapping.is_anonymous or not self.objects:
+            return None
+        place = self.place(address, mapping)
+        if place is None or place.type is None:
+            return None
+        offset = address - place.start
+        return place.type.name, offset, offset + 8  # or more: malloc's blocks are no exact measure
 
     def _pool(self, address: int) -> Pool | None:
         """Return the pool at an address; the last one is kept, as the next question is near."""

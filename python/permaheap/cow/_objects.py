@@ -268,6 +268,7 @@ class Pool:
 
 _CHUNK_HEAD = 16
 _CHUNK_FLAGS = 7
+_CHUNK_MAPPED = 2
 
 
 class Chunks:
@@ -309,16 +310,25 @@ class Chunks:
         return found
 
 
-def is_large_block(process: Process, mapping: Mapping) -> bool:
-    """Whether a mapping begins with a block that malloc has mapped: a bit of its head says so."""
-    head = process.memory(mapping.start, _CHUNK_HEAD)
-    if head is None:
-        return False
-    size = int.from_bytes(head[8:], "little")
-    whole = size & ~_CHUNK_FLAGS
-    return (
-        size & _CHUNK_FLAGS == 2 and whole % PAGE == 0 and 0 < whole <= mapping.end - mapping.start
-    )
+def large_block(process: Process, mapping: Mapping, address: int) -> int | None:
+    """Return where the block begins that malloc has mapped around an address; None if it has not.
+
+    Such blocks are whole pages, and a bit of their heads says what they are. The kernel shows
+    neighbours as one mapping, so they are gone through from its start.
+    """
+    start = mapping.start
+    while start <= address:
+        head = process.memory(start, _CHUNK_HEAD)
+        size = int.from_bytes(head[8:], "little") if head else 0
+        whole = size & ~_CHUNK_FLAGS
+        if size & _CHUNK_FLAGS != _CHUNK_MAPPED or not whole or whole % PAGE:
+            return None
+        if start + whole > mapping.end:
+            return None
+        if address < start + whole:
+            return start + _CHUNK_HEAD
+        start += whole
+    return None
 
 
 def place_in_block(process: Process, types: Types, block: int) -> Place:
