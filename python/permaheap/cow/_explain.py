@@ -8,10 +8,11 @@ the most frequent type first.
 Who was there first cannot be told from a comparison: that is what the trace mode is for.
 """
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
-from operator import ne
+from operator import itemgetter, ne
 
 from permaheap.cow._diff import Look
 from permaheap.cow._map import ObjectMap
@@ -25,7 +26,7 @@ from permaheap.cow._objects import (
     Types,
     is_frame_stack,
     is_table_of_keys,
-    large_block,
+    large_blocks,
     place_in_block,
 )
 from permaheap.cow._proc import PAGE, Mapping, Process
@@ -61,7 +62,7 @@ class Inherited:
         """What was said of pages that a worker has copied and not changed."""
         self._map = object_map
         self._chunks: dict[int, Chunks] = {}
-        self._blocks: dict[int, int | None] = {}
+        self._large: dict[int, list[tuple[int, int]]] = {}
         self._last: tuple[int, Pool | None] | None = None
 
     def table(self, address: int, changes: Iterable[Change]) -> Finding | None:
@@ -104,10 +105,11 @@ class Inherited:
         """Return where the block begins that malloc has mapped around an address, or None."""
         if not self.objects:
             return None
-        page = address & -PAGE
-        if page not in self._blocks:
-            self._blocks[page] = large_block(self.process, mapping, page)
-        return self._blocks[page]
+        if mapping.start not in self._large:
+            self._large[mapping.start] = large_blocks(self.process, mapping, self.types)
+        blocks = self._large[mapping.start]
+        index = bisect_right(blocks, address | PAGE - 1, key=itemgetter(0)) - 1
+        return blocks[index][0] if index >= 0 and address < blocks[index][1] else None
 
     def locate(self, address: int) -> tuple[str, int, int] | None:
         """Return what is at an address: an object's type, the offset in it, and its size.

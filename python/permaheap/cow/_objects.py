@@ -310,32 +310,46 @@ class Chunks:
         return found
 
 
-def large_block(process: Process, mapping: Mapping, address: int) -> int | None:
-    """Return where the block begins that malloc has mapped around an address; None if it has not.
+def large_blocks(process: Process, mapping: Mapping, types: Types) -> list[tuple[int, int]]:
+    """Return the blocks that malloc has mapped within a mapping: (first byte, end), ascending.
 
     Such blocks are whole pages, and a bit of their heads says what they are. The kernel shows
-    neighbours as one mapping, so they are gone through from its start.
+    neighbours as one mapping, the allocator's arenas among them, so it is gone through by pages.
     """
+    found: list[tuple[int, int]] = []
     start = mapping.start
-    while start <= address:
-        head = process.memory(start, _CHUNK_HEAD)
-        size = int.from_bytes(head[8:], "little") if head else 0
-        whole = size & ~_CHUNK_FLAGS
-        if size & _CHUNK_FLAGS != _CHUNK_MAPPED or not whole or whole % PAGE:
-            return None
-        if start + whole > mapping.end:
-            return None
-        if address < start + whole:
-            return start + _CHUNK_HEAD
-        start += whole
-    return None
+    while start < mapping.end:
+        head = process.memory(start, _HEAD)
+        if head is None:
+            return found
+        size = _mapped_size(*struct.unpack_from("<QQ", head))
+        if 0 < size <= mapping.end - start:
+            found.append((start + _CHUNK_HEAD, start + size))
+            start += size
+        elif start % POOL == 0 and Pool.parse(start, head, types) is not None:
+            start += POOL
+        else:
+            start += PAGE
+    return found
+
+
+def _mapped_size(before: int, size: int) -> int:
+    """Return how much was mapped for a block, from the two words of its head; 0: it is none."""
+    whole = size & ~_CHUNK_FLAGS
+    if before or size & _CHUNK_FLAGS != _CHUNK_MAPPED:
+        return 0
+    if whole % PAGE:
+        whole += _CHUNK_HEAD  # newer versions of glibc do not count the head
+    return 0 if whole % PAGE else whole
 
 
 def place_in_block(process: Process, types: Types, block: int) -> Place:
     """Return the object in a block of memory."""
     head = process.memory(block, 80)
     words = memoryview(head or bytes(80)).cast("Q")
-    hook = _HOOK if words[1] in _HOOKED else 0
+    hook = 0
+    while hook < 2 * _HOOK and words[hook // 8 + 1] in _HOOKED:
+        hook += _HOOK  # one of the objects' allocator, around one of the C library's
     for front in _FRONTS:
         address = words[(hook + front) // 8 + 1]
         if types.front(address) == front:
