@@ -255,4 +255,28 @@ const char *ph_take_free_memory(ph_taken *taken);
 /* Give back all of it. */
 void ph_give_back_memory(ph_taken *taken);
 
+/* --- Where an object's memory is (layout_tables.c) ------------------------------ */
+
+/* Bytes in front of the instances of a type. */
+size_t ph_front_size(PyTypeObject *type);
+/* Bytes of an ordinary object from its address on, without its tables. */
+size_t ph_body_size(PyObject *obj);
+
+typedef enum {
+    PH_TABLE_NONE,                  /* an object */
+    PH_TABLE_KEYS, PH_TABLE_VALUES, PH_TABLE_ITEMS, PH_TABLE_SET, PH_TABLE_TEXT,
+} ph_table;
+
+/* Visit the tables that an ordinary object has elsewhere; their sizes are in
+   bytes. */
+typedef void (*ph_visit_table)(ph_table table, const void *address, size_t size,
+                               void *arg);
+void ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg);
+
+/* --- For the profiler (layout_fields.c) ---------------------------------------- */
+
+/* A new dict: sizes and offsets in this interpreter's pools, types and objects,
+   and what a write to a field means.  NULL with an exception. */
+PyObject *ph_layout_table(void);
+
 #endif

@@ -8,6 +8,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "object_map.h"
 #include "prefork.h"
 #include "retire.h"
 #include "thaw.h"
@@ -615,6 +616,34 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "unlisted", (unsigned long long)atomic_load(&header->unlisted));
 }
 
+PyDoc_STRVAR(object_map_doc,
+"_object_map($module, roots, /)\n--\n\n"
+"Write a map of all objects that the items of a list reach into an anonymous\n"
+"file, and return its descriptor.  Raises MemoryError or OSError.\n"
+"O(objects reached).");
+
+static PyObject *
+core_object_map(PyObject *module, PyObject *roots)
+{
+    if (!PyList_Check(roots)) {
+        PyErr_SetString(PyExc_TypeError, "_object_map(): a list is needed");
+        return NULL;
+    }
+    int fd = ph_object_map(&state_of(module)->interp.exceptions, roots);
+    return fd < 0 ? NULL : PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(layout_doc,
+"_layout($module, /)\n--\n\n"
+"Sizes and offsets in the memory of an interpreter like this one, and what a\n"
+"write to a field of an object means; for the copy-on-write profiler.");
+
+static PyObject *
+core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return ph_layout_table();
+}
+
 PyDoc_STRVAR(check_doc,
 "_check($module, /)\n--\n\n"
 "Audit the heap: walk all blocks and return their number, or raise\n"
@@ -676,6 +705,8 @@ static PyMethodDef core_methods[] = {
     {"_finalize", core_finalize, METH_O, finalize_doc},
     {"_hide_interned", core_hide_interned, METH_NOARGS, hide_interned_doc},
     {"_fill", core_fill, METH_VARARGS, fill_doc},
+    {"_object_map", core_object_map, METH_O, object_map_doc},
+    {"_layout", core_layout, METH_NOARGS, layout_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},

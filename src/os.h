@@ -42,6 +42,8 @@ typedef struct {
     uint64_t device, inode;
 } ph_file_id;
 int ph_os_memfd(uint64_t size, int *p_fd, ph_file_id *p_id);
+/* Another one, with a name and a content of its own. [fault] */
+int ph_os_memfd_of(const char *name, const void *data, size_t size, int *p_fd);
 bool ph_os_is_file(int fd, ph_file_id id);
 void ph_os_close(int fd);
 

@@ -164,6 +164,29 @@ ph_os_memfd(uint64_t size, int *p_fd, ph_file_id *p_id)
     return 0;
 }
 
+int
+ph_os_memfd_of(const char *name, const void *data, size_t size, int *p_fd)
+{
+    if (ph_fault()) {
+        return ENOSYS;
+    }
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    if (fd < 0) {
+        return errno;
+    }
+    for (size_t done = 0; done < size;) {
+        ssize_t n = write(fd, (const char *)data + done, size - done);
+        if (n < 0 && errno != EINTR) {
+            int err = errno;
+            (void)close(fd);
+            return err;
+        }
+        done += n > 0 ? (size_t)n : 0;
+    }
+    *p_fd = fd;
+    return 0;
+}
+
 bool
 ph_os_is_file(int fd, ph_file_id id)
 {

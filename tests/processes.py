@@ -128,7 +128,7 @@ def heap_file():
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # that of the directory itself
-        if target.startswith("/memfd:permaheap"):
+        if target.startswith("/memfd:permaheap "):
             return int(name)
     raise AssertionError("this process has no heap")
 

@@ -16,6 +16,24 @@ class Handle:
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Callable[[bytes], Handle], tuple[bytes]]: ...
 
+class _LayoutDict(TypedDict):
+    version: int
+    pool_size: int
+    pool_head: int
+    pool_szidx: int
+    pool_free: int
+    alignment: int
+    size_classes: int
+    gc_head: int
+    pre_head: int
+    pre_flags: int
+    tp_name: int
+    tp_basicsize: int
+    tp_flags: int
+    dk_refcnt: int
+    dk_version: int
+    meanings: list[tuple[str, str, str, int, int]]
+
 class _StatsDict(TypedDict):
     reserved: int
     used: int
@@ -53,6 +71,8 @@ def _with_finalizer() -> list[Any]: ...
 def _finalize(obj: Any, /) -> None: ...
 def _hide_interned() -> None: ...
 def _fill(pools: bool, heap: bool, /) -> tuple[int, int, int, int, int, str | None]: ...
+def _object_map(roots: list[Any], /) -> int: ...
+def _layout() -> _LayoutDict: ...
 def _check() -> int: ...
 def _fault(n: int | None = None, /, persistent: bool = False) -> bool: ...
 

@@ -9,7 +9,7 @@ import argparse
 from importlib import import_module
 from typing import Protocol
 
-NAMES: tuple[str, ...] = ("run",)
+NAMES: tuple[str, ...] = ("cow", "run")
 
 
 class Command(Protocol):
