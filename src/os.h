@@ -99,5 +99,7 @@ void ph_table_free(void *table, size_t size);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */
 void ph_fault_arm(long n, bool persistent);
 bool ph_fault_fired(void);
+/* For os_*.c: is this call the one to fail? */
+bool ph_fault(void);
 
 #endif

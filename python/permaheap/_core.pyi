@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Buffer, Callable, Iterable, Sized
 from typing import Any, Final, TypedDict, final
 
 class FreezeError(TypeError):
@@ -15,6 +15,22 @@ class Handle:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Callable[[bytes], Handle], tuple[bytes]]: ...
+
+class _LayoutDict(TypedDict):
+    version: int
+    pool_size: int
+    pool_head: int
+    pool_szidx: int
+    pool_free: int
+    alignment: int
+    size_classes: int
+    gc_head: int
+    pre_head: int
+    pre_flags: int
+    tp_name: int
+    tp_basicsize: int
+    tp_flags: int
+    meanings: list[tuple[str, str, str, int, int]]
 
 class _StatsDict(TypedDict):
     reserved: int
@@ -42,6 +58,10 @@ def _immortalize(
 ) -> tuple[dict[str, int], dict[str, int], dict[tuple[str, str], int]]: ...
 def _with_finalizer(objects: list[Any], /) -> list[Any]: ...
 def _finalize(obj: Any, /) -> None: ...
+def _layout() -> _LayoutDict: ...
+def _record_faults(cpu: int, kernel: bool, /) -> int: ...
+def _take_faults(ring: Buffer, /) -> tuple[bytes, int]: ...
+def _trace_begin(fd: int, /) -> None: ...
 def _check() -> int: ...
 def _fault(n: int | None = None, /, persistent: bool = False) -> bool: ...
 

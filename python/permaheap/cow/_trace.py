@@ -1,0 +1,285 @@
+"""Trace mode: what made a worker copy each page, seen in the act.
+
+A fork shares all memory and write-protects it, so the first write to a page is a page fault. Linux
+records page faults, with the address and the instruction, for whoever asks by perf_event_open(2).
+`start` asks in the parent, before it forks; what it asks for is inherited by all that it forks. The
+traced program runs as ever: its memory is not protected, no signal is sent to it, no system call
+fails. Its children do one thing more, right after the fork: they write down their map of memory.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from functools import cached_property
+from pathlib import Path
+
+from permaheap import _core
+from permaheap.cow import _blame
+from permaheap.cow._blame import Locate
+from permaheap.cow._model import Cause, Page
+from permaheap.cow._symbols import symbols_of
+from permaheap.cow._trace_file import CHILDREN, Child, Mapping, TraceFile, Write, parse_maps
+
+_PAGE = 4096
+_PATIENCE = 10  # seconds for the recorder to answer: it looks 20 times a second
+
+
+class TraceError(RuntimeError):
+    """A trace that cannot be started, or read. The traced program is none the worse for it."""
+
+
+class Trace:
+    """The first writes of the children of one process; of all of them, alive or not."""
+
+    def __init__(self, file: TraceFile) -> None:
+        """Read the trace in a file, and own it."""
+        self._file = file
+
+    @property
+    def workers(self) -> tuple[int, ...]:
+        """The pids of all children so far, in the order of their birth."""
+        return tuple(child.pid for child in self._file.children())
+
+    @property
+    def parent(self) -> int:
+        """The pid of the process that started the trace."""
+        return self._file.get("parent")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the trace does not have, and which privilege would help. Empty if it has all."""
+        notes = []
+        untraced = [child.pid for child in self._file.children() if not child.maps]
+        if untraced:
+            notes.append(f"{len(untraced)} children could not read their map of memory and ran "
+                         f"untraced: {', '.join(map(str, untraced))}")  # fmt: skip
+        if self._file.forks > CHILDREN:
+            notes.append(f"only the first {CHILDREN} of {self._file.forks} children were traced")
+        if self._file.get("lost"):
+            notes.append(f"{self._file.get('lost')} page faults were lost: they came faster than "
+                         "they could be taken")  # fmt: skip
+        if not self._file.get("sees_kernel"):
+            notes.append("writes by system calls are missing: that takes CAP_PERFMON, or "
+                         "kernel.perf_event_paranoid <= 1")  # fmt: skip
+        return tuple(notes)
+
+    def writes(self, pid: int) -> tuple[Write, ...]:
+        """Return the first write to each page that a child has copied, in order of time.
+
+        Raises TraceError when there is no such child or the recorder is gone. O(all first writes).
+        """
+        child = self._child(pid)
+        self._wait_for_recorder()
+        return tuple(sorted(w for w in self._file.writes() if w.child == child.number))
+
+    def pages(self, pid: int, locate: Locate | None = None) -> tuple[Page, ...]:
+        """Return the pages that a child has copied, and for each the cause of the first write.
+
+        `locate` tells which object was at an address when the child was forked: the name of its
+        type, the offset in it (negative: in its collector's header) and its size, or None. Raises
+        what `writes` raises.
+        """
+        judge = _Judge(self._child(pid), locate)
+        return tuple(judge.page(write) for write in self.writes(pid))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _child(self, pid: int) -> Child:
+        children = [child for child in self._file.children() if child.pid == pid]
+        if not children:
+            raise TraceError(f"process {pid} is not traced: it was not forked from "
+                             f"{self.parent} after the trace began")  # fmt: skip
+        return children[-1]
+
+    def _wait_for_recorder(self) -> None:
+        """Wait for a whole round: what was written before the call is in the file then."""
+        asked = self._file.get("asked") + 1
+        self._file.put("asked", asked)
+        end = time.monotonic() + _PATIENCE
+        while self._file.get("answered") < asked:
+            if not _runs(self._file.get("recorder")):
+                return  # it took all that there was before it ended
+            if time.monotonic() > end:
+                raise TraceError("the trace's recorder does not answer")
+            time.sleep(0.005)
+
+
+def _runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").exists()
+
+
+class _Judge:
+    """Names the causes of one child's first writes."""
+
+    def __init__(self, child: Child, locate: Locate | None) -> None:
+        self._child = child
+        self._locate = locate or (lambda address: None)
+        self._stacks = [m for m in child.maps if m.name in ("[frames]", "[stack]")]
+
+    @cached_property
+    def _maps_now(self) -> tuple[Mapping, ...]:
+        """What it has loaded since it was forked, if it still runs."""
+        try:
+            return parse_maps(Path(f"/proc/{self._child.pid}/maps").read_text())
+        except OSError:
+            return ()
+
+    def page(self, write: Write) -> Page:
+        mapping = _find(self._child.maps, write.address)
+        code, function = self._function(write.instruction)
+        place = self._locate(write.address)
+        certain = True
+        if self._is_stack(write.address):
+            cause, name, field = Cause.STACK, "stack", None
+        elif place is not None:
+            name = place[0]
+            cause, field = _blame.by_place(place)
+        else:
+            name, field = (mapping.name if mapping else "") or "memory", None
+            found = self._elsewhere(mapping, code, function)
+            certain = found is not None
+            cause = found or Cause.NEW_OBJECT
+        return Page(
+            write.address // _PAGE * _PAGE,
+            cause,
+            name,
+            _detail(field, function or _base(code), write),
+            certain=certain,
+        )
+
+    def _is_stack(self, address: int) -> bool:
+        return any(each.start <= address < each.end for each in self._stacks)
+
+    def _elsewhere(self, mapping: Mapping | None, code: str, function: str | None) -> Cause | None:
+        """Judge a write to what is in no object."""
+        if mapping is not None and mapping.name.startswith("/"):
+            return Cause.OTHER_MAPPING
+        cause = _blame.by_function(function)
+        if cause is None and _base(code).startswith(("libc.", "libc-")):
+            return Cause.MALLOC
+        return cause
+
+    def _function(self, instruction: int) -> tuple[str, str | None]:
+        """Return the file and the name of the function that an instruction is in."""
+        found = _find(self._child.maps, instruction) or _find(self._maps_now, instruction)
+        if found is None or not found.name.startswith("/"):
+            return (found.name if found else ""), None
+        offset = instruction - found.start + found.offset
+        return found.name, symbols_of(found.name).at(offset)
+
+
+def _detail(field: str | None, function: str, write: Write) -> str:
+    how = f"in a system call of {function}" if write.by_kernel else f"by {function}"
+    return f"{field} {how}" if field else how
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2] or "unknown code"
+
+
+def _find(maps: tuple[Mapping, ...], address: int) -> Mapping | None:
+    for each in maps:
+        if each.start <= address < each.end and each.name != "[frames]":
+            return each
+    return None
+
+
+# --- Starting -------------------------------------------------------------------------------------
+
+_started: Trace | None = None
+
+
+def start() -> Trace:
+    """Trace what the processes write first that this thread forks from now on.
+
+    Call it in the parent, in the thread that forks, before it does. Children of children are traced
+    as well, up to their exec. Calling it again returns the same trace, in a child as well.
+
+    Raises:
+        TraceError: when the kernel does not let this user record page faults, or has too little
+            memory. The program goes on untraced.
+
+    O(number of processors), and the start of an interpreter (about 0.1 s). The idea, memory whose
+    first write is caught, is that of incremental checkpoints.
+    """
+    global _started
+    if _started is None:
+        try:
+            _started = Trace(_begin())
+        except OSError as error:
+            raise TraceError(f"this process is not traced: {_advice(error)}") from error
+    return _started
+
+
+def find(pid: int) -> Trace | None:
+    """Return the trace that a process started or is in, or None. Needs the rights to ptrace it."""
+    file = TraceFile.of(pid)
+    return None if file is None else Trace(file)
+
+
+def _advice(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return (f"{error}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
+                "CAP_PERFMON (in containers, which forbid perf_event_open, the latter)")  # fmt: skip
+    return str(error)
+
+
+def _begin() -> TraceFile:
+    file = TraceFile.create()
+    events: list[int] = []
+    try:
+        _open_events(file, events)
+        _launch_recorder(file, events)
+        _core._trace_begin(file.descriptor)
+    except BaseException:
+        file.close()  # the recorder sees that there is no family, once this process ends
+        raise
+    finally:
+        for event in events:
+            os.close(event)
+    return file
+
+
+def _open_events(file: TraceFile, events: list[int]) -> None:
+    """Append an event per processor, with system calls' writes if that is allowed."""
+    kernel = True
+    try:
+        events.append(_core._record_faults(0, kernel))
+    except PermissionError:
+        kernel = False
+        events.append(_core._record_faults(0, kernel))
+    for cpu in range(1, os.cpu_count() or 1):
+        events.append(_core._record_faults(cpu, kernel))
+    file.put("sees_kernel", kernel)
+
+
+def _launch_recorder(file: TraceFile, events: list[int]) -> None:
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from permaheap.cow._recorder import main; "
+        f"main({file.descriptor}, {events})"
+    )
+    launched = subprocess.run(
+        [_interpreter(), "-I", "-c", code],
+        pass_fds=[file.descriptor, *events],
+        env={name: value for name, value in os.environ.items() if name != "PERMAHEAP_TRACE"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,  # until the recorder has begun
+        start_new_session=True,
+        text=True,
+        check=False,
+    )
+    if not file.get("recorder"):
+        said = launched.stderr.strip().rpartition("\n")[2]
+        raise OSError(f"permaheap: the trace's recorder could not begin: {said}")
+
+
+def _interpreter() -> str:
+    """Return an interpreter to run; sys.executable may be a server that embeds one."""
+    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if Path(sys.executable or "").name.startswith("python"):
+        return sys.executable
+    return str(Path(sys.exec_prefix) / "bin" / version)

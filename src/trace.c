@@ -1,0 +1,92 @@
+/* trace.c -- children that say where they begin.
+
+   A page fault is the first write to an inherited page only where there was
+   memory when the process was forked.  So a child of a traced parent writes its
+   map of memory, /proc/self/maps, into the trace's file before it does anything
+   else; a recorder in a process of its own (permaheap.cow._recorder) goes by that
+   and appends first writes.  The file is a memfd:
+
+     0                      ph_trace_header
+     PH_TRACE_CHILDREN_AT   a ph_trace_child for each fork
+     PH_TRACE_MAPS_AT       text of maps, PH_TRACE_MAPS_SIZE for each of them
+     PH_TRACE_WRITES_AT     ph_first_write, by the recorder alone
+
+   A child claims its slot by counting up; nobody else ever writes there.  One
+   that cannot read its map says so and runs untraced.  Behind the kernel's lines
+   stand lines of our own, in the same form: "[frames]", Python's stack. */
+
+#include "trace.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+
+#include "layout.h"
+#include "os_trace.h"
+
+static char *trace_file;                /* mapped up to PH_TRACE_WRITES_AT; or NULL */
+
+_Static_assert(sizeof(ph_trace_header) <= PH_PAGE, "one page");
+_Static_assert(PH_TRACE_CHILDREN * sizeof(ph_trace_child)
+               <= PH_TRACE_MAPS_AT - PH_TRACE_CHILDREN_AT, "room for the slots");
+
+static size_t
+add_frames(char *text, size_t used)
+{
+    uintptr_t ranges[16][2];
+    size_t n = ph_frame_ranges(ranges, 16);
+    for (size_t i = 0; i < n && used + 128 < PH_TRACE_MAPS_SIZE; i++) {
+        used += (size_t)snprintf(text + used, 128, "%lx-%lx rw-p 0 0:0 0 [frames]\n",
+                                 (unsigned long)ranges[i][0],
+                                 (unsigned long)ranges[i][1]);
+    }
+    return used;
+}
+
+static void
+in_child(void)
+{
+    if (trace_file == NULL) {
+        return;
+    }
+    ph_trace_header *header = (ph_trace_header *)trace_file;
+    uint32_t i = atomic_fetch_add(&header->children, 1);
+    if (i >= PH_TRACE_CHILDREN) {
+        return;
+    }
+    ph_trace_child *child = (ph_trace_child *)(trace_file + PH_TRACE_CHILDREN_AT) + i;
+    char *text = trace_file + PH_TRACE_MAPS_AT + i * PH_TRACE_MAPS_SIZE;
+    size_t used = 0;
+    int err = ph_os_read_maps(text, PH_TRACE_MAPS_SIZE, &used);
+    child->pid = (uint32_t)ph_os_pid();
+    child->maps_size = err == 0 ? add_frames(text, used) : 0;
+    atomic_store(&child->state, err == 0 ? 1 : 2);
+}
+
+int
+ph_trace_begin(int fd)
+{
+    static bool hooked;
+    void *file;
+    int err = ph_os_map_shared(fd, PH_TRACE_WRITES_AT, &file);
+    if (err == 0 && !hooked) {
+        err = ph_os_atfork(NULL, NULL, in_child);
+        hooked = err == 0;
+        if (err != 0) {
+            ph_os_release(file, PH_TRACE_WRITES_AT);
+        }
+    }
+    if (err == 0) {
+        ph_trace_end();
+        trace_file = file;
+    }
+    return err;
+}
+
+void
+ph_trace_end(void)
+{
+    if (trace_file != NULL) {
+        ph_os_release(trace_file, PH_TRACE_WRITES_AT);
+        trace_file = NULL;
+    }
+}
