@@ -14,6 +14,11 @@ Place = tuple[str, int, int]
 """Name of an object's type, offset in the object, size of the object."""
 Locate = Callable[[int], Place | None]
 
+POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
+"""What stands for the type's name where there is no object: in obmalloc's pools, and what dicts,
+lists and sets keep apart from themselves."""
+_NO_OBJECT = (POOL_HEAD, FREE_BLOCK, TABLE)
+
 _MEANINGS: dict[str, list[tuple[str, Cause, int, int]]] = {}
 for _type, _field, _cause, _start, _end in _core._layout()["meanings"]:
     _MEANINGS.setdefault(_type, []).append((_field, Cause(_cause), _start, _end))
@@ -54,16 +59,26 @@ def by_function(function: str | None) -> Cause | None:
     return None
 
 
-def by_place(place: Place) -> tuple[Cause, str]:
-    """Return what a write to this place of an object means, and the name of the field."""
+def by_place(place: Place, function: str | None) -> tuple[Cause, str]:
+    """Return what a write to this place means, and the name of the field."""
     type_name, offset, size = place
+    if type_name in _NO_OBJECT:
+        return _in_no_object(type_name, offset, by_function(function)), type_name
     if offset in _COUNT:
         return Cause.REFERENCE_COUNT, "ob_refcnt"
     if offset in _GC_HEAD:
-        return Cause.GC_HEADER, "gc"
+        return Cause.GC_HEADER, "collector's header"
     if offset in _TYPE:
         return Cause.MUTATION, "ob_type"
     for field, cause, start, end in _MEANINGS.get(type_name, ()):
         if start <= offset < min(end, size):
             return cause, field
-    return Cause.MUTATION, f"at {offset:+}"
+    return Cause.MUTATION, f"at byte {offset}"
+
+
+def _in_no_object(kind: str, offset: int, by: Cause | None) -> Cause:
+    if kind == TABLE:
+        # A table of a dict's keys begins with a reference count.
+        counted = offset in _COUNT and by is not Cause.MUTATION
+        return Cause.REFERENCE_COUNT if counted else Cause.MUTATION
+    return Cause.FREE_LIST if by is Cause.FREE_LIST else Cause.NEW_OBJECT

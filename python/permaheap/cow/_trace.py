@@ -136,7 +136,7 @@ class _Judge:
             cause, name, field = Cause.STACK, "stack", None
         elif place is not None:
             name = place[0]
-            cause, field = _blame.by_place(place)
+            cause, field = _blame.by_place(place, function)
         else:
             name, field = (mapping.name if mapping else "") or "memory", None
             found = self._elsewhere(mapping, code, function)
