@@ -13,7 +13,8 @@
 
    A child claims its slot by counting up; nobody else ever writes there.  One
    that cannot read its map says so and runs untraced.  Behind the kernel's lines
-   stand lines of our own, in the same form: "[frames]", Python's stack. */
+   stand lines of our own, in the same form: "[frames]", where Python's stack is, and
+   C's, which in a thread is memory like any other. */
 
 #include "trace.h"
 
@@ -29,17 +30,28 @@ _Static_assert(sizeof(ph_trace_header) <= PH_PAGE, "one page");
 _Static_assert(PH_TRACE_CHILDREN * sizeof(ph_trace_child)
                <= PH_TRACE_MAPS_AT - PH_TRACE_CHILDREN_AT, "room for the slots");
 
+#define STACK_NEAR (64 * PH_KIB)        /* of C's stack, on both sides of here */
+
 static size_t
-add_frames(char *text, size_t used)
+add_line(char *text, size_t used, uintptr_t start, uintptr_t end)
+{
+    if (used + 128 > PH_TRACE_MAPS_SIZE) {
+        return used;
+    }
+    return used + (size_t)snprintf(text + used, 128, "%lx-%lx rw-p 0 0:0 0 [frames]\n",
+                                   (unsigned long)start, (unsigned long)end);
+}
+
+static size_t
+add_stacks(char *text, size_t used)
 {
     uintptr_t ranges[16][2];
     size_t n = ph_frame_ranges(ranges, 16);
-    for (size_t i = 0; i < n && used + 128 < PH_TRACE_MAPS_SIZE; i++) {
-        used += (size_t)snprintf(text + used, 128, "%lx-%lx rw-p 0 0:0 0 [frames]\n",
-                                 (unsigned long)ranges[i][0],
-                                 (unsigned long)ranges[i][1]);
+    for (size_t i = 0; i < n; i++) {
+        used = add_line(text, used, ranges[i][0], ranges[i][1]);
     }
-    return used;
+    uintptr_t here = (uintptr_t)ranges;
+    return add_line(text, used, here - STACK_NEAR, here + STACK_NEAR);
 }
 
 static void
@@ -58,7 +70,7 @@ in_child(void)
     size_t used = 0;
     int err = ph_os_read_maps(text, PH_TRACE_MAPS_SIZE, &used);
     child->pid = (uint32_t)ph_os_pid();
-    child->maps_size = err == 0 ? add_frames(text, used) : 0;
+    child->maps_size = err == 0 ? add_stacks(text, used) : 0;
     atomic_store(&child->state, err == 0 ? 1 : 2);
 }
 

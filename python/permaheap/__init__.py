@@ -28,7 +28,10 @@ refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendi
 Environment: with `PERMAHEAP_SEAL=1` at the time of import, every process maps the heap
 read-only, so that a stray write by an extension ends the process (SIGSEGV) where it happens.
 Otherwise such a write copies one page for the process that did it, and nobody else sees it.
+With `PERMAHEAP_TRACE=1`, what this process forks is traced: see docs/profiler.md.
 """
+
+from os import environ as _environ
 
 from permaheap import _supported
 
@@ -75,3 +78,8 @@ __all__ = [
     "stats",
     "thaw",
 ]
+
+if _environ.get("PERMAHEAP_TRACE", "") not in ("", "0"):
+    from permaheap.cow._trace import start_or_warn as _start_or_warn
+
+    _start_or_warn()

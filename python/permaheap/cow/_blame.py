@@ -26,34 +26,42 @@ for _type, _field, _cause, _start, _end in _core._layout()["meanings"]:
 _COUNT, _TYPE = range(8), range(8, 16)
 _GC_HEAD = range(-16, 0)
 
-# Of CPython's sources, and of the C library's. The first that matches.
-_FUNCTIONS: tuple[tuple[re.Pattern[str], Cause], ...] = tuple(
-    (re.compile(pattern), cause)
-    for pattern, cause in (
-        (r"(_?int_)?(malloc|free|realloc|calloc|cfree)$|malloc_|_int_|unlink_chunk|sysmalloc|"
-         r"systrim|tcache|__libc_(malloc|free|calloc|realloc)", Cause.MALLOC),
-        (r"gc_|_?PyObject_GC_(Track|UnTrack)|_PyGC_|visit_(decref|reachable|move)|update_refs|"
-         r"subtract_refs|move_unreachable|deduce_unreachable|untrack_tuples|mark_", Cause.GC_HEADER),
-        (r"pymalloc_free|_?Py(Object|Mem)_Free|.*freelist|.*(dealloc|_free|_Del)$|insert_to_",
-         Cause.FREE_LIST),
-        (r"pymalloc_|_?Py(Object|Mem)_(Raw)?(Malloc|Calloc|Realloc)|new_arena|allocate_from|"
-         r"_PyMem_|gc_alloc|.*_New(_|[A-Z]|$)|.*[a-z]_new(_|$)|.*_(alloc|vectorcall)(_|$)|"
-         r"PyType_GenericAlloc|_PyType_Alloc|_Py_NewReference", Cause.NEW_OBJECT),
-        (r"dictkeys_(incref|decref)|_PyDictKeys_DecRef|_Py_(Dealloc|DECREF|IncRef|DecRef)",
-         Cause.REFERENCE_COUNT),
-        (r".*intern", Cause.INTERNING),
-        (r".*hash", Cause.HASH_CACHE),
-        (r"_Py_Specialize|specialize_|_PyCode_Quicken", Cause.INLINE_CACHE),
-        (r"_?PyDict_Set|insert(dict|_to_)|dict(resize|_set|_ass)|_?PyList_Append|list_(resize|"
-         r"ass|append)|set_add|_?PySet_Add|_?PyObject_(Set|Store)|store_", Cause.MUTATION),
-    )
-)  # fmt: skip
+# Beginnings of names ("$": whole names) of functions of CPython and the C library, and what they
+# write to memory that is in no object. The first that matches counts.
+_FUNCTIONS = {
+    Cause.MALLOC: """
+        malloc$ free$ realloc$ calloc$ cfree$ malloc_ _int_ unlink_chunk sysmalloc systrim tcache
+        __libc_malloc __libc_free __libc_calloc __libc_realloc""",
+    Cause.GC_HEADER: """
+        gc_ _PyGC_ PyObject_GC_Track PyObject_GC_UnTrack visit_decref visit_reachable visit_move
+        update_refs subtract_refs move_unreachable deduce_unreachable untrack_tuples mark_""",
+    Cause.FREE_LIST: """
+        pymalloc_free PyObject_Free _PyObject_Free PyMem_Free _PyMem_Free insert_to_usedpool
+        insert_to_freepool .*freelist .*dealloc$ .*_free$ .*_Del$""",
+    Cause.NEW_OBJECT: """
+        pymalloc_ _PyMem_ _?Py(Object|Mem)_(Raw)?(Malloc|Calloc|Realloc)$ new_arena allocate_from
+        arena_map gc_alloc .*_New$ .*_New[_A-Z] .*[a-z]_new$ .*[a-z]_new_ .*_alloc$ .*_alloc_
+        .*_vectorcall$ PyType_GenericAlloc _PyType_Alloc _Py_NewReference _PyObject_Init
+        list_slice""",
+    Cause.REFERENCE_COUNT: """
+        dictkeys_incref dictkeys_decref _PyDictKeys_DecRef _Py_Dealloc _?Py_(DECREF|IncRef|DecRef)
+        """,
+    Cause.INTERNING: ".*intern",
+    Cause.HASH_CACHE: ".*hash$",
+    Cause.INLINE_CACHE: """
+        _Py_Specialize specialize_ _PyCode_Quicken _PyDictKeys_GetVersion _PyFunction_GetVersion
+        assign_version_tag _PyType_AssignVersion""",
+    Cause.MUTATION: """
+        _?PyDict_Set insertdict insert_ dictresize dict_set dict_ass _?PyList_Append list_resize
+        list_ass list_append set_add PySet_Add PyObject_Set PyObject_Store store_""",
+}
+_PATTERNS = [(cause, re.compile("|".join(names.split()))) for cause, names in _FUNCTIONS.items()]
 
 
 def by_function(function: str | None) -> Cause | None:
     """Return what a function writes to memory that is in no object, or None."""
     if function is not None:
-        for pattern, cause in _FUNCTIONS:
+        for cause, pattern in _PATTERNS:
             if pattern.match(function):
                 return cause
     return None

@@ -1,8 +1,8 @@
 """The process that takes the kernel's records of page faults, and keeps the first writes.
 
 It is nobody's child and shares no memory with the traced family, so that it changes neither what
-they wait for nor what is counted as theirs. It looks 20 times a second, or when a ring is half full,
-and ends when the family has ended.
+they wait for nor what is counted as theirs. It looks 20 times a second, and when a ring is half
+full, and ends when the family has ended.
 """
 
 import mmap
@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 
 from permaheap import _core
-from permaheap.cow._trace_file import CHILDREN, WRITE, Child, TraceFile, Write, ranges_to_watch
+from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write
 
 _PAGE = 4096
 _PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
@@ -25,10 +25,10 @@ class Watched:
 
     def __init__(self, child: Child) -> None:
         """Begin with none."""
-        ranges = ranges_to_watch(child.maps)
+        private = [each for each in child.maps.mappings if _is_copied(each)]
         self.number = child.number
-        self._starts = [start for start, _ in ranges]
-        self._ends = [end for _, end in ranges]
+        self._starts = [each.start for each in private]
+        self._ends = [each.end for each in private]
         self._seen: set[int] = set()
 
     def is_first(self, address: int) -> bool:
@@ -39,6 +39,11 @@ class Watched:
             return False
         self._seen.add(page)
         return True
+
+
+def _is_copied(mapping: Mapping) -> bool:
+    """Whether the first write to a page of it copies the page."""
+    return mapping.permissions.startswith("rw") and mapping.permissions[3] == "p"
 
 
 class Recorder:

@@ -8,6 +8,7 @@ import mmap
 import struct
 from bisect import bisect_right
 from functools import lru_cache
+from pathlib import Path
 
 _SEGMENT = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, -, size in file, ...
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, address, offset, size, link, ...
@@ -72,7 +73,7 @@ def symbols_of(path: str) -> Symbols:
     """Return the functions of a file; none if it cannot be read. O(size of its tables), once."""
     try:
         with (
-            open(path, "rb") as file,
+            Path(path).open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             return Symbols(data)

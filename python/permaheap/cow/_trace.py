@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from permaheap.cow import _blame
 from permaheap.cow._blame import Locate
 from permaheap.cow._model import Cause, Page
 from permaheap.cow._symbols import symbols_of
-from permaheap.cow._trace_file import CHILDREN, Child, Mapping, TraceFile, Write, parse_maps
+from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceFile, Write
 
 _PAGE = 4096
 _PATIENCE = 10  # seconds for the recorder to answer: it looks 20 times a second
@@ -50,7 +51,7 @@ class Trace:
     def notes(self) -> tuple[str, ...]:
         """What the trace does not have, and which privilege would help. Empty if it has all."""
         notes = []
-        untraced = [child.pid for child in self._file.children() if not child.maps]
+        untraced = [child.pid for child in self._file.children() if not child.text]
         if untraced:
             notes.append(f"{len(untraced)} children could not read their map of memory and ran "
                          f"untraced: {', '.join(map(str, untraced))}")  # fmt: skip
@@ -117,58 +118,62 @@ class _Judge:
     def __init__(self, child: Child, locate: Locate | None) -> None:
         self._child = child
         self._locate = locate or (lambda address: None)
-        self._stacks = [m for m in child.maps if m.name in ("[frames]", "[stack]")]
+        self._functions: dict[int, tuple[str, str | None]] = {}
 
     @cached_property
-    def _maps_now(self) -> tuple[Mapping, ...]:
+    def _maps_now(self) -> Maps:
         """What it has loaded since it was forked, if it still runs."""
         try:
-            return parse_maps(Path(f"/proc/{self._child.pid}/maps").read_text())
+            return Maps(Path(f"/proc/{self._child.pid}/maps").read_text())
         except OSError:
-            return ()
+            return Maps("")
 
     def page(self, write: Write) -> Page:
-        mapping = _find(self._child.maps, write.address)
         code, function = self._function(write.instruction)
         place = self._locate(write.address)
-        certain = True
-        if self._is_stack(write.address):
-            cause, name, field = Cause.STACK, "stack", None
+        name: str | None = None
+        field: str | None = None
+        cause: Cause | None
+        if self._child.maps.in_stack(write.address):
+            cause = Cause.STACK
         elif place is not None:
-            name = place[0]
             cause, field = _blame.by_place(place, function)
+            name = place[0]
         else:
-            name, field = (mapping.name if mapping else "") or "memory", None
-            found = self._elsewhere(mapping, code, function)
-            certain = found is not None
-            cause = found or Cause.NEW_OBJECT
+            cause, name = self._elsewhere(write.address, code, function)
         return Page(
             write.address // _PAGE * _PAGE,
-            cause,
+            cause or Cause.UNKNOWN,
             name,
-            _detail(field, function or _base(code), write),
-            certain=certain,
+            _detail(field, function or code, write),
+            certain=cause is not None,
         )
 
-    def _is_stack(self, address: int) -> bool:
-        return any(each.start <= address < each.end for each in self._stacks)
-
-    def _elsewhere(self, mapping: Mapping | None, code: str, function: str | None) -> Cause | None:
-        """Judge a write to what is in no object."""
-        if mapping is not None and mapping.name.startswith("/"):
-            return Cause.OTHER_MAPPING
+    def _elsewhere(
+        self, address: int, code: str, function: str | None
+    ) -> tuple[Cause | None, str | None]:
+        """Judge a write to memory where no object is known."""
+        mapping = self._child.maps.find(address)
+        name = mapping.name if mapping is not None and mapping.name else None
+        if name is not None and name != "[heap]":
+            return Cause.OTHER_MAPPING, _base(name)
         cause = _blame.by_function(function)
-        if cause is None and _base(code).startswith(("libc.", "libc-")):
-            return Cause.MALLOC
-        return cause
+        if cause is None and code.startswith(("libc.", "libc-")):
+            return Cause.MALLOC, name
+        return cause, name
 
     def _function(self, instruction: int) -> tuple[str, str | None]:
-        """Return the file and the name of the function that an instruction is in."""
-        found = _find(self._child.maps, instruction) or _find(self._maps_now, instruction)
+        """Return the names of the file and of the function that an instruction is in."""
+        if instruction not in self._functions:
+            self._functions[instruction] = self._look_up(instruction)
+        return self._functions[instruction]
+
+    def _look_up(self, instruction: int) -> tuple[str, str | None]:
+        found = self._child.maps.find(instruction) or self._maps_now.find(instruction)
         if found is None or not found.name.startswith("/"):
-            return (found.name if found else ""), None
+            return (found.name if found else "") or "unknown code", None
         offset = instruction - found.start + found.offset
-        return found.name, symbols_of(found.name).at(offset)
+        return _base(found.name), symbols_of(found.name).at(offset)
 
 
 def _detail(field: str | None, function: str, write: Write) -> str:
@@ -177,14 +182,7 @@ def _detail(field: str | None, function: str, write: Write) -> str:
 
 
 def _base(path: str) -> str:
-    return path.rpartition("/")[2] or "unknown code"
-
-
-def _find(maps: tuple[Mapping, ...], address: int) -> Mapping | None:
-    for each in maps:
-        if each.start <= address < each.end and each.name != "[frames]":
-            return each
-    return None
+    return path.rpartition("/")[2]
 
 
 # --- Starting -------------------------------------------------------------------------------------
@@ -208,10 +206,18 @@ def start() -> Trace:
     global _started
     if _started is None:
         try:
-            _started = Trace(_begin())
-        except OSError as error:
+            _started = find(os.getpid()) or Trace(_begin())  # another interpreter may have begun
+        except (OSError, RuntimeError) as error:
             raise TraceError(f"this process is not traced: {_advice(error)}") from error
     return _started
+
+
+def start_or_warn() -> None:
+    """Start, or say in a warning why not: what PERMAHEAP_TRACE=1 does at import."""
+    try:
+        start()
+    except TraceError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=3)
 
 
 def find(pid: int) -> Trace | None:
@@ -220,10 +226,10 @@ def find(pid: int) -> Trace | None:
     return None if file is None else Trace(file)
 
 
-def _advice(error: OSError) -> str:
+def _advice(error: Exception) -> str:
     if isinstance(error, PermissionError):
         return (f"{error}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
-                "CAP_PERFMON (in containers, which forbid perf_event_open, the latter)")  # fmt: skip
+                "CAP_PERFMON (containers that forbid perf_event_open: the latter)")  # fmt: skip
     return str(error)
 
 

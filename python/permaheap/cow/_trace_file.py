@@ -4,12 +4,15 @@ It is a memfd, so it lives as long as a process has it open, and a reader finds 
 /proc/PID/fd. `src/trace.h` says what is where, and who writes what.
 """
 
+import contextlib
 import fcntl
 import os
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 NAME = "permaheap-trace"
@@ -64,27 +67,52 @@ class Mapping:
     name: str
 
 
+class Maps:
+    """A process's map of memory, from the text of /proc/PID/maps."""
+
+    def __init__(self, text: str) -> None:
+        """Read the text; a last line that was cut off is ignored."""
+        lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        mappings = [_mapping_of(line.rstrip("\n")) for line in lines]
+        self.mappings = [each for each in mappings if each.name != FRAMES]
+        self.stacks = [each for each in mappings if each.name in (FRAMES, "[stack]")]
+        self._starts = [each.start for each in self.mappings]
+
+    def find(self, address: int) -> Mapping | None:
+        """Return the mapping of an address, or None."""
+        index = bisect_right(self._starts, address) - 1
+        if index >= 0 and address < self.mappings[index].end:
+            return self.mappings[index]
+        return None
+
+    def in_stack(self, address: int) -> bool:
+        """Whether an address is in a stack, of C or of Python."""
+        return any(each.start <= address < each.end for each in self.stacks)
+
+
+FRAMES = "[frames]"
+"""What trace.c calls a piece of a stack."""
+
+
+def _mapping_of(line: str) -> Mapping:
+    addresses, permissions, offset, _, _, *name = line.split(maxsplit=5)
+    start, end = addresses.split("-")
+    return Mapping(int(start, 16), int(end, 16), permissions, int(offset, 16), "".join(name))
+
+
 @dataclass(frozen=True)
 class Child:
     """A process that was forked from the traced one, or from a child of it."""
 
     number: int
     pid: int
-    maps: tuple[Mapping, ...]
-    """Its memory when it was forked. Empty if it could not be read, and so is not traced."""
+    text: str
+    """Its /proc/PID/maps when it was forked. Empty if it could not be read: it is not traced."""
 
-
-def parse_maps(text: str) -> tuple[Mapping, ...]:
-    """Return the mappings of the text of /proc/PID/maps; a last line that was cut off is ignored."""
-    mappings = []
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            addresses, permissions, offset, _, _, *name = line.rstrip("\n").split(maxsplit=5)
-            start, end = addresses.split("-")
-            mappings.append(
-                Mapping(int(start, 16), int(end, 16), permissions, int(offset, 16), "".join(name))
-            )
-    return tuple(mappings)
+    @cached_property
+    def maps(self) -> Maps:
+        """Its memory when it was forked."""
+        return Maps(self.text)
 
 
 class TraceFile:
@@ -109,13 +137,14 @@ class TraceFile:
     @classmethod
     def of(cls, pid: int) -> "TraceFile | None":
         """Return the trace that a process is in, or None. Needs the rights to ptrace it."""
-        folder = f"/proc/{pid}/fd"
-        for name in os.listdir(folder):
-            try:
-                if os.readlink(f"{folder}/{name}").startswith(f"/memfd:{NAME} "):
-                    return cls(os.open(f"{folder}/{name}", os.O_RDWR | os.O_CLOEXEC))
-            except FileNotFoundError:
-                continue  # closed in the meantime
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+                if str(link.readlink()).startswith(f"/memfd:{NAME} "):
+                    low = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+                    try:
+                        return cls(_move_up(low))
+                    finally:
+                        os.close(low)
         return None
 
     def close(self) -> None:
@@ -154,7 +183,7 @@ class TraceFile:
         if state == 0:
             return None
         text = os.pread(self.descriptor, size, _MAPS_AT + number * _MAPS_SIZE)
-        return Child(number, pid, parse_maps(text.decode(errors="replace")))
+        return Child(number, pid, text.decode(errors="replace"))
 
     def append(self, writes: list[Write]) -> None:
         """Add what the recorder has seen."""
@@ -178,14 +207,3 @@ def _move_up(descriptor: int) -> int:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
     except OSError:  # this process may not have as many
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
-@lru_cache(maxsize=8)
-def ranges_to_watch(maps: tuple[Mapping, ...]) -> tuple[tuple[int, int], ...]:
-    """Return where a first write copies a page: in private memory that may be written to."""
-    return tuple(
-        (each.start, each.end)
-        for each in maps
-        if each.permissions.startswith("rw") and each.permissions[3] == "p"
-        if each.name != "[frames]"
-    )
