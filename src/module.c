@@ -490,8 +490,7 @@ core_take_faults(PyObject *Py_UNUSED(module), PyObject *ring)
 
 PyDoc_STRVAR(trace_begin_doc,
 "_trace_begin($module, fd, /)\n--\n\n"
-"Let children say in this file where they begin; see trace.c.  A negative fd:\n"
-"no longer.  Raises OSError.");
+"Let children say in this file where they begin; see trace.c.  Raises OSError.");
 
 static PyObject *
 core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
@@ -500,15 +499,8 @@ core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (fd < 0) {
-        ph_trace_end();
-        Py_RETURN_NONE;
-    }
     int err = ph_trace_begin(fd);
-    if (err != 0) {
-        return os_error(err, "begin the trace");
-    }
-    Py_RETURN_NONE;
+    return err ? os_error(err, "begin the trace") : Py_NewRef(Py_None);
 }
 
 /* --- stats, and what tests ask for ------------------------------------------------------- */

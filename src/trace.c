@@ -80,25 +80,20 @@ ph_trace_begin(int fd)
     static bool hooked;
     void *file;
     int err = ph_os_map_shared(fd, PH_TRACE_WRITES_AT, &file);
-    if (err == 0 && !hooked) {
+    if (err != 0) {
+        return err;
+    }
+    if (!hooked) {
         err = ph_os_atfork(NULL, NULL, in_child);
-        hooked = err == 0;
         if (err != 0) {
             ph_os_release(file, PH_TRACE_WRITES_AT);
+            return err;
         }
+        hooked = true;
     }
-    if (err == 0) {
-        ph_trace_end();
-        trace_file = file;
-    }
-    return err;
-}
-
-void
-ph_trace_end(void)
-{
-    if (trace_file != NULL) {
+    if (trace_file != NULL) {       /* of a trace whose file has been closed */
         ph_os_release(trace_file, PH_TRACE_WRITES_AT);
-        trace_file = NULL;
     }
+    trace_file = file;
+    return 0;
 }

@@ -33,9 +33,8 @@ typedef struct {
     uint64_t maps_size;             /* bytes of text at its place */
 } ph_trace_child;
 
-/* Let this process's children say so in the file, from now on.  An errno. */
+/* Let this process's children say so in the file, from now on.  An errno.  With
+   the GIL held. */
 int ph_trace_begin(int fd);
-/* No longer. */
-void ph_trace_end(void);
 
 #endif

@@ -1,1 +1,7 @@
 """The copy-on-write profiler: which pages each worker has copied, and why."""
+
+from permaheap.cow._trace import Trace, TraceError
+from permaheap.cow._trace import find as find_trace
+from permaheap.cow._trace import start as trace
+
+__all__ = ["Trace", "TraceError", "find_trace", "trace"]

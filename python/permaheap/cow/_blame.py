@@ -42,10 +42,10 @@ _FUNCTIONS = {
         pymalloc_ _PyMem_ _?Py(Object|Mem)_(Raw)?(Malloc|Calloc|Realloc)$ new_arena allocate_from
         arena_map gc_alloc .*_New$ .*_New[_A-Z] .*[a-z]_new$ .*[a-z]_new_ .*_alloc$ .*_alloc_
         .*_vectorcall$ PyType_GenericAlloc _PyType_Alloc _Py_NewReference _PyObject_Init
-        list_slice""",
+        list_slice write_size_t""",
     Cause.REFERENCE_COUNT: """
-        dictkeys_incref dictkeys_decref _PyDictKeys_DecRef _Py_Dealloc _?Py_(DECREF|IncRef|DecRef)
-        """,
+        dictkeys_incref dictkeys_decref _PyDictKeys_DecRef _Py_Dealloc
+        _?Py_X?(INCREF|DECREF|IncRef|DecRef) new_reference""",
     Cause.INTERNING: ".*intern",
     Cause.HASH_CACHE: ".*hash$",
     Cause.INLINE_CACHE: """

@@ -7,11 +7,13 @@ traced program runs as ever: its memory is not protected, no signal is sent to i
 fails. Its children do one thing more, right after the fork: they write down their map of memory.
 """
 
+import errno
 import os
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from permaheap.cow._symbols import symbols_of
 from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceFile, Write
 
 _PAGE = 4096
+_HEAP = "[heap]"
 _PATIENCE = 10  # seconds for the recorder to answer: it looks 20 times a second
 
 
@@ -36,6 +39,11 @@ class Trace:
     def __init__(self, file: TraceFile) -> None:
         """Read the trace in a file, and own it."""
         self._file = file
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be read: a program may have closed all its files."""
+        return self._file.is_open
 
     @property
     def workers(self) -> tuple[int, ...]:
@@ -133,34 +141,27 @@ class _Judge:
         place = self._locate(write.address)
         name: str | None = None
         field: str | None = None
-        cause: Cause | None
+        certain = True
         if self._child.maps.in_stack(write.address):
             cause = Cause.STACK
         elif place is not None:
             cause, field = _blame.by_place(place, function)
             name = place[0]
         else:
-            cause, name = self._elsewhere(write.address, code, function)
+            name = self._mapping(write.address)
+            cause, certain = _elsewhere(name, code, function)
         return Page(
             write.address // _PAGE * _PAGE,
-            cause or Cause.UNKNOWN,
+            cause,
             name,
             _detail(field, function or code, write),
-            certain=cause is not None,
+            certain=certain,
         )
 
-    def _elsewhere(
-        self, address: int, code: str, function: str | None
-    ) -> tuple[Cause | None, str | None]:
-        """Judge a write to memory where no object is known."""
+    def _mapping(self, address: int) -> str | None:
+        """Return the name of the mapping of an address, or None for anonymous memory."""
         mapping = self._child.maps.find(address)
-        name = mapping.name if mapping is not None and mapping.name else None
-        if name is not None and name != "[heap]":
-            return Cause.OTHER_MAPPING, _base(name)
-        cause = _blame.by_function(function)
-        if cause is None and code.startswith(("libc.", "libc-")):
-            return Cause.MALLOC, name
-        return cause, name
+        return _base(mapping.name) if mapping is not None and mapping.name else None
 
     def _function(self, instruction: int) -> tuple[str, str | None]:
         """Return the names of the file and of the function that an instruction is in."""
@@ -174,6 +175,20 @@ class _Judge:
             return (found.name if found else "") or "unknown code", None
         offset = instruction - found.start + found.offset
         return _base(found.name), symbols_of(found.name).at(offset)
+
+
+def _elsewhere(mapping: str | None, code: str, function: str | None) -> tuple[Cause, bool]:
+    """Judge a write to memory where no object is known; and whether that is certain."""
+    if mapping not in (None, _HEAP):
+        return Cause.OTHER_MAPPING, True
+    cause = _blame.by_function(function)
+    if cause is not None:
+        return cause, True
+    if code.startswith(("libc.", "libc-")):
+        return Cause.MALLOC, True
+    if code.startswith(("python", "libpython")):  # stripped, or a function that is not in the table
+        return (Cause.MALLOC if mapping == _HEAP else Cause.NEW_OBJECT), False
+    return Cause.UNKNOWN, False
 
 
 def _detail(field: str | None, function: str, write: Write) -> str:
@@ -204,7 +219,7 @@ def start() -> Trace:
     first write is caught, is that of incremental checkpoints.
     """
     global _started
-    if _started is None:
+    if _started is None or not _started.is_open:
         try:
             _started = find(os.getpid()) or Trace(_begin())  # another interpreter may have begun
         except (OSError, RuntimeError) as error:
@@ -227,9 +242,12 @@ def find(pid: int) -> Trace | None:
 
 
 def _advice(error: Exception) -> str:
-    if isinstance(error, PermissionError):
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EPERM, errno.EACCES):
         return (f"{error}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
                 "CAP_PERFMON (containers that forbid perf_event_open: the latter)")  # fmt: skip
+    if number in (errno.EINVAL, errno.E2BIG):
+        return f"{error}; it takes Linux 5.13"
     return str(error)
 
 
@@ -252,14 +270,23 @@ def _begin() -> TraceFile:
 def _open_events(file: TraceFile, events: list[int]) -> None:
     """Append an event per processor, with system calls' writes if that is allowed."""
     kernel = True
-    try:
-        events.append(_core._record_faults(0, kernel))
-    except PermissionError:
-        kernel = False
-        events.append(_core._record_faults(0, kernel))
-    for cpu in range(1, os.cpu_count() or 1):
-        events.append(_core._record_faults(cpu, kernel))
+    for cpu in _processors():
+        try:
+            events.append(_core._record_faults(cpu, kernel))
+        except PermissionError:
+            if events:
+                raise
+            kernel = False
+            events.append(_core._record_faults(cpu, kernel))
     file.put("sees_kernel", kernel)
+
+
+def _processors() -> Iterator[int]:
+    """Yield the numbers of the processors that are on, from a text like "0-3,6"."""
+    text = Path("/sys/devices/system/cpu/online").read_text()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _launch_recorder(file: TraceFile, events: list[int]) -> None:

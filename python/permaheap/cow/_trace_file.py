@@ -5,6 +5,7 @@ It is a memfd, so it lives as long as a process has it open, and a reader finds 
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -120,7 +121,8 @@ class TraceFile:
 
     def __init__(self, descriptor: int) -> None:
         """Take over the descriptor of a trace."""
-        self.descriptor = descriptor
+        self._descriptor = descriptor
+        self._identity = _identity(descriptor)
         self._children: dict[int, Child] = {}
 
     @classmethod
@@ -146,6 +148,18 @@ class TraceFile:
                     finally:
                         os.close(low)
         return None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the descriptor is still that of the file."""
+        return _identity(self._descriptor) == self._identity
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor. OSError if the program has closed it, as daemons close all they have."""
+        if not self.is_open:
+            raise OSError(errno.EBADF, "the program has closed the trace's file")
+        return self._descriptor
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -200,6 +214,14 @@ class TraceFile:
         size = self.get("writes") * WRITE.size
         data = os.pread(self.descriptor, size, _WRITES_AT)
         return map(Write._make, WRITE.iter_unpack(data))
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _move_up(descriptor: int) -> int:
