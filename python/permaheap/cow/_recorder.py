@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 
 from permaheap import _core
-from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write
+from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write, runs
 
 _PAGE = 4096
 _PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
@@ -99,17 +99,7 @@ class Recorder:
 
     def family_lives(self) -> bool:
         """Whether the parent or a child of it is still there."""
-        return any(_is_alive(pid) for pid in (self._parent, *self._watched))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return any(runs(pid) for pid in (self._parent, *self._watched))
 
 
 def _map_ring(descriptor: int) -> mmap.mmap:

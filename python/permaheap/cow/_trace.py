@@ -22,7 +22,7 @@ from permaheap.cow import _blame
 from permaheap.cow._blame import Locate
 from permaheap.cow._model import Cause, Page
 from permaheap.cow._symbols import symbols_of
-from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceFile, Write
+from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceFile, Write, runs
 
 _PAGE = 4096
 _HEAP = "[heap]"
@@ -109,15 +109,11 @@ class Trace:
         self._file.put("asked", asked)
         end = time.monotonic() + _PATIENCE
         while self._file.get("answered") < asked:
-            if not _runs(self._file.get("recorder")):
+            if not runs(self._file.get("recorder")):
                 return  # it took all that there was before it ended
             if time.monotonic() > end:
                 raise TraceError("the trace's recorder does not answer")
             time.sleep(0.005)
-
-
-def _runs(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").exists()
 
 
 class _Judge:
@@ -242,13 +238,15 @@ def find(pid: int) -> Trace | None:
 
 
 def _advice(error: Exception) -> str:
-    number = error.errno if isinstance(error, OSError) else None
+    number, said = None, str(error)
+    if isinstance(error, OSError):
+        number, said = error.errno, error.strerror or said
     if number in (errno.EPERM, errno.EACCES):
-        return (f"{error}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
+        return (f"{said}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
                 "CAP_PERFMON (containers that forbid perf_event_open: the latter)")  # fmt: skip
-    if number in (errno.EINVAL, errno.E2BIG):
-        return f"{error}; it takes Linux 5.13"
-    return str(error)
+    if number in (errno.EINVAL, errno.E2BIG) and "page faults" in said:
+        return f"{said}; it takes Linux 5.13"
+    return said
 
 
 def _begin() -> TraceFile:
@@ -256,10 +254,10 @@ def _begin() -> TraceFile:
     events: list[int] = []
     try:
         _open_events(file, events)
-        _launch_recorder(file, events)
         _core._trace_begin(file.descriptor)
+        _launch_recorder(file, events)
     except BaseException:
-        file.close()  # the recorder sees that there is no family, once this process ends
+        file.close()
         raise
     finally:
         for event in events:

@@ -216,6 +216,15 @@ class TraceFile:
         return map(Write._make, WRITE.iter_unpack(data))
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended: as a zombie it may wait for long."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X", b"")
+
+
 def _identity(descriptor: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(descriptor)
