@@ -112,11 +112,9 @@ tell(trace.pages(pid, locate_in(lists)))
 """)
     causes = [pages[page] for page in lists if page in pages]
     assert len(causes) > 0.9 * len(lists)
-    of_collector = [found for found in causes if found[0] == "GC_HEADER"]
-    assert len(of_collector) > 0.9 * len(causes), causes
-    # On some pages an object that we do not know comes first.
-    assert {found[1] for found in of_collector} <= {"list", None}
-    assert sum(found[1] == "list" for found in of_collector) > 0.5 * len(causes)
+    known = [found for found in causes if found[1] is not None]  # on others an object of others
+    assert len(known) > 0.5 * len(causes)
+    assert all(found[:2] == ["GC_HEADER", "list"] for found in known), known
 
 
 def test_mutation(traced):
@@ -511,7 +509,10 @@ def child(work):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_same_results(run, program):
-    plain, traced = (run(ORDINARY + PROGRAMS[program], PERMAHEAP_TRACE=flag) for flag in "01")
+    quiet = {"PYTHONWARNINGS": "ignore::ResourceWarning"}  # which debug builds show by default
+    plain, traced = (
+        run(ORDINARY + PROGRAMS[program], PERMAHEAP_TRACE=flag, **quiet) for flag in "01"
+    )
     assert plain.returncode == 0, plain.stderr
     assert plain.stdout
     assert "Error" not in plain.stdout
