@@ -177,3 +177,93 @@ ph_os_read_maps(char *buf, size_t size, size_t *p_used)
     *p_used = used;
     return err;
 }
+
+/* --- Pages that are not there -------------------------------------------------- */
+
+#define PAGEMAP_THERE (UINT64_C(3) << 62)       /* present, or swapped */
+
+typedef struct {
+    ph_gap *gaps;
+    size_t n, most;
+} gap_list;
+
+/* Add a page, to the last gap if it follows.  Beyond `most` they are lost: then a
+   fault there passes for a write. */
+static void
+add_page(gap_list *list, uint64_t address)
+{
+    if (list->n > 0 && list->gaps[list->n - 1].end == address) {
+        list->gaps[list->n - 1].end += PH_PAGE;
+    }
+    else if (list->n < list->most) {
+        list->gaps[list->n++] = (ph_gap){address, address + PH_PAGE};
+    }
+}
+
+static int
+add_absent(gap_list *list, int pagemap, uint64_t start, uint64_t end)
+{
+    uint64_t entries[256];
+    while (start < end) {
+        uint64_t pages = (end - start) / PH_PAGE;
+        size_t size = (size_t)(pages < 256 ? pages : 256) * sizeof(uint64_t);
+        ssize_t n = pread(pagemap, entries, size, (off_t)(start / PH_PAGE * 8));
+        if (n <= 0) {
+            return n < 0 ? errno : EIO;
+        }
+        for (size_t i = 0; i < (size_t)n / sizeof(uint64_t); i++, start += PH_PAGE) {
+            if ((entries[i] & PAGEMAP_THERE) == 0) {
+                add_page(list, start);
+            }
+        }
+    }
+    return 0;
+}
+
+static uint64_t
+read_hex(const char **p_text, const char *end)
+{
+    uint64_t value = 0;
+    for (; *p_text < end; (*p_text)++) {
+        char c = **p_text;
+        if (c >= '0' && c <= '9') {
+            value = value << 4 | (uint64_t)(c - '0');
+        }
+        else if (c >= 'a' && c <= 'f') {
+            value = value << 4 | (uint64_t)(c - 'a' + 10);
+        }
+        else {
+            break;
+        }
+    }
+    return value;
+}
+
+int
+ph_os_absent_pages(const char *maps, size_t size, ph_gap *gaps, size_t most,
+                   size_t *p_n)
+{
+    if (ph_fault()) {
+        return EACCES;
+    }
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0) {
+        return errno;
+    }
+    gap_list list = {gaps, 0, most};
+    int err = 0;
+    const char *text = maps, *end = maps + size;
+    while (text != NULL && end - text > 32 && err == 0) {
+        uint64_t from = read_hex(&text, end);
+        text++;                     /* "from-to rw-p ..." */
+        uint64_t to = read_hex(&text, end);
+        if (end - text > 5 && memcmp(text, " rw", 3) == 0 && text[4] == 'p') {
+            err = add_absent(&list, pagemap, from, to);
+        }
+        text = memchr(text, '\n', (size_t)(end - text));
+        text += text != NULL;
+    }
+    (void)close(pagemap);
+    *p_n = list.n;
+    return err;
+}

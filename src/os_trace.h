@@ -36,4 +36,13 @@ int ph_os_map_shared(int fd, size_t size, void **p_addr);
    Truncated to `size`. [fault] */
 int ph_os_read_maps(char *buf, size_t size, size_t *p_used);
 
+/* Where this process has private writable addresses (by the text of its maps)
+   without a page behind them: [start, end) of up to `most` gaps.  What faults
+   there is no write to something inherited. [fault] */
+typedef struct {
+    uint64_t start, end;
+} ph_gap;
+int ph_os_absent_pages(const char *maps, size_t size, ph_gap *gaps, size_t most,
+                       size_t *p_n);
+
 #endif

@@ -2,13 +2,15 @@
 
    A page fault is the first write to an inherited page only where there was
    memory when the process was forked.  So a child of a traced parent writes its
-   map of memory, /proc/self/maps, into the trace's file before it does anything
-   else; a recorder in a process of its own (permaheap.cow._recorder) goes by that
-   and appends first writes.  The file is a memfd:
+   map of memory, /proc/self/maps, and where there was no page yet, into the trace's
+   file before it does anything else; a recorder in a process of its own
+   (permaheap.cow._recorder) goes by that and appends first writes.  The file is a
+   memfd:
 
      0                      ph_trace_header
      PH_TRACE_CHILDREN_AT   a ph_trace_child for each fork
-     PH_TRACE_MAPS_AT       text of maps, PH_TRACE_MAPS_SIZE for each of them
+     PH_TRACE_MAPS_AT       for each of them PH_TRACE_MAPS_SIZE bytes: text of maps,
+                            and from PH_TRACE_GAPS_AT on ph_gaps without pages
      PH_TRACE_WRITES_AT     ph_first_write, by the recorder alone
 
    A child claims its slot by counting up; nobody else ever writes there.  One
@@ -35,7 +37,7 @@ _Static_assert(PH_TRACE_CHILDREN * sizeof(ph_trace_child)
 static size_t
 add_line(char *text, size_t used, uintptr_t start, uintptr_t end)
 {
-    if (used + 128 > PH_TRACE_MAPS_SIZE) {
+    if (used + 128 > PH_TRACE_GAPS_AT) {
         return used;
     }
     return used + (size_t)snprintf(text + used, 128, "%lx-%lx rw-p 0 0:0 0 [frames]\n",
@@ -54,6 +56,23 @@ add_stacks(char *text, size_t used)
     return add_line(text, used, here - STACK_NEAR, here + STACK_NEAR);
 }
 
+static int
+describe(ph_trace_child *child, char *text)
+{
+    size_t used = 0, gaps = 0;
+    int err = ph_os_read_maps(text, PH_TRACE_GAPS_AT, &used);
+    if (err == 0) {
+        err = ph_os_absent_pages(
+            text, used, (ph_gap *)(text + PH_TRACE_GAPS_AT),
+            (PH_TRACE_MAPS_SIZE - PH_TRACE_GAPS_AT) / sizeof(ph_gap), &gaps);
+    }
+    if (err == 0) {
+        child->text_size = add_stacks(text, used);
+        child->gaps = gaps;
+    }
+    return err;
+}
+
 static void
 in_child(void)
 {
@@ -66,11 +85,8 @@ in_child(void)
         return;
     }
     ph_trace_child *child = (ph_trace_child *)(trace_file + PH_TRACE_CHILDREN_AT) + i;
-    char *text = trace_file + PH_TRACE_MAPS_AT + i * PH_TRACE_MAPS_SIZE;
-    size_t used = 0;
-    int err = ph_os_read_maps(text, PH_TRACE_MAPS_SIZE, &used);
+    int err = describe(child, trace_file + PH_TRACE_MAPS_AT + i * PH_TRACE_MAPS_SIZE);
     child->pid = (uint32_t)ph_os_pid();
-    child->maps_size = err == 0 ? add_stacks(text, used) : 0;
     atomic_store(&child->state, err == 0 ? 1 : 2);
 }
 

@@ -10,6 +10,7 @@
 #define PH_TRACE_CHILDREN_AT PH_PAGE                    /* offsets in the file */
 #define PH_TRACE_MAPS_AT (8 * PH_PAGE)
 #define PH_TRACE_MAPS_SIZE ((uint64_t)256 << 10)        /* of one child, in bytes */
+#define PH_TRACE_GAPS_AT ((uint64_t)192 << 10)          /* in that: behind the text */
 #define PH_TRACE_WRITES_AT                                                      \
     (PH_TRACE_MAPS_AT + PH_TRACE_CHILDREN * PH_TRACE_MAPS_SIZE)
 
@@ -30,7 +31,8 @@ typedef struct {
 typedef struct {
     uint32_t pid;
     _Atomic uint32_t state;         /* 0 empty, 1 complete, 2 maps are missing */
-    uint64_t maps_size;             /* bytes of text at its place */
+    uint64_t text_size;             /* bytes of text at its place */
+    uint64_t gaps;                  /* number of ph_gap at PH_TRACE_GAPS_AT there */
 } ph_trace_child;
 
 /* Let this process's children say so in the file, from now on.  An errno.  With

@@ -27,18 +27,36 @@ class Watched:
         """Begin with none."""
         private = [each for each in child.maps.mappings if _is_copied(each)]
         self.number = child.number
+        self._mappings = private
         self._starts = [each.start for each in private]
-        self._ends = [each.end for each in private]
+        self._absent = child.absent
+        self._absent_starts = [start for start, _ in child.absent]
+        self._loaded: set[int] = set()
         self._seen: set[int] = set()
 
     def is_first(self, address: int) -> bool:
         """Whether this is the first write to a page that was there before; remember it."""
         index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._mappings[index].end:
+            return False
         page = address // _PAGE
-        if index < 0 or address >= self._ends[index] or page in self._seen:
+        if page in self._seen or (self._was_absent(address) and not self._is_loaded(index, page)):
             return False
         self._seen.add(page)
         return True
+
+    def _was_absent(self, address: int) -> bool:
+        index = bisect_right(self._absent_starts, address) - 1
+        return index >= 0 and address < self._absent[index][1]
+
+    def _is_loaded(self, index: int, page: int) -> bool:
+        """Whether a page of a file has been read before: then this is a write. Remember it."""
+        if not self._mappings[index].name.startswith("/"):
+            return False  # anonymous memory that was never used: whoever does copies nothing
+        if page in self._loaded:
+            return True
+        self._loaded.add(page)
+        return False
 
 
 def _is_copied(mapping: Mapping) -> bool:

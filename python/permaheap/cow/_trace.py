@@ -63,6 +63,12 @@ class Trace:
         if untraced:
             notes.append(f"{len(untraced)} children could not read their map of memory and ran "
                          f"untraced: {', '.join(map(str, untraced))}")  # fmt: skip
+        cut = sum(not child.is_whole for child in self._file.children())
+        if cut:
+            notes.append(f"{cut} children have more mappings than there was room for: reading what "
+                         "was never used before may pass for a write there")  # fmt: skip
+        if _numa_balancing():
+            notes.append("kernel.numa_balancing is on: reading may pass for a write")
         if self._file.forks > CHILDREN:
             notes.append(f"only the first {CHILDREN} of {self._file.forks} children were traced")
         if self._file.get("lost"):
@@ -114,6 +120,14 @@ class Trace:
             if time.monotonic() > end:
                 raise TraceError("the trace's recorder does not answer")
             time.sleep(0.005)
+
+
+def _numa_balancing() -> bool:
+    """Whether the kernel now and then lets a process fault to see which processor uses a page."""
+    try:
+        return Path("/proc/sys/kernel/numa_balancing").read_text().strip() != "0"
+    except OSError:
+        return False
 
 
 class _Judge:

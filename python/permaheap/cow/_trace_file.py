@@ -22,6 +22,7 @@ CHILDREN = 512
 _CHILDREN_AT = 4096
 _MAPS_AT = 8 * 4096
 _MAPS_SIZE = 256 << 10
+_GAPS_AT = 192 << 10
 _WRITES_AT = _MAPS_AT + CHILDREN * _MAPS_SIZE
 MOST_WRITES = 4 << 20
 
@@ -35,7 +36,8 @@ _FIELDS = {  # of ph_trace_header
     "asked": (40, "<Q"),
     "answered": (48, "<Q"),
 }
-_CHILD = struct.Struct("<IIQ")
+_CHILD = struct.Struct("<IIQQ")
+_GAP = struct.Struct("<QQ")
 WRITE = struct.Struct("<QQQIIII")
 
 # So high that a program's own descriptors get the numbers that they would have without it.
@@ -109,11 +111,18 @@ class Child:
     pid: int
     text: str
     """Its /proc/PID/maps when it was forked. Empty if it could not be read: it is not traced."""
+    absent: tuple[tuple[int, int], ...]
+    """Where in private memory it had no pages then, from and to, in the order of addresses."""
 
     @cached_property
     def maps(self) -> Maps:
         """Its memory when it was forked."""
         return Maps(self.text)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there was room for all that it says."""
+        return len(self.text) < _GAPS_AT - 128 and len(self.absent) < (_MAPS_SIZE - _GAPS_AT) // 16
 
 
 class TraceFile:
@@ -193,11 +202,13 @@ class TraceFile:
 
     def _read_child(self, number: int) -> Child | None:
         at = _CHILDREN_AT + number * _CHILD.size
-        pid, state, size = _CHILD.unpack(os.pread(self.descriptor, _CHILD.size, at))
+        pid, state, size, gaps = _CHILD.unpack(os.pread(self.descriptor, _CHILD.size, at))
         if state == 0:
             return None
-        text = os.pread(self.descriptor, size, _MAPS_AT + number * _MAPS_SIZE)
-        return Child(number, pid, text.decode(errors="replace"))
+        at = _MAPS_AT + number * _MAPS_SIZE
+        text = os.pread(self.descriptor, size, at).decode(errors="replace")
+        absent = os.pread(self.descriptor, gaps * _GAP.size, at + _GAPS_AT)
+        return Child(number, pid, text, tuple(_GAP.iter_unpack(absent)))
 
     def append(self, writes: list[Write]) -> None:
         """Add what the recorder has seen."""
