@@ -591,7 +591,8 @@ for n in range(1, 10):
         untraced.append(pid)
 assert len(untraced) == 2                   # its map, and which pages are there
 [note] = [note for note in trace.notes if "untraced" in note]
-assert note.startswith("2 children could not read") and note.endswith(f"{untraced[0]}, {untraced[1]}")
+assert note.startswith("2 children could not read")
+assert note.endswith(f"untraced: {untraced[0]}, {untraced[1]}")
 assert len(trace.pages(do(lambda: None))) > 5
 """
     )
@@ -609,6 +610,33 @@ first, second = do(lambda: None), do(lambda: None)
 assert trace.workers == (first,)
 assert len(trace.pages(first)) > 5
 assert any("only the first 512 of 513 children" in note for note in trace.notes)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_program_that_closes_all_files(run):
+    """What gets the number of the trace's file is not taken for it; a new trace can begin."""
+    done = run(
+        BEGIN
+        + """
+import tempfile
+before = cow.trace()
+number = before._file.descriptor
+os.closerange(3, 1000)
+file = tempfile.TemporaryFile()
+os.dup2(file.fileno(), number)
+pid = do(lambda: None)
+for use in (lambda: before.pages(pid), before.close, lambda: before.workers):
+    try:
+        use()
+    except cow.TraceError as error:
+        assert "closed the trace's file" in str(error)
+    else:
+        raise AssertionError("not noticed")
+assert cow.trace() is not before
+assert os.fstat(number).st_size == 0
+assert len(cow.trace().pages(do(lambda: None))) > 5
 """
     )
     assert done.returncode == 0, done.stderr

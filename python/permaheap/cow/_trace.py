@@ -22,15 +22,11 @@ from permaheap.cow import _blame
 from permaheap.cow._blame import Locate
 from permaheap.cow._model import Cause, Page
 from permaheap.cow._symbols import symbols_of
-from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceFile, Write, runs
+from permaheap.cow._trace_file import CHILDREN, Child, Maps, TraceError, TraceFile, Write, runs
 
 _PAGE = 4096
 _HEAP = "[heap]"
 _PATIENCE = 10  # seconds for the recorder to answer: it looks 20 times a second
-
-
-class TraceError(RuntimeError):
-    """A trace that cannot be started, or read. The traced program is none the worse for it."""
 
 
 class Trace:

@@ -5,7 +5,6 @@ It is a memfd, so it lives as long as a process has it open, and a reader finds 
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import struct
@@ -42,6 +41,10 @@ WRITE = struct.Struct("<QQQIIII")
 
 # So high that a program's own descriptors get the numbers that they would have without it.
 _FIRST_DESCRIPTOR = 200
+
+
+class TraceError(RuntimeError):
+    """A trace that cannot be started, or read. The traced program is none the worse for it."""
 
 
 class Write(NamedTuple):
@@ -165,9 +168,9 @@ class TraceFile:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor. OSError if the program has closed it, as daemons close all they have."""
+        """The descriptor. TraceError if the program has closed it, as daemons close all files."""
         if not self.is_open:
-            raise OSError(errno.EBADF, "the program has closed the trace's file")
+            raise TraceError("the program has closed the trace's file")
         return self._descriptor
 
     def close(self) -> None:
