@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,11 @@ def test_symbols():
     assert len(names) == 1
     assert "strtou" in names.pop()
     assert symbols.at(0) is None
+    # Between two functions there is none.
+    end = next(end for (_, end, _), (start, *_) in pairwise(symbols._functions) if end < start)
+    offset = next(end - shift for a, b, shift in symbols._segments if a <= end - shift < b)
+    assert symbols.at(offset - 1) is not None
+    assert symbols.at(offset) is None
     assert symbols_of(__file__).at(100) is None
     assert symbols_of("/nowhere").at(100) is None
 
@@ -663,14 +669,20 @@ def test_recorder_ends_with_the_family(run):
         BEGIN
         + """
 import signal
+floats = [i + 0.5 for i in range(20_000)]
+wanted = floats[10_000]
+address = id(wanted)
 trace = cow.trace()
 recorder = trace._file.get("recorder")
 reader, writer = os.pipe()
 if os.fork() == 0:
     os.close(writer)
     os.read(reader, 1)                      # until the parent has gone
-    pages = len(trace.pages(os.getpid()))
-    print(pages > 5, recorder, flush=True)
+    for _ in range(3):                      # rounds, in one of which it is missed
+        trace.pages(os.getpid())
+    floats[10_000]
+    pages = {page.address for page in trace.pages(os.getpid())}
+    print(page_of(address) in pages, recorder, flush=True)
     os._exit(0)
 """
     )
@@ -698,6 +710,7 @@ trace = cow.trace()
 pid = do(lambda: None)
 before = trace.pages(pid)
 recorder = trace._file.get("recorder")
+assert os.getsid(recorder) != os.getsid(0)  # Ctrl-C is not for it
 watch = os.pidfd_open(recorder)
 os.kill(recorder, signal.SIGKILL)
 import select
