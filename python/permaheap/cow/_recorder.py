@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 
 from permaheap import _core
-from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write, runs
+from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write, started
 
 _PAGE = 4096
 _PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
@@ -72,6 +72,7 @@ class Recorder:
         self._file = file
         self._rings = rings
         self._parent = file.get("parent")
+        self._family = {self._parent: started(self._parent)}
         self._watched: dict[int, Watched] = {}
         self._known = 0
         self._waiting: list[Write] = []
@@ -100,6 +101,7 @@ class Recorder:
                 watched = self._watched.get(child.pid)
                 if watched is None or watched.number < child.number:
                     self._watched[child.pid] = Watched(child)
+                    self._family[child.pid] = started(child.pid)
 
     def _keep(self, writes: list[Write]) -> None:
         oldest = time.monotonic_ns() - _PATIENCE
@@ -117,7 +119,9 @@ class Recorder:
 
     def family_lives(self) -> bool:
         """Whether the parent or a child of it is still there."""
-        return any(runs(pid) for pid in (self._parent, *self._watched))
+        return any(
+            start is not None and started(pid) == start for pid, start in self._family.items()
+        )
 
 
 def _map_ring(descriptor: int) -> mmap.mmap:

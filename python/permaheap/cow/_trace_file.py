@@ -231,12 +231,20 @@ class TraceFile:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended: as a zombie it may wait for long."""
+    """Whether there is such a process, and it has not ended."""
+    return started(pid) is not None
+
+
+def started(pid: int) -> bytes | None:
+    """Return when a process started, which tells it from a later one with the same number.
+
+    None if it has ended: as a zombie it may wait for long.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
     except OSError:
-        return False
-    return stat.rpartition(b") ")[2][:1] not in (b"Z", b"X", b"")
+        return None
+    return None if not fields or fields[0] in (b"Z", b"X") else fields[19]
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
