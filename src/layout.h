@@ -279,4 +279,16 @@ void ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg);
    and what a write to a field means.  NULL with an exception. */
 PyObject *ph_layout_table(void);
 
+/* --- For the profiler (layout_fields.c) ---------------------------------------- */
+
+/* A new dict: sizes and offsets in this interpreter's pools, types and objects,
+   and what a write to a field means.  NULL with an exception. */
+PyObject *ph_layout_table(void);
+
+/* --- For the trace (layout_trace.c) --------------------------------------------- */
+
+/* Where the frames of the running thread are: [start, end) of up to `most` pieces
+   of memory; returns their number.  Calls nothing that allocates. */
+size_t ph_frame_ranges(uintptr_t ranges[][2], size_t most);
+
 #endif

@@ -9,9 +9,11 @@
 #include "handle.h"
 #include "immortalize.h"
 #include "object_map.h"
+#include "os_trace.h"
 #include "prefork.h"
 #include "retire.h"
 #include "thaw.h"
+#include "trace.h"
 
 #include <string.h>
 
@@ -553,6 +555,81 @@ core_fill(PyObject *module, PyObject *args)
                          (unsigned long long)filling->heap.bytes, problem);
 }
 
+/* --- The trace of first writes --------------------------------------------------------------- */
+
+static PyObject *
+os_error(int err, const char *what)
+{
+    PyObject *message = PyUnicode_FromFormat("permaheap: cannot %s: %s", what,
+                                             strerror(err));
+    PyObject *error = message ? PyObject_CallFunction(PyExc_OSError, "iO", err, message)
+                              : NULL;
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    }
+    Py_XDECREF(message);
+    Py_XDECREF(error);
+    return NULL;
+}
+
+PyDoc_STRVAR(record_faults_doc,
+"_record_faults($module, cpu, kernel, /)\n--\n\n"
+"A file descriptor whose mapping is a ring of the page faults, on one\n"
+"processor, of this thread and all that it starts; if kernel, those of system\n"
+"calls as well.  Raises OSError.");
+
+static PyObject *
+core_record_faults(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int cpu, kernel, fd, err;
+    if (!PyArg_ParseTuple(args, "ip:_record_faults", &cpu, &kernel)) {
+        return NULL;
+    }
+    err = ph_os_record_faults(cpu, kernel, &fd);
+    return err ? os_error(err, "record page faults") : PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(take_faults_doc,
+"_take_faults($module, ring, /)\n--\n\n"
+"Take what is in a ring (its mapping): (bytes of ph_first_write, how many were\n"
+"lost).");
+
+static PyObject *
+core_take_faults(PyObject *Py_UNUSED(module), PyObject *ring)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE) < 0) {
+        return NULL;
+    }
+    size_t most = (size_t)buffer.len / 48;      /* what fits into it, about */
+    PyObject *bytes = PyBytes_FromStringAndSize(
+        NULL, (Py_ssize_t)(most * sizeof(ph_first_write)));
+    uint64_t lost = 0;
+    if (bytes != NULL) {
+        size_t n = ph_os_take_faults(buffer.buf, (size_t)buffer.len,
+                                     (ph_first_write *)PyBytes_AS_STRING(bytes),
+                                     most, &lost);
+        (void)_PyBytes_Resize(&bytes, (Py_ssize_t)(n * sizeof(ph_first_write)));
+    }
+    PyBuffer_Release(&buffer);
+    return bytes ? Py_BuildValue("NK", bytes, (unsigned long long)lost) : NULL;
+}
+
+PyDoc_STRVAR(trace_begin_doc,
+"_trace_begin($module, fd, /)\n--\n\n"
+"Let children say in this file where they begin; see trace.c.  Raises OSError.");
+
+static PyObject *
+core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
+{
+    int fd = (int)PyLong_AsLong(number);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int err = ph_trace_begin(fd);
+    return err ? os_error(err, "begin the trace") : Py_NewRef(Py_None);
+}
+
 /* --- stats, and what tests ask for ------------------------------------------------------- */
 
 static PyObject *
@@ -644,6 +721,17 @@ core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return ph_layout_table();
 }
 
+PyDoc_STRVAR(layout_doc,
+"_layout($module, /)\n--\n\n"
+"Sizes and offsets in the memory of an interpreter like this one, and what a\n"
+"write to a field of an object means; for the copy-on-write profiler.");
+
+static PyObject *
+core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return ph_layout_table();
+}
+
 PyDoc_STRVAR(check_doc,
 "_check($module, /)\n--\n\n"
 "Audit the heap: walk all blocks and return their number, or raise\n"
@@ -707,6 +795,9 @@ static PyMethodDef core_methods[] = {
     {"_fill", core_fill, METH_VARARGS, fill_doc},
     {"_object_map", core_object_map, METH_O, object_map_doc},
     {"_layout", core_layout, METH_NOARGS, layout_doc},
+    {"_record_faults", core_record_faults, METH_VARARGS, record_faults_doc},
+    {"_take_faults", core_take_faults, METH_O, take_faults_doc},
+    {"_trace_begin", core_trace_begin, METH_O, trace_begin_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},

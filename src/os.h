@@ -134,5 +134,7 @@ void ph_os_give_back(ph_free_chunks *taken);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */
 void ph_fault_arm(long n, bool persistent);
 bool ph_fault_fired(void);
+/* For os_*.c: is this call the one to fail? */
+bool ph_fault(void);
 
 #endif

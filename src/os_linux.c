@@ -59,7 +59,7 @@ fault_due(void)
     return true;
 }
 
-static inline bool
+bool
 ph_fault(void)
 {
     return atomic_load_explicit(&fault_countdown, memory_order_relaxed) != 0

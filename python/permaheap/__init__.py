@@ -32,9 +32,10 @@ Otherwise such a write copies one page for the process that did it, and nobody e
 With `PERMAHEAP_PREFORK=1` the import also calls `permaheap.hooks.install`.
 With `PERMAHEAP_DEBUG=1` a process that touches what it has forgotten ends (SIGSEGV), after one line
 that says which block it was.
+With `PERMAHEAP_TRACE=1`, what this process forks is traced: see docs/profiler.md.
 """
 
-import os
+from os import environ as _environ
 
 from permaheap import _supported
 
@@ -90,8 +91,12 @@ __all__ = [
     "thaw",
 ]
 
-if os.environ.get("PERMAHEAP_PREFORK", "0") not in ("", "0"):
+if _environ.get("PERMAHEAP_TRACE", "") not in ("", "0"):
+    from permaheap.cow._trace import start_or_warn as _start_or_warn
+
+    _start_or_warn()
+
+if _environ.get("PERMAHEAP_PREFORK", "") not in ("", "0"):
     from permaheap.hooks import install as _install
 
     _install()
-del os

@@ -1,0 +1,92 @@
+"""The cause of a first write: from the object and the field, and the function that wrote.
+
+The object is what was at the address when the process was forked, which is right for a first write:
+to free it would have been a write to its page. What is in no object is judged by the function.
+"""
+
+import re
+from collections.abc import Callable
+
+from permaheap import _core
+from permaheap.cow._model import Cause
+
+Place = tuple[str, int, int]
+"""Name of an object's type, offset in the object, size of the object."""
+Locate = Callable[[int], Place | None]
+
+POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
+"""What stands for the type's name where there is no object: in obmalloc's pools, and what dicts,
+lists and sets keep apart from themselves."""
+_NO_OBJECT = (POOL_HEAD, FREE_BLOCK, TABLE)
+
+_MEANINGS: dict[str, list[tuple[str, Cause, int, int]]] = {}
+for _type, _field, _cause, _start, _end in _core._layout()["meanings"]:
+    _MEANINGS.setdefault(_type, []).append((_field, Cause(_cause), _start, _end))
+
+_COUNT, _TYPE = range(8), range(8, 16)
+_GC_HEAD = range(-16, 0)
+
+# Beginnings of names ("$": whole names) of functions of CPython and the C library, and what they
+# write to memory that is in no object. The first that matches counts.
+_FUNCTIONS = {
+    Cause.MALLOC: """
+        malloc$ free$ realloc$ calloc$ cfree$ malloc_ _int_ unlink_chunk sysmalloc systrim tcache
+        __libc_malloc __libc_free __libc_calloc __libc_realloc""",
+    Cause.GC_HEADER: """
+        gc_ _PyGC_ PyObject_GC_Track PyObject_GC_UnTrack visit_decref visit_reachable visit_move
+        update_refs subtract_refs move_unreachable deduce_unreachable untrack_tuples mark_""",
+    Cause.FREE_LIST: """
+        pymalloc_free PyObject_Free _PyObject_Free PyMem_Free _PyMem_Free insert_to_usedpool
+        insert_to_freepool .*freelist .*dealloc$ .*_free$ .*_Del$""",
+    Cause.NEW_OBJECT: """
+        pymalloc_ _PyMem_ _?Py(Object|Mem)_(Raw)?(Malloc|Calloc|Realloc)$ new_arena allocate_from
+        arena_map gc_alloc .*_New$ .*_New[_A-Z] .*[a-z]_new$ .*[a-z]_new_ .*_alloc$ .*_alloc_
+        .*_vectorcall$ PyType_GenericAlloc _PyType_Alloc _Py_NewReference _PyObject_Init
+        list_slice write_size_t""",
+    Cause.REFERENCE_COUNT: """
+        dictkeys_incref dictkeys_decref _PyDictKeys_DecRef _Py_Dealloc
+        _?Py_X?(INCREF|DECREF|IncRef|DecRef) new_reference""",
+    Cause.INTERNING: ".*intern",
+    Cause.HASH_CACHE: ".*hash$",
+    Cause.INLINE_CACHE: """
+        _Py_Specialize specialize_ _PyCode_Quicken _PyDictKeys_GetVersion _PyFunction_GetVersion
+        assign_version_tag _PyType_AssignVersion""",
+    Cause.MUTATION: """
+        _?PyDict_Set insertdict insert_ dictresize dict_set dict_ass _?PyList_Append list_resize
+        list_ass list_append set_add PySet_Add PyObject_Set PyObject_Store store_""",
+}
+_PATTERNS = [(cause, re.compile("|".join(names.split()))) for cause, names in _FUNCTIONS.items()]
+
+
+def by_function(function: str | None) -> Cause | None:
+    """Return what a function writes to memory that is in no object, or None."""
+    if function is not None:
+        for cause, pattern in _PATTERNS:
+            if pattern.match(function):
+                return cause
+    return None
+
+
+def by_place(place: Place, function: str | None) -> tuple[Cause, str]:
+    """Return what a write to this place means, and the name of the field."""
+    type_name, offset, size = place
+    if type_name in _NO_OBJECT:
+        return _in_no_object(type_name, offset, by_function(function)), type_name
+    if offset in _COUNT:
+        return Cause.REFERENCE_COUNT, "ob_refcnt"
+    if offset in _GC_HEAD:
+        return Cause.GC_HEADER, "collector's header"
+    if offset in _TYPE:
+        return Cause.MUTATION, "ob_type"
+    for field, cause, start, end in _MEANINGS.get(type_name, ()):
+        if start <= offset < min(end, size):
+            return cause, field
+    return Cause.MUTATION, f"at byte {offset}"
+
+
+def _in_no_object(kind: str, offset: int, by: Cause | None) -> Cause:
+    if kind == TABLE:
+        # A table of a dict's keys begins with a reference count.
+        counted = offset in _COUNT and by is not Cause.MUTATION
+        return Cause.REFERENCE_COUNT if counted else Cause.MUTATION
+    return Cause.FREE_LIST if by is Cause.FREE_LIST else Cause.NEW_OBJECT

@@ -1,0 +1,173 @@
+"""The process that takes the kernel's records of page faults, and keeps the first writes.
+
+It is nobody's child and shares no memory with the traced family, so that it changes neither what
+they wait for nor what is counted as theirs. It looks 20 times a second, and when a ring is half
+full, and ends when the family has ended.
+"""
+
+import mmap
+import os
+import select
+import sys
+import time
+from bisect import bisect_right
+
+from permaheap import _core
+from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write, started
+
+_PAGE = 4096
+_PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
+_ROUND = 50  # ms
+
+
+class Watched:
+    """A child, and which of the pages that it was born with it has written to."""
+
+    def __init__(self, child: Child) -> None:
+        """Begin with none."""
+        private = [each for each in child.maps.mappings if _is_copied(each)]
+        self.number = child.number
+        self._mappings = private
+        self._starts = [each.start for each in private]
+        self._absent = child.absent
+        self._absent_starts = [start for start, _ in child.absent]
+        self._loaded: set[int] = set()
+        self._seen: set[int] = set()
+
+    def is_first(self, address: int) -> bool:
+        """Whether this is the first write to a page that was there before; remember it."""
+        index = bisect_right(self._starts, address) - 1
+        if index < 0 or address >= self._mappings[index].end:
+            return False
+        page = address // _PAGE
+        if page in self._seen or (self._was_absent(address) and not self._is_loaded(index, page)):
+            return False
+        self._seen.add(page)
+        return True
+
+    def _was_absent(self, address: int) -> bool:
+        index = bisect_right(self._absent_starts, address) - 1
+        return index >= 0 and address < self._absent[index][1]
+
+    def _is_loaded(self, index: int, page: int) -> bool:
+        """Whether a page of a file has been read before: then this is a write. Remember it."""
+        if not self._mappings[index].name.startswith("/"):
+            return False  # anonymous memory that was never used: whoever does copies nothing
+        if page in self._loaded:
+            return True
+        self._loaded.add(page)
+        return False
+
+
+def _is_copied(mapping: Mapping) -> bool:
+    """Whether the first write to a page of it copies the page."""
+    return mapping.permissions.startswith("rw") and mapping.permissions[3] == "p"
+
+
+class Recorder:
+    """Sorts records by child."""
+
+    def __init__(self, file: TraceFile, rings: list[mmap.mmap]) -> None:
+        """Take over from the rings into the file."""
+        self._file = file
+        self._rings = rings
+        self._parent = file.get("parent")
+        self._family = {self._parent: started(self._parent)}
+        self._watched: dict[int, Watched] = {}
+        self._known = 0
+        self._waiting: list[Write] = []
+
+    def round(self) -> None:
+        """Take what the rings have."""
+        asked = self._file.get("asked")
+        writes, lost = self._waiting, 0
+        for ring in self._rings:
+            data, missed = _core._take_faults(ring)
+            writes.extend(map(Write._make, WRITE.iter_unpack(data)))
+            lost += missed
+        self._learn()
+        writes.sort()
+        self._keep(writes)
+        if lost:
+            self._file.put("lost", self._file.get("lost") + lost)
+        self._file.put("answered", asked)
+
+    def _learn(self) -> None:
+        """Get to know children, the youngest of each pid. A killed one may never say its own."""
+        if self._known < min(self._file.forks, CHILDREN):
+            children = self._file.children()
+            self._known = len(children)
+            for child in children:
+                watched = self._watched.get(child.pid)
+                if watched is None or watched.number < child.number:
+                    self._watched[child.pid] = Watched(child)
+                    self._family[child.pid] = started(child.pid)
+
+    def _keep(self, writes: list[Write]) -> None:
+        oldest = time.monotonic_ns() - _PATIENCE
+        self._waiting = []
+        found = []
+        for write in writes:
+            watched = self._watched.get(write.pid)
+            if watched is not None:
+                if watched.is_first(write.address):
+                    found.append(write._replace(child=watched.number))
+            elif write.pid != self._parent and write.time > oldest:
+                self._waiting.append(write)
+        if found:
+            self._file.append(found)
+
+    def family_lives(self) -> bool:
+        """Whether the parent or a child of it is still there."""
+        return any(
+            start is not None and started(pid) == start for pid, start in self._family.items()
+        )
+
+
+def _map_ring(descriptor: int) -> mmap.mmap:
+    """Map as large a ring as this user may have."""
+    size = 1 << 20
+    while True:
+        try:
+            return mmap.mmap(descriptor, _PAGE + size)
+        except PermissionError:
+            if size == 1 << 14:
+                raise
+            size >>= 1
+
+
+def _record(file: TraceFile, events: list[int]) -> None:
+    poll = select.poll()
+    for event in events:
+        poll.register(event, select.POLLIN)
+    recorder = Recorder(file, [_map_ring(event) for event in events])
+    file.put("recorder", os.getpid())
+    _let_go_of_standard_error()
+    while True:
+        last = not recorder.family_lives()
+        recorder.round()
+        if last:
+            return
+        for event, happened in poll.poll(_ROUND):
+            if happened & select.POLLHUP:  # for good: the thread that began the trace has ended
+                poll.unregister(event)
+
+
+def _let_go_of_standard_error() -> None:
+    """Whoever started the recorder reads there until it has begun, and what kept it from that."""
+    sys.stderr.flush()
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+
+
+def main(descriptor: int, events: list[int]) -> None:
+    """Record as nobody's child; return in the first process at once."""
+    if os.fork() == 0:  # a ring's mapping is not inherited, so it is made in there
+        try:
+            _record(TraceFile(descriptor), events)
+        except OSError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+        finally:
+            os._exit(0)
