@@ -721,17 +721,6 @@ core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return ph_layout_table();
 }
 
-PyDoc_STRVAR(layout_doc,
-"_layout($module, /)\n--\n\n"
-"Sizes and offsets in the memory of an interpreter like this one, and what a\n"
-"write to a field of an object means; for the copy-on-write profiler.");
-
-static PyObject *
-core_layout(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    return ph_layout_table();
-}
-
 PyDoc_STRVAR(check_doc,
 "_check($module, /)\n--\n\n"
 "Audit the heap: walk all blocks and return their number, or raise\n"
