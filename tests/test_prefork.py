@@ -123,6 +123,39 @@ assert nothing.immortalized is None and list(nothing.seconds) == ["fill"], nothi
     )
 
 
+MAPS = """
+import os, permaheap, sys
+def maps():
+    links = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.stat(f"/proc/self/fd/{name}").st_ino)
+        except FileNotFoundError:
+            continue  # the directory itself
+        if not os.readlink(f"/proc/self/fd/{name}").startswith("/memfd:permaheap-objects "):
+            links.pop()
+    return links
+asked = {"asked": {"object_map": True}, "refused": {"object_map": False}}.get(sys.argv[1], {})
+permaheap.prefork(**asked)
+first = maps()
+permaheap.prefork(**asked)
+assert maps() == first  # nothing new that is worth a map
+data = [[i] for i in range(20_000)]
+permaheap.prefork(**asked)
+assert len(maps()) == len(first) and (maps() != first or not first)
+print(len(first))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "profiled"), [("", ""), ("", "1"), ("asked", ""), ("refused", "1")]
+)
+def test_map_for_the_profiler(run, how, profiled):
+    done = run(MAPS, how, PERMAHEAP_COW=profiled)
+    expected = {"": bool(profiled), "asked": True, "refused": False}[how]
+    assert (done.returncode, done.stdout) == (0, f"{expected:d}\n"), done.stderr
+
+
 @pytest.mark.parametrize("allocator", ["malloc", "malloc_debug"])
 def test_another_allocator(run, allocator):
     done = run("import permaheap; print(permaheap.prefork().skipped)", PYTHONMALLOC=allocator)

@@ -5,6 +5,7 @@ to code. The order of the steps matters: what one step frees, a later one fills.
 """
 
 import gc
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -55,6 +56,7 @@ def prefork(
     free_lists: bool = True,
     bytecode: bool = True,
     malloc: bool = True,
+    object_map: bool | None = None,
     strict: bool = True,
 ) -> Prefork:
     """Make what this process has loaded safe from copy-on-write in the workers it will fork.
@@ -83,6 +85,10 @@ def prefork(
             allocate comes from pages of their own, and give the pages of free pools back to the
             system. What is filled stays so; repeated calls do not fill more and more (what no
             longer helps is given back).
+        object_map: leave a map of all objects for the profiler, `permaheap cow`: 16 bytes of
+            memory for each, and a second pass over them. By default only under
+            `permaheap cow -- COMMAND`, which sets PERMAHEAP_COW=1. A call that finds little new
+            leaves no new one.
         strict: see `immortalize`.
 
     Returns:
@@ -113,6 +119,8 @@ def prefork(
         timed("collect", gc.collect)
     if immortalize:
         done = timed("immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode))
+    if object_map or (object_map is None and _is_profiled()):
+        timed("object_map", lambda: _leave_map(done))
     if free_lists:
         timed("free_lists", _empty_free_lists)
     taken = timed("fill", lambda: _core._fill(pools, malloc))
@@ -122,3 +130,21 @@ def prefork(
 def _empty_free_lists() -> None:
     """Collect what is young: a full collection also empties the free lists."""
     gc.collect()
+
+
+_MANY = 10_000  # new objects that are worth a new map
+_has_map = False
+
+
+def _is_profiled() -> bool:
+    return os.environ.get("PERMAHEAP_COW", "") not in ("", "0")
+
+
+def _leave_map(done: Immortalized | None) -> None:
+    """Leave a map, unless there is one and little has been added; workers keep the one they saw."""
+    global _has_map
+    if not _has_map or (done is not None and sum(done.objects.values()) > _MANY):
+        from permaheap.cow import leave_map  # here: who is not profiled does not import it
+
+        leave_map()
+        _has_map = True

@@ -86,7 +86,7 @@ def _watch_family(pid: int, options: argparse.Namespace) -> int:
 
 
 def _watch_command(command: list[str], options: argparse.Namespace) -> int:
-    environment = dict(os.environ)
+    environment = dict(os.environ, PERMAHEAP_COW="1")  # prefork() leaves a map of the objects
     if options.mode == "trace":
         environment["PERMAHEAP_TRACE"] = "1"
     with _signals() as wait:
