@@ -56,6 +56,18 @@ pin_str(PyObject *str)
 #endif
 }
 
+/* An instance of a subclass is never interned; debug builds let it be immortal if it
+   is static. */
+static void
+pin_str_subclass(PyObject *str)
+{
+#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030d0000
+    ((PyASCIIObject *)str)->state.statically_allocated = 1;
+#else
+    (void)str;
+#endif
+}
+
 /* The attributes of instances are counted on their class's table of keys. */
 static void
 pin_keys(PyDictKeysObject *keys)
@@ -84,6 +96,9 @@ ph_pin(PyObject *obj)
 {
     if (PyUnicode_Check(obj)) {
         pin_str(obj);
+    }
+    else if (PyUnicode_Check(obj)) {
+        pin_str_subclass(obj);
     }
     else if (PyBytes_CheckExact(obj)) {
         (void)PyObject_Hash(obj);
