@@ -34,9 +34,7 @@ pin_head(PyObject *obj)
 static void
 pin_str(PyObject *str)
 {
-    if (PyUnicode_CheckExact(str)) {    /* a subclass may have code of its own */
-        (void)ph_str_hash(str);
-    }
+    (void)ph_str_hash(str);
 #if PY_VERSION_HEX >= 0x030d0000
     if (PyUnicode_CHECK_INTERNED(str) == SSTATE_INTERNED_MORTAL) {
         PyObject *interned = Py_NewRef(str);
@@ -94,7 +92,7 @@ leave_collector(PyObject *obj)
 void
 ph_pin(PyObject *obj)
 {
-    if (PyUnicode_Check(obj)) {
+    if (PyUnicode_CheckExact(obj)) {
         pin_str(obj);
     }
     else if (PyUnicode_Check(obj)) {
