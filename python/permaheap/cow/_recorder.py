@@ -144,9 +144,9 @@ def _record(file: TraceFile, events: list[int]) -> None:
     file.put("recorder", os.getpid())
     _let_go_of_standard_error()
     while True:
-        last = not recorder.family_lives()
-        recorder.round()
-        if last:
+        lived = recorder.family_lives()
+        recorder.round()  # which may get to know a child of a parent that has ended
+        if not (lived or recorder.family_lives()):
             return
         for event, happened in poll.poll(_ROUND):
             if happened & select.POLLHUP:  # for good: the thread that began the trace has ended
