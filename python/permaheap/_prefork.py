@@ -106,6 +106,9 @@ def prefork(
     """
     if immortalize:
         warn_of_threads("prefork")
+    wanted = _is_profiled() if object_map is None else object_map
+    if wanted:
+        import permaheap.cow  # noqa: F401 - now, so that it becomes immortal with the rest
     seconds: dict[str, float] = {}
 
     def timed(step: str, function: Callable[[], Result]) -> Result:
@@ -119,7 +122,7 @@ def prefork(
         timed("collect", gc.collect)
     if immortalize:
         done = timed("immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode))
-    if object_map or (object_map is None and _is_profiled()):
+    if wanted:
         timed("object_map", lambda: _leave_map(done))
     if free_lists:
         timed("free_lists", _empty_free_lists)
@@ -144,7 +147,7 @@ def _leave_map(done: Immortalized | None) -> None:
     """Leave a map, unless there is one and little has been added; workers keep the one they saw."""
     global _has_map
     if not _has_map or (done is not None and sum(done.objects.values()) > _MANY):
-        from permaheap.cow import leave_map  # here: who is not profiled does not import it
+        from permaheap.cow import leave_map
 
         leave_map()
         _has_map = True
