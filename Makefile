@@ -19,7 +19,7 @@ help: ## list these commands
 .PHONY: demo
 demo: ## serve the Unicode character database with and without permaheap, and compare
 	@$(ready) demo -Dwerror=true
-	"$$venv/bin/python" examples/unicode_server/run.py $(ARGS)
+	"$$venv/bin/python" examples/unicode_server/demo.py $(ARGS)
 
 .PHONY: check
 check: ## build with -Werror, lint, and test in both modes of the heap
