@@ -51,10 +51,21 @@ class Load:
         return sum(map(len, self.answers)) / self.seconds
 
 
-def run(clients: Sequence[Client], requests: Sequence[Sequence[str]]) -> Load:
+def run(
+    clients: Sequence[Client],
+    requests: Sequence[Sequence[str]],
+    wait_for_end: Callable[[], None],
+) -> Load:
     """Let each client send its requests, all clients at once, and return what became of them.
 
-    The first client that fails ends the load: its exception is raised here.
+    Args:
+        clients: who sends them.
+        requests: of each client.
+        wait_for_end: returns when the program has ended, on which clients might wait for ever.
+
+    Raises:
+        EOFError: the program has ended meanwhile.
+        Exception: the first client that failed ended the load, by this.
     """
     answers: list[list[Answer]] = [[] for _ in clients]
     done: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -70,13 +81,15 @@ def run(clients: Sequence[Client], requests: Sequence[Sequence[str]]) -> Load:
         except BaseException as error:
             done.put(error)
 
+    def watch() -> None:
+        wait_for_end()
+        done.put(EOFError("the program has ended"))
+
     start = time.perf_counter()
-    threads = [
-        threading.Thread(target=work, args=each, daemon=True)
-        for each in zip(clients, requests, answers, strict=True)
-    ]
+    work_of = zip(clients, requests, answers, strict=True)
+    threads = [threading.Thread(target=work, args=each, daemon=True) for each in work_of]
     try:
-        for thread in threads:
+        for thread in [*threads, threading.Thread(target=watch, daemon=True)]:
             thread.start()
         for _ in threads:
             if error := done.get():

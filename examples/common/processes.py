@@ -6,6 +6,7 @@ so that no process is ever lost sight of.
 """
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -92,6 +93,14 @@ class Program:
     def pid(self) -> int:
         """The process that was started: the parent of the workers."""
         return self.process.pid
+
+    def wait_for_end(self) -> None:
+        """Return when the program has ended, whoever reaps it."""
+        descriptor = os.pidfd_open(self.process.pid)
+        try:
+            select.select([descriptor], [], [])
+        finally:
+            os.close(descriptor)
 
     def failed(self, why: str) -> SampleError:
         """Return an error that tells what went wrong and what the program logged."""

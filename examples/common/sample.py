@@ -148,7 +148,7 @@ def observe(
 ) -> Outcome:
     """Load a running sample and look at its memory at each moment."""
     program, clients = started.program, started.clients
-    load.run(clients, [[sample.hello]] * len(clients))
+    load.run(clients, [[sample.hello]] * len(clients), program.wait_for_end)
     pids = children(program.pid)
     if len(pids) != workers:
         raise program.failed(f"{len(pids)} workers instead of {workers}")
@@ -162,7 +162,7 @@ def observe(
     look("start")
     show("ready, sending requests")
     requests = [sample.requests(i, total // len(clients)) for i in range(len(clients))]
-    result = load.run(clients, requests)
+    result = load.run(clients, requests, program.wait_for_end)
     look("load")
     collector.collect(pids)
     look("collected")
