@@ -43,6 +43,12 @@ def memory(pid: int) -> Memory:
     return Memory(kilobytes["Private_Dirty"] * 1024, kilobytes["Pss"] * 1024)
 
 
+def cpu_seconds(pid: int) -> float:
+    """Return the time that a process has spent on a processor so far, in user and system mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process has forked, whichever of its threads did, by number."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")

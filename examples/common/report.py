@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import resource
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -30,10 +31,12 @@ COLUMNS = {  # names in the JSON file, and headings
     "p50": "p50\nms",
     "p99": "p99\nms",
     "rate": "per\nsecond",
+    "cpu": "CPU\nms",
 }
 CAPTION = (
     "start, load, collected: private dirty memory of a worker (mean) after the first answer, after"
-    " all, and after a full collection then; PSS: of parent and workers at the end."
+    " all, and after a full collection then; PSS: of parent and workers at the end; CPU: processor"
+    " time of all of them for one answer."
 )
 
 
@@ -49,7 +52,7 @@ def result(sample: Sample, outcomes: Mapping[str, Outcome]) -> Result:
         "workers": len(next(iter(outcomes.values())).workers["start"]),
         "total": sum(1 for _ in next(iter(outcomes.values())).load),
         "modes": {mode: numbers(outcome) for mode, outcome in outcomes.items()},
-        "causes": {mode: dict(outcome.causes) for mode, outcome in outcomes.items()},
+        "causes": {mode: cost(outcome) for mode, outcome in outcomes.items()},
     }
 
 
@@ -60,13 +63,27 @@ def numbers(outcome: Outcome) -> dict[str, float]:
     row["p50"] = outcome.load.latency(0.50) * 1e3
     row["p99"] = outcome.load.latency(0.99) * 1e3
     row["rate"] = outcome.load.rate
+    row["cpu"] = outcome.cpu_seconds / sum(1 for _ in outcome.load) * 1e3
     return {name: round(value, 3) for name, value in row.items()}
+
+
+def cost(outcome: Outcome) -> dict[str, float]:
+    """Return the megabytes that each cause costs a worker, on average, the largest first."""
+    unit = resource.getpagesize() / 1e6 / len(outcome.workers["start"])
+    return {cause: round(pages * unit, 3) for cause, pages in outcome.causes.items()}
+
+
+def ranking(found: Result) -> dict[str, list[float]]:
+    """Return what each cause costs a worker in each mode, in MB; the largest first."""
+    modes = found["causes"].values()
+    rows = {cause: [mode.get(cause, 0.0) for mode in modes] for each in modes for cause in each}
+    return dict(sorted(rows.items(), key=lambda row: -sum(row[1])))
 
 
 def ratios(found: Result, mode: str) -> dict[str, float]:
     """Return a mode's row against that of plain."""
     plain, row = found["modes"]["plain"], found["modes"][mode]
-    return {name: row[name] / plain[name] for name in COLUMNS}
+    return {name: row[name] / (plain[name] or 1) for name in COLUMNS}
 
 
 # ---- The terminal --------------------------------------------------------------------------------
@@ -87,11 +104,15 @@ def table(found: Result, terminal: bool) -> Table:
     return out
 
 
-def ranking(causes: Mapping[str, int], most: int = 5) -> str:
-    """Return the causes that copied most pages, with their shares, in one line."""
-    total = sum(causes.values())
-    first = list(causes.items())[:most]
-    return ", ".join(f"{cause} {pages / total:.0%}" for cause, pages in first)
+def causes_table(found: Result, terminal: bool) -> Table:
+    """Return the profiler's ranking for the terminal."""
+    style = {"box": SIMPLE_HEAD, "padding": 0} if terminal else {"box": ASCII}
+    out = Table("copied because of, MB a worker", **style)
+    for mode in found["causes"]:
+        out.add_column(mode, justify="right", no_wrap=True)
+    for cause, sizes in ranking(found).items():
+        out.add_row(cause, *(f"{size:,.1f}" for size in sizes))
+    return out
 
 
 # ---- The documentation ---------------------------------------------------------------------------
@@ -118,17 +139,19 @@ def section(item: tuple[str, Result]) -> str:
     lines = [
         f"CPython {python}, {versions}: {found['workers']} workers, {count}.",
         "",
-        "| mode | start | load | collected | / plain | PSS | p50 | p99 | per second |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| mode | start | load | collected | / plain | PSS | p50 | p99 | per second | CPU |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for mode, row in found["modes"].items():
         against = ratios(found, mode)["load"]
         sizes = " | ".join(f"{row[name]:.1f}" for name in ("start", "load", "collected"))
-        rest = " | ".join(f"{row[name]:,.1f}" for name in ("pss", "p50", "p99", "rate"))
+        rest = " | ".join(f"{row[name]:,.1f}" for name in ("pss", "p50", "p99", "rate", "cpu"))
         lines.append(f"| {mode} | {sizes} | {against:.2f}x | {rest} |")
-    ranked = [f"- {mode}: {ranking(causes)}" for mode, causes in found["causes"].items() if causes]
-    if ranked:
-        lines += ["", "What copied the workers' pages, by the profiler:", "", *ranked]
+    if ranked := ranking(found):
+        lines += ["", f"| copied because of, MB a worker | {' | '.join(found['causes'])} |"]
+        lines += ["|---|" + "--:|" * len(found["causes"])]
+        for cause, sizes in ranked.items():
+            lines.append(f"| {cause} | {' | '.join(f'{size:.1f}' for size in sizes)} |")
     return "\n".join(lines)
 
 
@@ -177,9 +200,8 @@ def measure_all(
         )
     found = result(sample, outcomes)
     console.print(table(found, console.is_terminal))
-    for mode, causes in found["causes"].items():
-        if causes:
-            console.print(f"{mode}: {ranking(causes)}")
+    if ranking(found):
+        console.print(causes_table(found, console.is_terminal))
     good, text = verdict(found, samples.difference(outcomes))
     console.print(text + "\n", style="green" if good else "red", markup=False)
     return found, good

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from examples.common import load, processes
-from examples.common.processes import Memory, Program, SampleError, children, memory
+from examples.common.processes import Memory, Program, SampleError, children, cpu_seconds, memory
 
 MODES = ("plain", "gc.freeze", "prefork", "frozen")
 MOMENTS = ("start", "load", "collected")
@@ -70,6 +70,8 @@ class Outcome:
     workers: Mapping[str, Sequence[Memory]]
     """By moment."""
     load: load.Load
+    cpu_seconds: float
+    """That all processes together spent on the load. A busy machine hardly changes that."""
     causes: Mapping[str, int] = field(default_factory=dict)
     """The profiler's ranking: pages that the workers have copied, by cause; empty without it."""
 
@@ -162,7 +164,10 @@ def observe(
     look("start")
     show("ready, sending requests")
     requests = [sample.requests(i, total // len(clients)) for i in range(len(clients))]
+    family = [program.pid, *pids]
+    spent = -sum(map(cpu_seconds, family))
     result = load.run(clients, requests, program.wait_for_end)
+    spent += sum(map(cpu_seconds, family))
     look("load")
     collector.collect(pids)
     look("collected")
@@ -170,6 +175,7 @@ def observe(
         {moment: found[0] for moment, found in seen.items()},
         {moment: found[1:] for moment, found in seen.items()},
         result,
+        spent,
         causes(program.pid),
     )
 
