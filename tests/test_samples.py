@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import permaheap.cow
-from permaheap.cow import Cause, Page, Profile, Worker
+from permaheap.cow._model import Cause, Page, Profile, Worker
 
 pytest.importorskip("rich", reason="needs rich, of the extra samples")
 
@@ -219,7 +219,7 @@ def test_difference():
 
 
 def test_verdict():
-    found = result(plain=outcome(10), prefork=outcome(2), frozen=outcome(1))
+    found = result(plain=outcome(10_000_000), prefork=outcome(2_000_000), frozen=outcome(1))
     assert report.verdict(found, None)[0]
     found = result(plain=outcome(10_000_000), prefork=outcome(20_000_000), frozen=outcome(1))
     good, text = report.verdict(found, None)
