@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -117,9 +118,9 @@ import permaheap
 from permaheap._prefork import prefork
 assert prefork is permaheap.prefork
 data, mine = permaheap.freeze([1, 2, 3]), ["mine"]
-before = sys.getrefcount(mine)
+count, aside = sys.getrefcount(mine), gc.get_freeze_count()
 prefork()
-print(type(data) is tuple, sys.getrefcount(mine) != before, gc.get_freeze_count() > 0)
+print(type(data) is tuple, sys.getrefcount(mine) != count, gc.get_freeze_count() > aside)
 """
 
 
@@ -148,13 +149,18 @@ def test_mode_that_does_not_exist():
 # ---- The load ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
 def forever():
-    """Never return, as with a program that does not end."""
-    reader, _writer = os.pipe()
-    os.read(reader, 1)
+    """Give a function that waits for something that does not happen before the test is over."""
+    before, over = threading.enumerate(), threading.Event()
+    yield lambda *_: over.wait()
+    over.set()
+    for thread in threading.enumerate():
+        if thread not in before:
+            thread.join()
 
 
-def test_load_keeps_what_each_client_got():
+def test_load_keeps_what_each_client_got(forever):
     clients = [lambda request: request.encode(), lambda request: b"other"]
     found = load.run(clients, [["a", "b"], ["a"]], forever)
     assert [[answer.request for answer in each] for each in found.answers] == [["a", "b"], ["a"]]
@@ -163,7 +169,7 @@ def test_load_keeps_what_each_client_got():
     assert found.rate == 3 / found.seconds
 
 
-def test_load_fails_with_its_client():
+def test_load_fails_with_its_client(forever):
     def refuse(request):
         raise OSError("refused")
 
@@ -171,12 +177,9 @@ def test_load_fails_with_its_client():
         load.run([refuse], [["a"]], forever)
 
 
-def test_load_fails_when_the_program_has_ended():
-    def wait(request):
-        forever()
-
+def test_load_fails_when_the_program_has_ended(forever):
     with pytest.raises(EOFError, match="the program has ended"):
-        load.run([wait], [["a"]], lambda: None)
+        load.run([forever], [["a"]], lambda: None)
 
 
 def test_latency():
