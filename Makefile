@@ -19,11 +19,16 @@ help: ## list these commands
 .PHONY: demo
 demo: ## serve the Unicode character database with and without permaheap, and compare
 	@$(ready) demo -Dwerror=true
-	"$$venv/bin/python" examples/unicode_server/run.py $(ARGS)
+	"$$venv/bin/python" examples/unicode_server/demo.py $(ARGS)
+
+.PHONY: samples
+samples: ## measure the sample applications in every mode; writes docs/copy-on-write.md
+	@$(ready) samples -Dwerror=true
+	"$$venv/bin/python" -m examples --docs $(ARGS)
 
 .PHONY: check
 check: ## build with -Werror, lint, and test in both modes of the heap
-	@$(ready) test,demo,servers,dev -Dwerror=true
+	@$(ready) test,demo,samples,servers,dev -Dwerror=true
 	tools/lint "$$venv"
 	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
 

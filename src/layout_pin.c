@@ -134,6 +134,16 @@ visit_code(PyCodeObject *code, visitproc visit, void *arg)
     return visit_all(parts, Py_ARRAY_LENGTH(parts), visit, arg);
 }
 
+static int
+visit_keys(PyDictObject *dict, visitproc visit, void *arg)
+{
+    PyObject *key;
+    for (Py_ssize_t i = 0; PyDict_Next((PyObject *)dict, &i, &key, NULL);) {
+        Py_VISIT(key);
+    }
+    return 0;
+}
+
 /* What has references but no tp_traverse, or one that leaves some out. */
 static int
 visit_hidden(PyObject *obj, visitproc visit, void *arg)
@@ -150,6 +160,9 @@ visit_hidden(PyObject *obj, visitproc visit, void *arg)
     if (type == ph_datetime.timezone) {
         ph_timezone_parts(obj, parts);
         return visit_all(parts, 2, visit, arg);
+    }
+    if (PyDict_Check(obj)) {            /* its tp_traverse leaves out keys of type str */
+        return visit_keys((PyDictObject *)obj, visit, arg);
     }
     if (type == ph_datetime.datetime || type == ph_datetime.time) {
         Py_VISIT(ph_tzinfo_of(obj));

@@ -32,7 +32,7 @@ def load_module(name: str, as_name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
     """The demo runner, as a module."""
-    return load_module("run", "demo_run")
+    return load_module("demo", "demo_run")
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def request(app: ModuleType, target: str, method: str = "GET") -> tuple[str, byt
 
 
 def start_demo(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start run.py with its output in a pipe."""
+    """Start demo.py with its output in a pipe."""
     return subprocess.Popen(
-        [sys.executable, str(EXAMPLE / "run.py"), *SMALL, *arguments],
+        [sys.executable, str(EXAMPLE / "demo.py"), *SMALL, *arguments],
         env={**os.environ, **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

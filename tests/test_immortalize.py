@@ -62,6 +62,13 @@ def test_frozen_as_before(graph):
     assert_same_graph(permaheap.freeze(graph, default=graphs.default), expected)
 
 
+def test_keys_of_dicts():
+    words = {f"word {i}": i for i in range(10)}  # only of str: their keys the collector never sees
+    mixed = {f"word {i}": i for i in range(10)} | {0: 1}
+    pin([words, mixed])
+    assert all(map(is_immortal, [*words, *mixed]))
+
+
 def test_containers_stay_mutable():
     data = {"list": [1, [2]], "set": {1, 2}, "array": bytearray(b"x")}
     twin = copy.deepcopy(data)

@@ -1,5 +1,7 @@
 """Settings that gunicorn reads by itself when it is started in this directory."""
 
+import permaheap
+
 bind = "127.0.0.1:8000"
 workers = 4
 loglevel = "warning"
@@ -9,6 +11,11 @@ preload_app = True
 
 # Recent versions would create a directory for their control socket in the user's home.
 control_socket_disable = True
+
+
+def pre_fork(server, worker):
+    """Let the workers share all else that the master has loaded: code, modules, gunicorn itself."""
+    permaheap.prefork()
 
 
 def post_fork(server, worker):

@@ -1,0 +1,61 @@
+"""What is shown."""
+
+import heapq
+
+from django.http import Http404, JsonResponse
+from django.views.generic import DetailView, ListView
+
+import permaheap
+from catalogue.models import Author, Book
+from catalogue.subjects import SUBJECTS
+
+SHOWN = 20
+
+
+class BookList(ListView):
+    """All books, a page at a time."""
+
+    paginate_by = 50
+    queryset = Book.objects.select_related("author")
+
+
+class BookDetail(DetailView):
+    """One book, with its subject and what that has to do with others."""
+
+    queryset = Book.objects.select_related("author")
+
+    def get_context_data(self, **kwargs):
+        subject = SUBJECTS.get(self.object.subject)
+        related = [SUBJECTS[code] for code in subject["related"]] if subject else []
+        return super().get_context_data(subject=subject, related=related, **kwargs)
+
+
+class AuthorDetail(DetailView):
+    """One author, with all books."""
+
+    queryset = Author.objects.prefetch_related("books")
+
+
+def as_json(content):
+    """Return a response.
+
+    Until 3.14 frozen dicts are of type mappingproxy. json does not know it, and what is no dict is
+    not safe to JsonResponse (old browsers ran a list at the top of a response as a script).
+    """
+    return JsonResponse(content, safe=False, json_dumps_params={"default": permaheap.json_default})
+
+
+def subject(request, code):
+    """Answer one heading."""
+    try:
+        return as_json(SUBJECTS[code])
+    except KeyError:
+        raise Http404(f"no subject {code!r}") from None
+
+
+def search(request):
+    """Answer the heaviest headings with a word in their label."""
+    word = request.GET.get("q", "")
+    found = [record for record in SUBJECTS.values() if word in record["label"]]
+    best = heapq.nlargest(SHOWN, found, key=lambda record: record["weight"])
+    return as_json({"found": len(found), "results": best})
