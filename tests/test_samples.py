@@ -257,6 +257,13 @@ def test_the_page_is_what_was_kept():
     assert report.markdown(kept) in report.PAGE.read_text()
 
 
+def test_the_page_wants_everything(capsys):
+    for option in ("--small", "--mode=plain"):
+        with pytest.raises(SystemExit):
+            report.parse(["--docs", option], [])
+        assert "--docs wants all modes and all data" in capsys.readouterr().err
+
+
 def test_profilers_ranking(monkeypatch):
     def worker(pid, *causes):
         return Worker(pid, "", (), tuple(Page(0, cause) for cause in causes))

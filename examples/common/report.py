@@ -177,7 +177,10 @@ def parse(arguments: Sequence[str] | None, chosen: Sequence[Sample]) -> argparse
     parser.add_argument(
         "--docs", action="store_true", help="keep the numbers and write docs/copy-on-write.md"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.docs and (options.mode or options.small):
+        parser.error("--docs wants all modes and all data: leave out --mode and --small")
+    return options
 
 
 def measure_all(
