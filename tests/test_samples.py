@@ -232,7 +232,7 @@ def test_verdict():
 
 def test_tables(tmp_path):
     found = result(
-        plain=outcome(10_000_000, causes={"reference count": 4000, "stack": 1}),
+        plain=outcome(10_000_000, causes={"reference count": 4000, "stack": 1, "other": 1}),
         frozen=outcome(1_000_000, causes={"stack": 2000}),
     )
     assert list(report.ranking(found)) == ["reference count", "stack"]
