@@ -232,7 +232,7 @@ def test_verdict():
 
 def test_tables(tmp_path):
     found = result(
-        plain=outcome(10_000_000, causes={"reference count": 4000, "stack": 1}),
+        plain=outcome(10_000_000, causes={"reference count": 4000, "stack": 1, "other": 1}),
         frozen=outcome(1_000_000, causes={"stack": 2000}),
     )
     assert list(report.ranking(found)) == ["reference count", "stack"]
@@ -255,6 +255,13 @@ def test_tables(tmp_path):
 def test_the_page_is_what_was_kept():
     kept = json.loads(report.RESULTS.read_text())
     assert report.markdown(kept) in report.PAGE.read_text()
+
+
+def test_the_page_wants_everything(capsys):
+    for option in ("--small", "--mode=plain"):
+        with pytest.raises(SystemExit):
+            report.parse(["--docs", option], [])
+        assert "--docs wants all modes and all data" in capsys.readouterr().err
 
 
 def test_profilers_ranking(monkeypatch):

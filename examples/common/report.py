@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "samples.json"
 PAGE = ROOT / "docs" / "copy-on-write.md"
 
+LEAST_SHOWN = 0.05  # MB that a cause must have cost a worker in some mode
+
 Result = dict[str, Any]
 COLUMNS = {  # names in the JSON file, and headings
     "start": "start\nMB",
@@ -74,10 +76,14 @@ def cost(outcome: Outcome) -> dict[str, float]:
 
 
 def ranking(found: Result) -> dict[str, list[float]]:
-    """Return what each cause costs a worker in each mode, in MB; the largest first."""
+    """Return what each cause costs a worker in each mode, in MB; the largest first.
+
+    Causes that are not worth a digit are left out.
+    """
     modes = found["causes"].values()
     rows = {cause: [mode.get(cause, 0.0) for mode in modes] for each in modes for cause in each}
-    return dict(sorted(rows.items(), key=lambda row: -sum(row[1])))
+    seen = {cause: sizes for cause, sizes in rows.items() if max(sizes) >= LEAST_SHOWN}
+    return dict(sorted(seen.items(), key=lambda row: -sum(row[1])))
 
 
 def ratios(found: Result, mode: str) -> dict[str, float]:
@@ -177,7 +183,10 @@ def parse(arguments: Sequence[str] | None, chosen: Sequence[Sample]) -> argparse
     parser.add_argument(
         "--docs", action="store_true", help="keep the numbers and write docs/copy-on-write.md"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.docs and (options.mode or options.small):
+        parser.error("--docs wants all modes and all data: leave out --mode and --small")
+    return options
 
 
 def measure_all(

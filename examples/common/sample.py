@@ -163,7 +163,8 @@ def observe(
 
     look("start")
     show("ready, sending requests")
-    requests = [sample.requests(i, total // len(clients)) for i in range(len(clients))]
+    each = max(1, total // len(clients))
+    requests = [sample.requests(number, each) for number in range(len(clients))]
     family = [program.pid, *pids]
     spent = -sum(map(cpu_seconds, family))
     result = load.run(clients, requests, program.wait_for_end)
