@@ -246,7 +246,7 @@ def all_rows(outcomes: dict[str, Outcome]) -> dict[str, dict[str, Row]]:
         family = {"master": process_row(outcome.master, bare)}
         for i, worker in enumerate(outcome.workers, 1):
             family[f"worker {i}"] = process_row(worker, bare)
-        rows[store] = {"all": total_row(list(processes.values())), **family}
+        rows[store] = {"all": total_row(list(family.values())), **family}
     return rows
 
 
