@@ -259,6 +259,31 @@ def test_untouched_pages_are_not_copied():
     assert family.address & -PAGE not in pages
 
 
+RESERVED = """
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long
+]
+private, fixed, anonymous, noreserve = 2, 16, 32, 0x4000
+reserved = libc.mmap(None, 1 << 30, 0, private | anonymous | noreserve, -1, 0)
+at = reserved + (1 << 20)
+def load():
+    with open(sys.executable, "rb") as file:
+        libc.mmap(at, 4096, 3, private | fixed, file.fileno(), 0)
+    ctypes.memset(at, 1, 1)
+pids = family(load)
+show(at)
+"""
+
+
+def test_file_that_a_worker_has_mapped_where_its_parent_has_only_reserved():
+    """A library, say: nothing of the parent is copied there, and nothing of it may be read."""
+    with Family(RESERVED) as family:
+        pages = snapshot(family.pid).workers[0].pages
+        assert family.address not in {page.address for page in pages}
+
+
 def test_family_without_workers():
     with Family("pids = []\nshow(0)") as family:
         profile = snapshot(family.pid)

@@ -146,7 +146,8 @@ def _sort(
 ) -> None:
     if not _is_own(theirs):
         # Else it is new: what a worker did not inherit, it did not copy.
-        if mapping.is_file and parent.mapping(address) is not None:
+        inherited = parent.mapping(address)
+        if mapping.is_file and inherited is not None and inherited.name == mapping.name:
             found.copied.append(address)  # of the file's page, which the parent only read
     elif ours & FRAME and theirs & FRAME:
         if ours & FRAME != theirs & FRAME:

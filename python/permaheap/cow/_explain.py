@@ -103,7 +103,8 @@ class Inherited:
 
     def _large_block(self, address: int, mapping: Mapping) -> int | None:
         """Return where the block begins that malloc has mapped around an address, or None."""
-        if not self.objects:
+        # Not in files: to read a hole of one in memory would fill it.
+        if not self.objects or mapping.name.startswith("/"):
             return None
         if mapping.start not in self._large:
             self._large[mapping.start] = large_blocks(self.process, mapping, self.types)
@@ -194,7 +195,7 @@ class Explainer:
         """Tell about a page that is not one of the allocator of small blocks."""
         look = self._inherited.look
         mapping = look.mapping(address)
-        if mapping is None:
+        if mapping is None or "w" not in mapping.permissions:  # it was unmapped meanwhile
             return Page(address, Cause.UNKNOWN)
         if mapping.name == "[stack]" or mapping.start in self._stacks:
             return Page(address, Cause.STACK, mapping.name or "stack of a thread")
