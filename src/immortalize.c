@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "grow.h"
 #include "memo.h"
 
 typedef struct {
@@ -31,36 +32,12 @@ typedef struct {
     ph_memo left;                   /* objects left mortal -> why (const char *) */
 } walker;
 
-static int
-no_memory(void)
-{
-    ph_fail(PH_NOMEM, "permaheap: out of memory");
-    return -1;
-}
-
-/* Make room for one more item in a stack. */
-static int
-reserve(void *p_items, size_t used, size_t *p_size, size_t item)
-{
-    if (used < *p_size) {
-        return 0;
-    }
-    size_t size = *p_size ? 2 * *p_size : 256;
-    void *grown = ph_realloc(*(void **)p_items, size * item);
-    if (grown == NULL) {
-        return no_memory();
-    }
-    *(void **)p_items = grown;
-    *p_size = size;
-    return 0;
-}
-
 static type_count *
 count_of(walker *w, PyTypeObject *type)
 {
     uintptr_t number = (uintptr_t)ph_memo_get(&w->numbers, (PyObject *)type);
     if (number == 0) {
-        if (reserve(&w->counts, w->counts_used, &w->counts_size,
+        if (ph_grow(&w->counts, w->counts_used, &w->counts_size,
                     sizeof(type_count)) < 0) {
             return NULL;
         }
@@ -77,7 +54,7 @@ count_of(walker *w, PyTypeObject *type)
 static int
 push(walker *w, PyObject *obj)
 {
-    if (reserve(&w->todo, w->todo_used, &w->todo_size, sizeof(PyObject *)) < 0) {
+    if (ph_grow(&w->todo, w->todo_used, &w->todo_size, sizeof(PyObject *)) < 0) {
         return -1;
     }
     w->todo[w->todo_used++] = obj;
@@ -87,7 +64,7 @@ push(walker *w, PyObject *obj)
 static int
 remember_code(walker *w, PyObject *code)
 {
-    if (reserve(&w->code, w->code_used, &w->code_size, sizeof(PyObject *)) < 0) {
+    if (ph_grow(&w->code, w->code_used, &w->code_size, sizeof(PyObject *)) < 0) {
         return -1;
     }
     w->code[w->code_used++] = code;

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grow.h"
 #include "memo.h"
 
 #define PIECE_BITS 20
@@ -66,30 +67,6 @@ typedef struct {
     bool failed;                    /* no memory for a table */
 } mapper;
 
-static int
-no_memory(void)
-{
-    ph_fail(PH_NOMEM, "permaheap: out of memory");
-    return -1;
-}
-
-/* Make room for one more item. */
-static int
-reserve(void *p_items, size_t used, size_t *p_size, size_t item)
-{
-    if (used < *p_size) {
-        return 0;
-    }
-    size_t size = *p_size ? 2 * *p_size : 1024;
-    void *grown = ph_realloc(*(void **)p_items, size * item);
-    if (grown == NULL) {
-        return no_memory();
-    }
-    *(void **)p_items = grown;
-    *p_size = size;
-    return 0;
-}
-
 /* --- The bitmap -------------------------------------------------------------------- */
 
 static piece *
@@ -113,7 +90,7 @@ grow_pieces(mapper *m)
     m->pieces = ph_calloc(size, sizeof(piece));
     if (m->pieces == NULL) {
         m->pieces = old;
-        return no_memory();
+        return ph_no_memory();
     }
     m->pieces_mask = size - 1;
     for (size_t i = 0; i < old_size; i++) {
@@ -138,7 +115,7 @@ piece_of(mapper *m, uintptr_t number)
         }
         p->bits = ph_calloc(PIECE_WORDS, sizeof(uint64_t));
         if (p->bits == NULL) {
-            (void)no_memory();
+            (void)ph_no_memory();
             return NULL;
         }
         p->number = number;
@@ -164,7 +141,7 @@ meet(PyObject *obj, void *arg)
     if (p->bits[bit / 64] & mask) {
         return 0;
     }
-    if (reserve(&m->todo, m->todo_used, &m->todo_size, sizeof(PyObject *)) < 0) {
+    if (ph_grow(&m->todo, m->todo_used, &m->todo_size, sizeof(PyObject *)) < 0) {
         return -1;
     }
     p->bits[bit / 64] |= mask;
@@ -197,7 +174,7 @@ type_number(mapper *m, PyTypeObject *type, uint32_t *p_number)
 {
     uintptr_t number = (uintptr_t)ph_memo_get(&m->numbers, (PyObject *)type);
     if (number == 0) {
-        if (reserve(&m->types, m->types_used, &m->types_size, sizeof(type)) < 0) {
+        if (ph_grow(&m->types, m->types_used, &m->types_size, sizeof(type)) < 0) {
             return -1;
         }
         number = m->types_used + 1;
@@ -223,7 +200,7 @@ note_table(ph_table table, const void *address, size_t size, void *arg)
 {
     mapper *m = arg;
     if (m->failed || size == 0
-        || reserve(&m->tables, m->tables_used, &m->tables_size, sizeof(entry)) < 0) {
+        || ph_grow(&m->tables, m->tables_used, &m->tables_size, sizeof(entry)) < 0) {
         m->failed = m->failed || size != 0;
         return;
     }
@@ -272,7 +249,7 @@ note_objects(mapper *m)
 {
     m->entries = ph_malloc((m->objects + 1) * sizeof(entry));
     if (m->entries == NULL) {
-        return no_memory();
+        return ph_no_memory();
     }
     entry *next = m->entries;
     qsort(m->pieces, m->pieces_mask + 1, sizeof(piece), compare_pieces);
@@ -359,7 +336,7 @@ write_map(const mapper *m, int *p_fd)
     size_t size = sizeof(header) + n * 16 + m->types_used * 4 + header.names_size;
     char *file = ph_malloc(size);
     if (file == NULL) {
-        return no_memory();
+        return ph_no_memory();
     }
     memcpy(file, &header, sizeof(header));
     uint64_t *starts = (uint64_t *)(file + sizeof(header));

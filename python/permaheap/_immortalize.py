@@ -83,7 +83,7 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
 def immortalize_in_place(roots: tuple[Any, ...], *, strict: bool, warm: bool) -> Immortalized:
     """Do what `immortalize` does, without collecting; if warm, prepare code for its first run."""
     found = list(roots) or gc.get_objects()  # before there is anything of ours among them
-    with _collector_off():
+    with collector_off():
         done = Immortalized(*_core._immortalize(found, strict, warm))
         gc.freeze()
     _finalize_at_exit()
@@ -110,7 +110,7 @@ def _running_threads() -> int:
 
 
 @contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
+def collector_off() -> Iterator[None]:
     """Keep the collector from running: it would untrack what is immortal, object by object."""
     enabled = gc.isenabled()
     gc.disable()
@@ -176,7 +176,7 @@ def _finalize_what_waits(caller: object) -> None:
     the order of age, as the collector takes them. Files come after all else, which may still write
     to them.
     """
-    with _collector_off():
+    with collector_off():
         gc.unfreeze()
         found = _core._with_finalizer()
         gc.freeze()

@@ -4,16 +4,15 @@ src/object_map.c describes the file. With it the profiler also knows the large o
 the tables are that dicts, lists, sets and instances have elsewhere.
 """
 
-import contextlib
 import gc
 import os
 import struct
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from permaheap import _core
+from permaheap._immortalize import collector_off
 
 NAME = "permaheap-objects"
 _HEADER = struct.Struct("<8sQQQ")
@@ -37,7 +36,7 @@ def leave_map() -> None:
     O(number of objects).
     """
     global _left
-    with _collector_off():
+    with collector_off():
         descriptor = _core._object_map(_roots())
     if _left is not None and _inode(_left[0]) == _left[1]:
         os.close(_left[0])
@@ -50,17 +49,6 @@ def _inode(descriptor: int) -> int:
         return os.fstat(descriptor).st_ino
     except OSError:
         return 0
-
-
-@contextlib.contextmanager
-def _collector_off() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _roots() -> list[object]:
