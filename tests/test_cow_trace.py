@@ -130,7 +130,7 @@ tell(trace.pages(pid, locate_in([wanted])))
 """)
     cause, name, detail, _ = pages[page]
     assert (cause, name) == ("MUTATION", "list")
-    assert detail.split()[0] in ("ob_item", "allocated", "ob_base.ob_size")
+    assert detail.split()[0] in ("ob_item", "allocated", "ob_size")
 
 
 def test_hash(traced):
