@@ -228,8 +228,6 @@ int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 const char *ph_why_mortal(PyObject *obj);
 /* Why an object cannot be pinned at all, in such words; or NULL. */
 const char *ph_why_not_pinned(PyObject *obj);
-/* Bytes that an ordinary object takes, with its own tables. */
-size_t ph_size_in_place(PyObject *obj);
 /* Call visit(obj, arg) for all that the collector tracks and has not set aside
    (gc.freeze), without counting references.  visit must not run Python code or
    track anything.  Returns what it returns if not 0; -1 with MemoryError. */
@@ -272,6 +270,8 @@ typedef enum {
 typedef void (*ph_visit_table)(ph_table table, const void *address, size_t size,
                                void *arg);
 void ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg);
+/* Bytes that an ordinary object takes, with its tables. */
+size_t ph_size_in_place(PyObject *obj);
 
 /* --- For the profiler (layout_fields.c) ---------------------------------------- */
 

@@ -14,7 +14,6 @@
 
 #include "layout_internal.h"
 
-#include <stddef.h>
 #include <string.h>
 
 /* In the word of the reference count. */
@@ -238,38 +237,4 @@ ph_why_mortal(PyObject *obj)
         }
     }
     return NULL;
-}
-
-/* --- Size -------------------------------------------------------------------------------------- */
-
-/* Of the tables that a container or str has outside of itself. */
-static size_t
-outside_size(PyObject *obj)
-{
-    if (PyList_Check(obj)) {
-        return (size_t)((PyListObject *)obj)->allocated * sizeof(PyObject *);
-    }
-    if (PyDict_Check(obj)) {
-        return ph_keys_size(((PyDictObject *)obj)->ma_keys);
-    }
-    if (PyAnySet_Check(obj)) {
-        PySetObject *set = (PySetObject *)obj;
-        return set->table == set->smalltable
-               ? 0 : ((size_t)set->mask + 1) * sizeof(setentry);
-    }
-    return 0;
-}
-
-size_t
-ph_size_in_place(PyObject *obj)
-{
-    PyTypeObject *type = Py_TYPE(obj);
-    size_t size = (size_t)type->tp_basicsize;
-    if (PyUnicode_Check(obj)) {
-        size = ph_str_size(obj);
-    }
-    else if (type->tp_itemsize != 0 && !PyLong_Check(obj)) {
-        size += (size_t)Py_ABS(Py_SIZE(obj)) * (size_t)type->tp_itemsize;
-    }
-    return size + (PyObject_IS_GC(obj) ? PH_GC_HEAD : 0) + outside_size(obj);
 }

@@ -146,3 +146,18 @@ ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg)
     }
     tables_of_instance(obj, visit, arg);
 }
+
+/* A ph_visit_table. */
+static void
+add_size(ph_table table, const void *address, size_t size, void *arg)
+{
+    *(size_t *)arg += size;
+}
+
+size_t
+ph_size_in_place(PyObject *obj)
+{
+    size_t size = ph_front_size(Py_TYPE(obj)) + ph_body_size(obj);
+    ph_tables_of(obj, add_size, &size);
+    return size;
+}

@@ -4,9 +4,10 @@
    from which new memory is cut; free chunks lie before it, in bins and in the
    thread's cache.  A request is met from these first, a write to old pages.
    Taking them needs nothing but malloc(): ask for chunks, from large to small,
-   as long as the answer lies before the top.  Large ones, whose inner pages have
-   been trimmed, are out of the way only meanwhile; small ones are kept.  What lies behind is given back if
-   it melts into the top again; a small chunk would not, and is taken as well.
+   as long as the answer lies before the top.  Small ones are kept.  Large ones, whose
+   inner pages have been trimmed, are only held until the small ones are found.  The
+   first chunk that was cut from the top goes back to it, but for one so small that
+   the thread's cache would keep it: that is taken as well.
 
    With another allocator, or in a thread that has another arena, the first
    answer lies elsewhere, and nothing is taken.  With another C library there is

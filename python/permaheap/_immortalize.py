@@ -111,7 +111,7 @@ def _running_threads() -> int:
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Keep the collector from running: it would untrack what is immortal, object by object."""
+    """Keep the collector from running while its lists are walked, or rearranged."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -6,15 +6,12 @@ to code. The order of the steps matters: what one step frees, a later one fills.
 
 import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
 from permaheap import _core
 from permaheap._immortalize import Immortalized, immortalize_in_place, warn_of_threads
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -109,25 +106,29 @@ def prefork(
     wanted = _is_profiled() if object_map is None else object_map
     if wanted:
         import permaheap.cow  # noqa: F401 - now, so that it becomes immortal with the rest
-    seconds: dict[str, float] = {}
-
-    def timed(step: str, function: Callable[[], Result]) -> Result:
-        start = perf_counter()
-        result = function()
-        seconds[step] = perf_counter() - start
-        return result
-
-    done = None
+    # Until the end, the moments are in variables: containers of ours would become immortal.
+    began = perf_counter()
     if collect:
-        timed("collect", gc.collect)
-    if immortalize:
-        done = timed("immortalize", lambda: immortalize_in_place((), strict=strict, warm=bytecode))
+        gc.collect()
+    collected = perf_counter()
+    done = immortalize_in_place((), strict=strict, warm=bytecode) if immortalize else None
+    pinned = perf_counter()
     if wanted:
-        timed("object_map", lambda: _leave_map(done))
+        _leave_map(done)
+    mapped = perf_counter()
     if free_lists:
-        timed("free_lists", _empty_free_lists)
-    taken = timed("fill", lambda: _core._fill(pools, malloc))
-    return Prefork(done, *taken, seconds)
+        _empty_free_lists()
+    emptied = perf_counter()
+    taken = _core._fill(pools, malloc)
+    filled = perf_counter()
+    steps = {
+        "collect": collected - began if collect else None,
+        "immortalize": pinned - collected if immortalize else None,
+        "object_map": mapped - pinned if wanted else None,
+        "free_lists": emptied - mapped if free_lists else None,
+        "fill": filled - emptied,
+    }
+    return Prefork(done, *taken, {step: time for step, time in steps.items() if time is not None})
 
 
 def _empty_free_lists() -> None:
