@@ -219,6 +219,21 @@ print(json.dumps(sizes))
 """
 
 
+def test_calls_leave_nothing_of_their_own(run):
+    """A parent may fork, and call it, for months."""
+    done = run("""
+import permaheap
+for _ in range(20):
+    report = permaheap.prefork()
+    number = sum(report.immortalized.objects.values())
+    del report
+    print(number)
+    del number
+""")
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()[2:]) == {"0"}
+
+
 def test_rounds_are_bounded(family):
     """Holes are filled in every round, and the memory that they keep does not grow for ever."""
     sizes = family(ROUNDS)
