@@ -9,7 +9,7 @@ import threading
 import weakref
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 import graphs
 import permaheap
@@ -43,11 +43,17 @@ def reachable(root):
 # --- Data -----------------------------------------------------------------------------------------
 
 
+def may_name_a_slot(obj):
+    """Whether debug builds leave an object mortal, and say so: a str like "__iter__"."""
+    return hasattr(sys, "gettotalrefcount") and type(obj) is str and obj[:2] == "__"
+
+
 @given(graphs.graphs(max_nodes=25))
+@example([str(b"__iter__", "ascii")])  # not interned
 def test_data_is_what_it_was(graph):
     before = repr(graph)
     pin(graph)
-    assert all(map(is_immortal, reachable(graph)))
+    assert all(is_immortal(each) or may_name_a_slot(each) for each in reachable(graph))
     assert repr(graph) == before
 
 
