@@ -7,21 +7,14 @@ to free it would have been a write to its page. What is in no object is judged b
 import re
 from collections.abc import Callable
 
-from permaheap import _core
+from permaheap.cow._meaning import FIELDS, FREE_BLOCK, POOL_HEAD, TABLE
 from permaheap.cow._model import Cause
 
 Place = tuple[str, int, int]
 """Name of an object's type, offset in the object, size of the object."""
 Locate = Callable[[int], Place | None]
 
-POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
-"""What stands for the type's name where there is no object: in obmalloc's pools, and what dicts,
-lists and sets keep apart from themselves."""
 _NO_OBJECT = (POOL_HEAD, FREE_BLOCK, TABLE)
-
-_MEANINGS: dict[str, list[tuple[str, Cause, int, int]]] = {}
-for _type, _field, _cause, _start, _end in _core._layout()["meanings"]:
-    _MEANINGS.setdefault(_type, []).append((_field, Cause(_cause), _start, _end))
 
 _COUNT, _TYPE = range(8), range(8, 16)
 _GC_HEAD = range(-16, 0)
@@ -78,7 +71,7 @@ def by_place(place: Place, function: str | None) -> tuple[Cause, str]:
         return Cause.GC_HEADER, "collector's header"
     if offset in _TYPE:
         return Cause.MUTATION, "ob_type"
-    for field, cause, start, end in _MEANINGS.get(type_name, ()):
+    for start, end, cause, field in FIELDS.get(type_name, ()):
         if start <= offset < min(end, size):
             return cause, field
     return Cause.MUTATION, f"at byte {offset}"

@@ -16,7 +16,16 @@ from operator import itemgetter, ne
 
 from permaheap.cow._diff import Look
 from permaheap.cow._map import ObjectMap
-from permaheap.cow._meaning import RANK, Change, Finding, of_object, of_table
+from permaheap.cow._meaning import (
+    FREE_BLOCK,
+    POOL_HEAD,
+    RANK,
+    TABLE,
+    Change,
+    Finding,
+    of_object,
+    of_table,
+)
 from permaheap.cow._model import Cause, Page
 from permaheap.cow._objects import (
     POOL,
@@ -31,7 +40,6 @@ from permaheap.cow._objects import (
 )
 from permaheap.cow._proc import PAGE, Mapping, Process
 
-POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
 _MOST_NEIGHBOURS = 8
 _UNCHANGED = "unchanged: counted up and down again, or looked at by the collector"
 
@@ -169,7 +177,10 @@ class Explainer:
     def _near(self, pool_address: int, pages: list[int]) -> Iterator[Page]:
         """Tell about pages of which all are in one pool, or none is."""
         parent = self._inherited
-        before = parent.process.memory(pool_address, POOL) if parent.objects else None
+        mapping = parent.look.mapping(pages[0])
+        # Not around a page of a file: to read a hole of one in memory would fill it.
+        may_be = parent.objects and mapping is not None and mapping.is_anonymous
+        before = parent.process.memory(pool_address, POOL) if may_be else None
         pool = Pool.parse(pool_address, before, parent.types)
         if pool is None or before is None:
             yield from map(self._elsewhere, pages)

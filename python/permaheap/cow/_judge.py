@@ -6,10 +6,10 @@ from pathlib import Path
 from permaheap.cow import _blame
 from permaheap.cow._blame import Locate
 from permaheap.cow._model import Cause, Page
+from permaheap.cow._proc import PAGE
 from permaheap.cow._symbols import symbols_of
 from permaheap.cow._trace_file import Child, Maps, Write
 
-_PAGE = 4096
 _HEAP = "[heap]"
 
 
@@ -46,7 +46,7 @@ class Judge:
             name = self._mapping(write.address)
             cause, certain = _elsewhere(name, code, function)
         return Page(
-            write.address // _PAGE * _PAGE,
+            write.address // PAGE * PAGE,
             cause,
             name,
             _detail(field, function or code, write),

@@ -28,9 +28,14 @@ RANK = {cause: rank for rank, cause in enumerate(STRENGTH)}
 # Objects whose contents never change: if they do, it is another object.
 _FIXED = frozenset(["int", "float", "complex", "str", "bytes", "tuple", "range", "slice"])
 
-_FIELDS: dict[str, list[tuple[int, int, Cause, str]]] = {}
+FIELDS: dict[str, list[tuple[int, int, Cause, str]]] = {}
+"""What a write to a field means, by the name of the type: first byte, end, cause, name."""
 for _type, _field, _cause, _start, _end in LAYOUT["meanings"]:
-    _FIELDS.setdefault(_type, []).append((_start, _end, Cause(_cause), _field))
+    FIELDS.setdefault(_type, []).append((_start, _end, Cause(_cause), _field))
+
+POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
+"""What stands for the type's name where there is no object: in obmalloc's pools, and what dicts,
+lists and sets keep apart from themselves."""
 
 
 Change = tuple[int, int, int]  # address of a word, what it was, what it is
@@ -79,7 +84,7 @@ def of_word(kind: Type, offset: int, before: int, after: int) -> Finding:
         return Finding(Cause.REFERENCE_COUNT, name, "ob_refcnt")
     if offset == 8:
         return Finding(Cause.MUTATION, name, "ob_type")
-    for start, end, cause, field in _FIELDS.get(kind.base, ()):
+    for start, end, cause, field in FIELDS.get(kind.base, ()):
         if start < offset + 8 and offset < end:
             if field == "state" and _same_but_for_interning(before, after):
                 return Finding(cause, name, field)

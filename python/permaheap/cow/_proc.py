@@ -38,6 +38,15 @@ class Mapping:
     """Like "rw-p"."""
     name: str
     """Of the file, or like "[heap]"; "" for anonymous memory."""
+    offset: int = 0
+    """Of its start in the file."""
+
+    @classmethod
+    def parse(cls, line: str) -> "Mapping":
+        """Return the mapping of a line."""
+        addresses, permissions, offset, _, _, *name = line.split(maxsplit=5)
+        start, end = (int(word, 16) for word in addresses.split("-"))
+        return cls(start, end, permissions, name[0] if name else "", int(offset, 16))
 
     @property
     def is_private(self) -> bool:
@@ -120,12 +129,8 @@ class Process:
 
     def mappings(self) -> list[Mapping]:
         """Return its mappings, by address."""
-        found = []
-        for line in self.read("maps").decode(errors="surrogateescape").splitlines():
-            addresses, permissions, _, _, _, *name = line.split(maxsplit=5)
-            start, end = (int(word, 16) for word in addresses.split("-"))
-            found.append(Mapping(start, end, permissions, name[0] if name else ""))
-        return found
+        text = self.read("maps").decode(errors="surrogateescape")
+        return [Mapping.parse(line) for line in text.splitlines()]
 
     def rollup(self) -> dict[str, int]:
         """Return the sums of smaps_rollup in bytes, as {"Private_Dirty": 4096, ...}."""

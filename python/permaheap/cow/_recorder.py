@@ -13,9 +13,9 @@ import time
 from bisect import bisect_right
 
 from permaheap import _core
-from permaheap.cow._trace_file import CHILDREN, WRITE, Child, Mapping, TraceFile, Write, started
+from permaheap.cow._proc import PAGE, Mapping
+from permaheap.cow._trace_file import CHILDREN, WRITE, Child, TraceFile, Write, started
 
-_PAGE = 4096
 _PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
 _ROUND = 50  # ms
 
@@ -39,7 +39,7 @@ class Watched:
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._mappings[index].end:
             return False
-        page = address // _PAGE
+        page = address // PAGE
         if page in self._seen or (self._was_absent(address) and not self._is_loaded(index, page)):
             return False
         self._seen.add(page)
@@ -61,7 +61,7 @@ class Watched:
 
 def _is_copied(mapping: Mapping) -> bool:
     """Whether the first write to a page of it copies the page."""
-    return mapping.permissions.startswith("rw") and mapping.permissions[3] == "p"
+    return mapping.permissions.startswith("rw") and mapping.is_private
 
 
 class Recorder:
@@ -129,7 +129,7 @@ def _map_ring(descriptor: int) -> mmap.mmap:
     size = 1 << 20
     while True:
         try:
-            return mmap.mmap(descriptor, _PAGE + size)
+            return mmap.mmap(descriptor, PAGE + size)
         except PermissionError:
             if size == 1 << 14:
                 raise

@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from permaheap.cow._proc import Mapping
+
 NAME = "permaheap-trace"
 MAGIC = 0x3145434152544850
 CHILDREN = 512
@@ -62,24 +64,13 @@ class Write(NamedTuple):
     """Number of the process in the file."""
 
 
-@dataclass(frozen=True)
-class Mapping:
-    """A line of /proc/PID/maps."""
-
-    start: int
-    end: int
-    permissions: str
-    offset: int
-    name: str
-
-
 class Maps:
     """A process's map of memory, from the text of /proc/PID/maps."""
 
     def __init__(self, text: str) -> None:
         """Read the text; a last line that was cut off is ignored."""
         lines = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        mappings = [_mapping_of(line.rstrip("\n")) for line in lines]
+        mappings = [Mapping.parse(line.rstrip("\n")) for line in lines]
         self.mappings = [each for each in mappings if each.name != FRAMES]
         self.stacks = [each for each in mappings if each.name in (FRAMES, "[stack]")]
         self._starts = [each.start for each in self.mappings]
@@ -98,12 +89,6 @@ class Maps:
 
 FRAMES = "[frames]"
 """What trace.c calls a piece of a stack."""
-
-
-def _mapping_of(line: str) -> Mapping:
-    addresses, permissions, offset, _, _, *name = line.split(maxsplit=5)
-    start, end = addresses.split("-")
-    return Mapping(int(start, 16), int(end, 16), permissions, int(offset, 16), "".join(name))
 
 
 @dataclass(frozen=True)
