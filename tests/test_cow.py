@@ -344,6 +344,32 @@ def test_nothing_is_changed_by_looking():
     assert before == after
 
 
+HOLES = """
+import mmap
+file = os.memfd_create("holes")
+os.ftruncate(file, 1 << 20)
+os.pwrite(file, b"x", 1 << 16)
+view = mmap.mmap(file, 1 << 20, mmap.MAP_PRIVATE)
+at = ctypes.addressof(ctypes.c_char.from_buffer(view)) + (1 << 16)
+keep.append(view[1 << 16])
+pids = family(lambda: view.__setitem__(1 << 16, 1))
+show(at)
+"""
+
+
+def test_holes_of_files_stay_holes():
+    """To read one, even from outside, would fill it."""
+    with Family(HOLES) as family:
+        file, *_ = [  # mmap has one of its own
+            link
+            for link in Path(f"/proc/{family.pid}/fd").iterdir()
+            if str(link.readlink()).startswith("/memfd:holes ")
+        ]
+        before = file.stat().st_blocks
+        assert family.page().cause is Cause.OTHER_MAPPING
+        assert file.stat().st_blocks == before
+
+
 def test_unknown_mode():
     with pytest.raises(ValueError, match="no mode 'magic'"):
         snapshot(mode="magic")
