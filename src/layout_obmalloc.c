@@ -198,7 +198,7 @@ release_pool(poolp pool, ph_taken *taken)
         return;                     /* not used since */
     }
     pool->szidx = DUMMY_SIZE_IDX;
-    ph_os_drop((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
+    ph_os_forget((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
     taken->pools_number++;
 }
 

@@ -557,21 +557,6 @@ core_fill(PyObject *module, PyObject *args)
 
 /* --- The trace of first writes --------------------------------------------------------------- */
 
-static PyObject *
-os_error(int err, const char *what)
-{
-    PyObject *message = PyUnicode_FromFormat("permaheap: cannot %s: %s", what,
-                                             strerror(err));
-    PyObject *error = message ? PyObject_CallFunction(PyExc_OSError, "iO", err, message)
-                              : NULL;
-    if (error != NULL) {
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    }
-    Py_XDECREF(message);
-    Py_XDECREF(error);
-    return NULL;
-}
-
 PyDoc_STRVAR(record_faults_doc,
 "_record_faults($module, cpu, kernel, /)\n--\n\n"
 "A file descriptor whose mapping is a ring of the page faults, on one\n"
@@ -586,7 +571,7 @@ core_record_faults(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     err = ph_os_record_faults(cpu, kernel, &fd);
-    return err ? os_error(err, "record page faults") : PyLong_FromLong(fd);
+    return err ? ph_raise_os(err, "record page faults") : PyLong_FromLong(fd);
 }
 
 PyDoc_STRVAR(take_faults_doc,
@@ -627,7 +612,7 @@ core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
         return NULL;
     }
     int err = ph_trace_begin(fd);
-    return err ? os_error(err, "begin the trace") : Py_NewRef(Py_None);
+    return err ? ph_raise_os(err, "begin the trace") : Py_NewRef(Py_None);
 }
 
 /* --- stats, and what tests ask for ------------------------------------------------------- */

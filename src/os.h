@@ -53,8 +53,8 @@ int ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind
 void ph_os_unmap(void *addr, size_t size);
 /* Keep a mapping out of forked children. [fault] */
 int ph_os_dontfork(void *addr, size_t size);
-/* Take pages of a shared mapping out of this process's resident size; the file
-   keeps them. */
+/* Take pages of a mapping out of this process's resident size; best effort.  What
+   the file has comes back from there; private memory reads as zeros. */
 void ph_os_forget(void *addr, size_t size);
 /* Fault pages in ahead of use; best effort, since reading does it as well. */
 void ph_os_populate_read(void *addr, size_t size);
@@ -115,9 +115,6 @@ void ph_free(void *p);
    large, since it is read at random.  NULL when there is no memory. [fault] */
 void *ph_table_new(size_t size);
 void ph_table_free(void *table, size_t size);
-
-/* Give pages of private memory back: they read as zeros from then on; best effort. */
-void ph_os_drop(void *addr, size_t size);
 
 /* The C library's heap, where it is glibc's, in the main thread's arena: give
    whole free pages back to the kernel; take the small free chunks between those in

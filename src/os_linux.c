@@ -124,12 +124,6 @@ ph_os_forget(void *addr, size_t size)
 }
 
 void
-ph_os_drop(void *addr, size_t size)
-{
-    (void)madvise(addr, size, MADV_DONTNEED);
-}
-
-void
 ph_os_populate_read(void *addr, size_t size)
 {
     (void)madvise(addr, size, MADV_POPULATE_READ);

@@ -2,6 +2,8 @@
 
 #include "raise.h"
 
+#include <string.h>
+
 int
 ph_raise(const ph_exceptions *exceptions)
 {
@@ -28,4 +30,17 @@ ph_raise(const ph_exceptions *exceptions)
     }
     PyErr_SetString(type, ph_error_text());
     return -1;
+}
+
+PyObject *
+ph_raise_os(int err, const char *what)
+{
+    PyObject *args = PyUnicode_FromFormat("permaheap: cannot %s: %s", what,
+                                          strerror(err));
+    args = args ? Py_BuildValue("iN", err, args) : NULL;
+    if (args != NULL) {
+        PyErr_SetObject(PyExc_OSError, args);       /* or the subclass for this errno */
+        Py_DECREF(args);
+    }
+    return NULL;
 }

@@ -14,5 +14,7 @@ typedef struct {
 
 /* Raise what this thread's last ph_fail() said.  Returns -1. */
 int ph_raise(const ph_exceptions *exceptions);
+/* Raise the OSError for an errno, which kept us from doing something; NULL. */
+PyObject *ph_raise_os(int err, const char *what);
 
 #endif
