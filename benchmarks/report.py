@@ -321,6 +321,11 @@ def numbers_table(runs: Sequence[Run]) -> str:
         "freeze of a five-key dict, us": at("small", "freeze_median", scale=1e6),
         "pickle.dumps of it, us": at("small", "dumps_median", scale=1e6),
         "two processes scanning at once / one": at("interpreters", "processes", "median"),
+        "prefork(), objects made immortal, millions": at("prefork", "objects", scale=1e-6),
+        "prefork(), ms": at("prefork", "first", scale=1e3),
+        "prefork() with nothing new, ms": at("prefork", "again", scale=1e3),
+        "causes seen, not inferred: trace mode": at("causes", "trace", "seen"),
+        "causes seen, not inferred: diff mode": at("causes", "diff", "seen"),
     }
     return by_run("", runs, rows, "{:.2f}")
 
@@ -506,7 +511,9 @@ SHORT = {
         ("worker's private dirty memory", "PSS of the family", "bytes of the block", "freeze",
          "random look-ups", "full scan", "gc.collect()", "fork to first look-up",
          "handle.get()", "handle.get(), largest / 1 kB", "two interpreters at once",
-         "small freeze, time", "small freeze, bytes", "small freezes, mappings"),
+         "small freeze, time", "small freeze, bytes", "small freezes, mappings",
+         "in place: private dirty memory", "prefork()", "causes named, trace",
+         "causes named, diff"),
         strict=True,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import data, memory, peers, processes, speed
+from benchmarks import data, memory, peers, prefork, processes, speed
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "family": memory.measure_family,
@@ -30,11 +30,13 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "fork": processes.measure_fork,
     "handles": processes.measure_handles,
     "interpreters": processes.measure_interpreters,
+    "prefork": prefork.measure_prefork,
+    "causes": prefork.measure_causes,
 }
 
 GROUPS = (
     "memory", "block", "freeze", "small", "reads", "operations", "gc", "fork", "handles",
-    "interpreters", "peers", "sets",
+    "interpreters", "prefork", "peers", "sets",
 )  # fmt: skip
 
 # Peers whose workers are forked, in the order of the report.
@@ -42,6 +44,7 @@ FORKED = ("plain", "gc.freeze", "permaheap", "in place", "numpy", "manager", "lm
           "pyarrow", "shared_memory", "orjson")  # fmt: skip
 INTERPRETERS = ("interpreters", "permaheap-interpreter")
 MAIN = ("plain", "gc.freeze", "permaheap")
+MEASURED = (*MAIN, "in place")  # by the groups before "peers"
 
 TIMEOUT = 240.0  # seconds; no measurement takes a quarter of it on a machine that is not overloaded
 
@@ -114,6 +117,9 @@ def main_jobs(options: Options) -> Iterator[Job]:
         "interpreters",
         {"records": records, "scans": 1, "rounds": 2 * few},
     )
+    yield from family_jobs("in place", "prefork", options)
+    yield Job("prefork", "prefork", "prefork", {"records": records})
+    yield Job("causes", "prefork", "causes", {"records": records // 10})
 
 
 def peer_jobs(options: Options) -> Iterator[Job]:
@@ -121,7 +127,7 @@ def peer_jobs(options: Options) -> Iterator[Job]:
     records, lookups = options.records, options.lookups
     speeds = {"records": records, "lookups": lookups, "rounds": 7, "puts": options.puts}
     for peer in FORKED:
-        if peer not in MAIN:
+        if peer not in MEASURED:
             yield from family_jobs(peer, "peers", options)
         if peer != "plain":
             yield Job(f"peer {peer}", "peers", "peer", {"peer": peer, **speeds}, peer)
