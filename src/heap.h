@@ -24,6 +24,11 @@ typedef enum {
     PH_BAD_HANDLE = -5,     /* not a handle of this family, or of a released
                                block */
     PH_REFUSED = -6,        /* not now: the words say what comes first */
+    /* Without words, since they are no failures: of channels. */
+    PH_EMPTY = -7,          /* nothing to receive (yet) */
+    PH_FULL = -8,           /* no room to send (yet) */
+    PH_CLOSED = -9,         /* and nothing will come any more */
+    PH_INTERRUPTED = -10,   /* a signal came while waiting */
 } ph_status;
 
 ph_status ph_error_status(void);
