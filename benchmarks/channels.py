@@ -14,7 +14,7 @@ import pickle
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -469,8 +469,9 @@ def measure_idle(seconds: float) -> dict[str, Any]:
     import permaheap
 
     empty, full = permaheap.Channel(), permaheap.Channel()
-    while full.try_send(bytes(1000)):
-        pass
+    with suppress(permaheap.Full):
+        while True:
+            full.try_send(bytes(1000))
     receiver = Forked(lambda pipe: wait(pipe, permaheap.Empty, lambda: empty.recv(seconds)))
     sender = Forked(
         lambda pipe: wait(pipe, permaheap.Full, lambda: full.send(bytes(1000), timeout=seconds))

@@ -24,14 +24,15 @@ CHECKS = {
         assert example.by_pool(5) == example.one_after_the_other(5)
     """,
     "forked_pool": """
-        flags, primes = example.one_after_the_other(1000, 3)
-        assert primes[:4] == (2, 3, 5, 7) and len(primes) == 430
-        found = sorted(
-            (start, bytes(flags), primes) for start, flags, primes, _ in example.by_pool(1000, 3)
-        )
-        assert [start for start, _, _ in found] == [0, 1000, 2000]
-        assert b"".join(flags for _, flags, _ in found) == flags
-        assert sum((primes for _, _, primes in found), ()) == primes
+        tasks = [("moved", 3, 500), ("frozen", 4, 700), ("moved", 5, 20_001), ("frozen", 6, 1)]
+        found = {
+            (kind, meter): result if kind == "frozen" else memoryview(result).cast("Q")
+            for kind, meter, result, _ in example.by_pool(tasks)
+        }
+        expected = example.one_after_the_other(tasks)
+        assert {key: list(values) for key, values in found.items()} == expected
+        import permaheap
+        assert permaheap.is_frozen(found["frozen", 4])
     """,
     "broadcast": """
         found = list(example.by_broadcast(3, 50, 2))
@@ -49,7 +50,7 @@ SIZES = {
     "pipeline": ["100"],
     "actor": ["10"],
     "interpreter_pool": ["100"],
-    "forked_pool": ["1000", "2"],
+    "forked_pool": ["1000"],
     "broadcast": ["2", "10", "2"],
 }
 

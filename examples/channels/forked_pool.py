@@ -1,59 +1,65 @@
 """A forked pool whose results are large, and are not copied on their way to the parent.
 
 ``multiprocessing.Pool`` pickles a result in the worker, writes it into a pipe, and builds it anew
-in the parent. Here a worker finds out which numbers of a range are prime, and returns this
+in the parent. Here each worker adds up what some meters have counted, and returns all sums
 
-- as a byte for each number, in a Buffer, which is *moved*: the parent gets the memory that the
-  worker has filled, and the worker has it no longer;
-- as the primes themselves, in a tuple, which is *frozen*: the parent gets the objects that the
-  worker has written. They stay until they are released.
-
-A Buffer gives its memory back when the last one who has it drops it.
+- as numbers of 64 bits in a Buffer, which is *moved*: the parent gets the memory that the worker
+  has filled, and the worker has it no longer. It is given back when the parent drops it;
+- as ints in a tuple, which is *frozen*: the parent gets the objects that the worker has written.
+  They stay until they are released.
 """
 
 import os
 import sys
 import time
-from itertools import compress
-from math import isqrt
+from array import array
+from itertools import accumulate, batched
 
 import permaheap
 
 WORKERS = 2
+STEP = 10_000
 
 
-def sieve(flags, start):
-    """Set a flag for each number from start on: 1 for primes, 0 for others."""
-    stop = start + len(flags)
-    flags[:] = b"\1" * len(flags)
-    for number in range(min(stop, 2) - start):
-        flags[number] = 0
-    for factor in range(2, isqrt(stop) + 1):
-        first = max(factor * factor, -(-start // factor) * factor) - start
-        if first < len(flags):
-            flags[first::factor] = bytes(len(range(first, len(flags), factor)))
+def sums(meter, count):
+    """Return an iterator of the sums of what a meter has counted, which is invented."""
+    return accumulate(number * meter % 1009 for number in range(count))
 
 
-def work(ranges, results):
+def moved(meter, count):
+    """Return the sums in a Buffer that is on its way to its next owner."""
+    buffer = permaheap.Buffer(8 * count)
+    with memoryview(buffer) as raw, raw.cast("Q") as numbers:
+        for number, part in enumerate(batched(sums(meter, count), STEP)):
+            numbers[number * STEP : number * STEP + len(part)] = array("Q", part)
+    return permaheap.move(buffer)
+
+
+def frozen(meter, count):
+    """Return the sums in a tuple that everybody can read."""
+    return permaheap.freeze(list(sums(meter, count)))
+
+
+KINDS = {"moved": moved, "frozen": frozen}
+
+
+def work(tasks, results):
     """Be a worker."""
-    for start, size in ranges:
-        buffer = permaheap.Buffer(size)
-        with memoryview(buffer) as flags:
-            sieve(flags, start)
-            primes = permaheap.freeze(list(compress(range(start, start + size), flags)))
-        results.send((start, time.perf_counter(), permaheap.move(buffer), primes))
+    for kind, meter, count in tasks:
+        result = KINDS[kind](meter, count)
+        results.send((kind, meter, result, time.perf_counter()))
 
 
-def by_pool(size, count):
-    """Yield the start of each range, the flags, the primes, and how long both were on their way."""
-    ranges, results = permaheap.Channel(), permaheap.Channel()
-    for number in range(count):
-        ranges.send((number * size, size))
-    ranges.close()
-    pids = [fork(work, ranges, results) for _ in range(WORKERS)]
-    for _ in range(count):
-        start, sent, flags, primes = results.recv()
-        yield start, flags, primes, time.perf_counter() - sent
+def by_pool(given):
+    """Yield kind, meter and sums of each task, and for how long they were on their way."""
+    tasks, results = permaheap.Channel(), permaheap.Channel()
+    for task in given:
+        tasks.send(task)
+    tasks.close()
+    pids = [fork(work, tasks, results) for _ in range(WORKERS)]
+    for _ in given:
+        kind, meter, result, sent = results.recv()
+        yield kind, meter, result, time.perf_counter() - sent
     for pid in pids:
         os.waitpid(pid, 0)
 
@@ -71,21 +77,24 @@ def fork(function, *arguments):
     return pid
 
 
-def one_after_the_other(size, count):
-    """Return the flags and the primes of all ranges, found out in this process."""
-    flags = bytearray(size * count)
-    with memoryview(flags) as view:
-        sieve(view, 0)
-    return bytes(flags), tuple(compress(range(size * count), flags))
+def one_after_the_other(given):
+    """Return the sums of all tasks by kind and meter, worked out in this process."""
+    return {(kind, meter): list(sums(meter, count)) for kind, meter, count in given}
 
 
-def main(size=40_000_000, count=2):
+def main(count=12_500_000):
     """Show how large the results are, and how long they take."""
-    for start, flags, primes, seconds in by_pool(size, count):
+    given = [("moved", 7, count), ("moved", 8, count), ("frozen", 9, max(1, count // 5))]
+    for kind, meter, result, seconds in by_pool(given):
+        if kind == "moved":
+            size = memoryview(result).nbytes
+            last = memoryview(result).cast("Q")[-1]
+        else:
+            size = sys.getsizeof(result) + len(result) * 32  # bytes for an int of 4 bytes
+            last = result[-1]
         print(
-            f"{len(primes):,} primes from {start:,} on: {memoryview(flags).nbytes / 1e6:.0f} MB "
-            f"moved and {sys.getsizeof(primes) / 1e6 + len(primes) * 32 / 1e6:.0f} MB frozen, "
-            f"here {seconds * 1e6:.0f} us after they were sent; the last is {primes[-1]:,}"
+            f"meter {meter}: {size / 1e6:.0f} MB {kind}, here {seconds * 1e6:.0f} us after they "
+            f"were sent; the last sum is {last:,}"
         )
 
 
