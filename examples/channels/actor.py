@@ -8,12 +8,13 @@ Within one process the same takes one line. An object that is lent stays where i
 runs a method of it in the interpreter that owns it, for whoever has the loan.
 """
 
-import os
+import multiprocessing
 import sys
 
 import permaheap
 from examples.channels.interpreters import Interpreter
 
+FORK = multiprocessing.get_context("fork")
 CUSTOMERS = 3
 
 
@@ -58,15 +59,14 @@ def buy_by_mail(mailbox, bought):
 def sold_by_mail(count):
     """Return what all customers bought, and what the actor has left."""
     mailbox, answers = permaheap.Channel(), permaheap.Channel()
-    pid = os.fork()  # before there are interpreters: CPython does not fork beside them
-    if pid == 0:
-        act(mailbox, count)
-        os._exit(0)
+    # Before there are interpreters: CPython does not fork beside them.
+    actor = FORK.Process(target=act, args=(mailbox, count))
+    actor.start()
     sold = sell_to(buy_by_mail, mailbox)
     mailbox.send(("count", (), answers))
     left = answers.recv()
     mailbox.close()
-    os.waitpid(pid, 0)
+    actor.join()
     return sold, left
 
 

@@ -7,10 +7,13 @@ get to the message with the new one; its memory comes back when all have said th
 worker that was so slow that a message names what is gone by now gets an error, and takes the next.
 """
 
+import multiprocessing
 import os
 import sys
 
 import permaheap
+
+FORK = multiprocessing.get_context("fork")
 
 
 def load(version, rules):
@@ -55,7 +58,9 @@ def broadcast(config, workers):
 def by_broadcast(versions, rules, count):
     """Yield what is in force in each worker, after each broadcast."""
     workers, answers = [permaheap.Channel() for _ in range(count)], permaheap.Channel()
-    pids = [fork(serve, channel, answers) for channel in workers]
+    processes = [FORK.Process(target=serve, args=(channel, answers)) for channel in workers]
+    for process in processes:
+        process.start()
     current = None
     for version in range(1, versions + 1):
         if current is not None:
@@ -65,21 +70,8 @@ def by_broadcast(versions, rules, count):
         yield dict(answers.recv() for _ in workers)
     for channel in workers:
         channel.close()
-    for pid in pids:
-        os.waitpid(pid, 0)
-
-
-def fork(function, *arguments):
-    """Run a function in a forked child; return its pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function(*arguments)
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
+    for process in processes:
+        process.join()
 
 
 def one_after_the_other(versions, rules):

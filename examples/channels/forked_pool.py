@@ -9,7 +9,7 @@ in the parent. Here each worker adds up what some meters have counted, and retur
   They stay until they are released.
 """
 
-import os
+import multiprocessing
 import sys
 import time
 from array import array
@@ -17,6 +17,7 @@ from itertools import accumulate, batched
 
 import permaheap
 
+FORK = multiprocessing.get_context("fork")
 WORKERS = 2
 STEP = 10_000
 
@@ -56,25 +57,14 @@ def by_pool(given):
     for task in given:
         tasks.send(task)
     tasks.close()
-    pids = [fork(work, tasks, results) for _ in range(WORKERS)]
+    processes = [FORK.Process(target=work, args=(tasks, results)) for _ in range(WORKERS)]
+    for process in processes:
+        process.start()
     for _ in given:
         kind, meter, result, sent = results.recv()
         yield kind, meter, result, time.perf_counter() - sent
-    for pid in pids:
-        os.waitpid(pid, 0)
-
-
-def fork(function, *arguments):
-    """Run a function in a forked child; return its pid."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            function(*arguments)
-            status = 0
-        finally:
-            os._exit(status)
-    return pid
+    for process in processes:
+        process.join()
 
 
 def one_after_the_other(given):

@@ -19,7 +19,7 @@ def log(count):
     """Return lines as a server logs them, the same ones on every call."""
     pages, codes = ("/", "/about", "/users/7", "/search"), (200, 200, 404, 200, 500, 304, 200)
     for number in range(count):
-        page, code = pages[number * number % 4], codes[number % 7]
+        page, code = pages[number % 4], codes[number % 7]
         yield f"10.0.{number % 9}.{number % 251} GET {page} {code} {number * 7919 % 5000}"
 
 
