@@ -16,6 +16,11 @@ typedef struct {
 #define PH_HANDLE_SIZE 40
 _Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
 
+/* A keyed tag of up to a few words, for names of other kinds. */
+uint64_t ph_tag(const uint64_t *words, size_t n);
+/* Fail with PH_BAD_HANDLE: this thing ("handle") comes from another family. */
+ph_status ph_foreign(const char *thing);
+
 /* Name a permanent or static object, unless its block was released.  O(1). */
 ph_status ph_handle_make(PyObject *obj, ph_handle *handle);
 /* The object, and the flags of its block.  O(1). */

@@ -16,6 +16,9 @@ void ph_members_init(void);
 void ph_members_before_fork(void);
 void ph_members_after_fork(void);       /* in the child: plain C, system calls */
 
+/* This process's slot; PH_MEMBERS when it has none. */
+uint32_t ph_member_slot(void);
+
 /* This process can see all blocks that have a number so far, from now on. */
 void ph_member_looks(void);
 /* Likewise, of its own block. */

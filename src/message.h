@@ -66,6 +66,8 @@ int ph_read_span(ph_reader *reader, ph_span_id *id);
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
 int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer);
 PyObject *ph_message_read(const ph_travels *travels, ph_reader *reader);
+/* Ready for the next value, with the memory it has; and no more. */
 void ph_writer_clear(ph_writer *writer);
+void ph_writer_free(ph_writer *writer);
 
 #endif

@@ -4,6 +4,7 @@
    State: per interpreter in module_state; whatever the process or the family
    shares belongs to the core. */
 
+#include "channel.h"
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
@@ -24,6 +25,8 @@ typedef struct {
     PyTypeObject *handle_type;
     bool has_datetime;              /* imported in this interpreter */
     ph_filling filling;
+    ph_travels travels;
+    ph_channels channels;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -325,6 +328,27 @@ handle_repr(PyObject *self)
                                 (unsigned long long)handle->object,
                                 handle->family[0], handle->family[1],
                                 handle->family[2], handle->family[3]);
+}
+
+/* In a message: its bytes. */
+static int
+handle_write(ph_writer *writer, PyObject *obj)
+{
+    return ph_write_bytes(writer, handle_of(obj), PH_HANDLE_SIZE);
+}
+
+static PyObject *
+handle_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    ph_handle handle;
+    if (ph_read_bytes(reader, &bytes, PH_HANDLE_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&handle, bytes, PH_HANDLE_SIZE);
+    const module_state *state = (const module_state *)
+        ((const char *)travels - offsetof(module_state, travels));
+    return handle_new(state->handle_type, &handle);
 }
 
 static PyMethodDef handle_methods[] = {
@@ -900,6 +924,14 @@ core_exec(PyObject *module)
         || PyModule_AddType(module, state->handle_type) < 0) {
         return -1;
     }
+    state->travels.exceptions = &interp->exceptions;
+    state->travels.traveller[state->travels.n++] = (ph_traveller){
+        .type = state->handle_type, .write = handle_write, .read = handle_read,
+    };
+    if (ph_channels_add(module, &state->channels, &interp->exceptions,
+                        &state->travels) < 0) {
+        return -1;
+    }
     return add_capsule(module);
 }
 
@@ -915,7 +947,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.lock);
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
-    return 0;
+    return ph_channels_traverse(&state->channels, visit, arg);
 }
 
 static int
@@ -931,6 +963,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
+    ph_channels_clear(&state->channels);
     return 0;
 }
 
