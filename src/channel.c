@@ -35,7 +35,6 @@
 #include "journal.h"
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
-#define CAPACITY_LEAST (16 * PH_KIB)
 #define CAPACITY_MOST ((uint64_t)1 << 36)
 #define NAME_MOST 255u                  /* bytes of UTF-8 */
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
@@ -253,10 +252,6 @@ parse_capacity(PyObject *obj, ph_wish *wish)
         return -1;
     }
     wish->capacity = (uint64_t)capacity;
-    if (wish->capacity < CAPACITY_LEAST) {
-        wish->capacity = CAPACITY_LEAST;
-    }
-    wish->capacity = ph_page_up(wish->capacity);
     return 0;
 }
 
@@ -306,7 +301,8 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     uint64_t has = ph_ring_capacity(ph_span_address(id));
-    if (wish.capacity_given && has != wish.capacity) {
+    if (wish.capacity_given
+        && ph_ring_span_size(has) != ph_ring_span_size(wish.capacity)) {
         PyErr_Format(PyExc_ValueError, "the channel %R has a capacity of %llu bytes, not "
                      "%llu; leave it out to take the channel as it is", name,
                      (unsigned long long)has, (unsigned long long)wish.capacity);
@@ -1147,7 +1143,7 @@ core_bell_name(PyObject *module, PyObject *arg)
         ph_raise(channels->parcels.exceptions);
         return NULL;
     }
-    char name[PH_BELL_NAME];
+    char name[PH_BELL_NAME + 1];
     name[0] = '\0';
     size_t size = ph_bell_name(ph_bell_watcher((uint32_t)number), name + 1);
     return PyBytes_FromStringAndSize(name, (Py_ssize_t)size + 1);
@@ -1204,7 +1200,7 @@ PyDoc_STRVAR(channel_doc,
 "Channel(capacity=262144, *, name=None, pickle=True, spin=None)\n--\n\n"
 "A queue of objects between threads, interpreters and processes of the family: many\n"
 "senders, many receivers, what one sends arrives in that order.\n\n"
-"capacity: bytes of messages that may wait, rounded up to whole pages and at least\n"
+"capacity: bytes of messages that may wait, rounded up to a power of two and at least\n"
 "16 KiB; a message may be larger.  name: all of the family who give the same one get\n"
 "the same channel, as long as somebody holds it.  pickle: may send() pickle what\n"
 "travels in no other way?  spin: seconds to wait actively before sleeping; None: 50\n"

@@ -42,7 +42,11 @@ from permaheap import _supported
 _supported.check()
 
 from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    Channel,
+    Closed,
+    Empty,
     FreezeError,
+    Full,
     Handle,
     HandleError,
     forget,
@@ -52,6 +56,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     is_frozen,
     reclaim,
     release,
+    select,
     share,
     thaw,
 )
@@ -65,7 +70,11 @@ from permaheap._stats import Stats, stats  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Channel",
+    "Closed",
+    "Empty",
     "FreezeError",
+    "Full",
     "Handle",
     "HandleError",
     "Immortalized",
@@ -86,6 +95,7 @@ __all__ = [
     "reclaim",
     "register_reducers",
     "release",
+    "select",
     "share",
     "stats",
     "thaw",
