@@ -133,6 +133,11 @@ buffer_onto(PyTypeObject *type, ph_span_id id, bool readonly)
         return NULL;
     }
     if (ph_span_hold(id, PH_SPAN_BUFFER) != PH_OK) {
+        if (ph_error_status() == PH_BAD_HANDLE) {
+            ph_fail(PH_BAD_HANDLE, "permaheap: this Buffer is gone: nobody holds it "
+                    "any more. A handle does not keep it alive; hold a Buffer of it "
+                    "for as long as others may want it");
+        }
         ph_raise(exceptions_of(type));
         Py_DECREF(self);
         return NULL;
