@@ -35,7 +35,6 @@
 #include "journal.h"
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
-#define CAPACITY_MOST ((uint64_t)1 << 36)
 #define NAME_MOST 255u                  /* bytes of UTF-8 */
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
 #define SPIN_MOST 1.0                   /* seconds */
@@ -246,9 +245,9 @@ parse_capacity(PyObject *obj, ph_wish *wish)
     if (capacity == -1 && PyErr_Occurred()) {
         return -1;
     }
-    if (capacity < 1 || (uint64_t)capacity > CAPACITY_MOST) {
+    if (capacity < 1 || (uint64_t)capacity > PH_RING_MOST) {
         PyErr_Format(PyExc_ValueError, "capacity must be from 1 to %llu bytes, not %R",
-                     (unsigned long long)CAPACITY_MOST, obj);
+                     (unsigned long long)PH_RING_MOST, obj);
         return -1;
     }
     wish->capacity = (uint64_t)capacity;
@@ -535,8 +534,13 @@ recv_until(ChannelObject *self, uint64_t until, ph_status *p_status)
         *p_status = obj == NULL ? PH_EXCEPTION : PH_OK;
     }
     ph_incoming_done(parcels, incoming);
-    if (*p_status == PH_BAD_HANDLE || *p_status == PH_NOMEM || *p_status == PH_SYSTEM) {
-        raise_status(self, *p_status);
+    if (obj == NULL && *p_status != PH_EMPTY && *p_status != PH_CLOSED) {
+        if (*p_status == PH_BAD_HANDLE) {       /* the ring's word for it */
+            PyErr_SetString(parcels->exceptions->message_error, ph_error_text());
+        }
+        else if (*p_status != PH_EXCEPTION) {
+            raise_status(self, *p_status);
+        }
         *p_status = PH_EXCEPTION;
     }
     return obj;
