@@ -57,6 +57,7 @@ static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
 static uint64_t seen;                       /* as in our slot */
 static uint64_t settled;                    /* SETTLED_ONE times, at our last fork */
+static uint32_t parent = NO_SLOT;           /* that our parent had at our birth */
 
 static ph_member *
 member_at(uint32_t index)
@@ -84,17 +85,19 @@ is_dead(const ph_member *member, uint64_t process)
 
 /* --- Registering ------------------------------------------------------------- */
 
-/* Free slots first: to tell that somebody is dead takes system calls. */
+/* Free slots first: to tell that somebody is dead takes system calls.  And rather one
+   whose last owner holds no spans. */
 static uint32_t
 take_slot(uint64_t me)
 {
     uint64_t from = atomic_load(&ph_heap.header->births);
-    for (int dead_too = 0; dead_too < 2; dead_too++) {
+    for (int any = 0; any < 2; any++) {
         for (uint32_t i = 0; i < PH_MEMBERS; i++) {
             uint32_t index = (uint32_t)(from + i) % PH_MEMBERS;
             ph_member *member = member_at(index);
             uint64_t process = atomic_load(&member->process);
-            if ((process == 0 || (dead_too && is_dead(member, process)))
+            bool clean = process == 0 && atomic_load(&member->holds) == 0;
+            if ((clean || (any && (process == 0 || is_dead(member, process))))
                 && atomic_compare_exchange_strong(&member->process, &process, me)) {
                 return index;
             }
@@ -163,19 +166,24 @@ ph_members_before_fork(void)
 
 /* Our parent may have settled the matter without us. */
 static void
-be_born(ph_member *parent)
+be_born(ph_member *member)
 {
-    uint64_t unborn = atomic_load(&parent->unborn);
+    uint64_t unborn = atomic_load(&member->unborn);
     while ((unborn & COUNT_MASK) != 0 && (unborn & ~COUNT_MASK) == settled
-           && !atomic_compare_exchange_weak(&parent->unborn, &unborn, unborn - 1)) {
+           && !atomic_compare_exchange_weak(&member->unborn, &unborn, unborn - 1)) {
     }
 }
 
 void
 ph_members_after_fork(void)
 {
-    uint32_t parent = slot;
+    parent = slot;
     enlist();
+}
+
+void
+ph_members_born(void)
+{
     if (parent != NO_SLOT) {
         be_born(member_at(parent));
     }
@@ -215,6 +223,33 @@ settle(void)
     }
     (void)atomic_compare_exchange_strong(&member_at(slot)->unborn, &unborn,
                                          (unborn & ~COUNT_MASK) + SETTLED_ONE);
+}
+
+/* --- For spans.c --------------------------------------------------------------------- */
+
+uint32_t
+ph_member_slot(void)
+{
+    return slot;
+}
+
+bool
+ph_member_has_unborn(void)
+{
+    return slot != NO_SLOT && has_unborn(member_at(slot));
+}
+
+void
+ph_member_settle(void)
+{
+    settle();
+}
+
+bool
+ph_member_is_gone(uint32_t index, uint64_t *p_process)
+{
+    *p_process = atomic_load(&member_at(index)->process);
+    return *p_process == 0 || (index != slot && is_dead(member_at(index), *p_process));
 }
 
 /* --- Looking, and letting go ------------------------------------------------------- */

@@ -131,6 +131,11 @@ void ph_os_give_back(ph_free_chunks *taken);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */
 void ph_fault_arm(long n, bool persistent);
 bool ph_fault_fired(void);
+/* Arm: at the n-th next death point this process is killed; n = 0 disarms.  Death
+   points are between the steps of changes that have to be whole also then. */
+void ph_death_arm(long n);
+void ph_death_point(void);
+
 /* For os_*.c: is this call the one to fail? */
 bool ph_fault(void);
 

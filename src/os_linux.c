@@ -66,6 +66,23 @@ ph_fault(void)
            && fault_due();
 }
 
+static atomic_long death_countdown;     /* 0: disarmed; 1: the next point */
+
+void
+ph_death_arm(long n)
+{
+    atomic_store(&death_countdown, n);
+}
+
+void
+ph_death_point(void)
+{
+    if (atomic_load_explicit(&death_countdown, memory_order_relaxed) != 0
+        && atomic_fetch_sub(&death_countdown, 1) == 1) {
+        (void)kill(getpid(), SIGKILL);
+    }
+}
+
 /* --- Address space and mappings ------------------------------------------ */
 
 int
