@@ -7,8 +7,9 @@
    The slot also says how far the process has looked: blocks are numbered, and what
    was frozen elsewhere since it last looked for new ones it cannot have got hold of.
 
-   A process is its pid and the time of its start, in one word: a slot is taken,
-   and taken over from somebody dead, by one compare and swap.
+   A process is its pid and the time when it enlisted, in one word (who was started
+   later has only the same pid): a slot is taken, and taken over from somebody dead,
+   by one compare and swap.
 
         free --register--> taken --row written--> ready --it ends--> dead
           ^                                                            |
@@ -57,7 +58,8 @@ static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
 static uint64_t seen;                       /* as in our slot */
 static uint64_t settled;                    /* SETTLED_ONE times, at our last fork */
-static uint32_t parent = NO_SLOT;           /* that our parent had at our birth */
+static int forked_by = -1;                  /* pid of who last forked here */
+static uint32_t parent = NO_SLOT;           /* slot that our parent had at our birth */
 
 static ph_member *
 member_at(uint32_t index)
@@ -127,14 +129,24 @@ write_row(void)
     }
 }
 
+/* Who sees its parent under the pid that the parent has for itself is in the same
+   namespace; that saves most children a look into /proc. */
+static bool
+is_in_namespace(int parent)
+{
+    return parent == ph_os_parent_pid()
+           || ph_os_pid_namespace() == ph_heap.header->namespace;
+}
+
+/* parent: the pid of a listed one, or -1. */
 static void
-enlist(void)
+enlist(int parent)
 {
     ph_header *header = ph_heap.header;
-    uint64_t me = ph_os_process();
+    ph_os_process_begins();
     slot = NO_SLOT;
-    if (ph_os_pid_namespace() == header->namespace) {
-        slot = take_slot(me);
+    if (is_in_namespace(parent)) {
+        slot = take_slot(ph_os_process());
     }
     if (slot == NO_SLOT) {
         atomic_fetch_add(&header->unlisted, 1);
@@ -142,7 +154,7 @@ enlist(void)
     }
     write_row();
     atomic_store(&member_at(slot)->seen, seen);
-    atomic_store(&member_at(slot)->ready, me);
+    atomic_store(&member_at(slot)->ready, ph_os_process());
     atomic_fetch_add(&header->births, 1);
 }
 
@@ -150,7 +162,7 @@ void
 ph_members_init(void)
 {
     ph_heap.header->namespace = ph_os_pid_namespace();
-    enlist();
+    enlist(-1);
 }
 
 /* --- Around a fork ------------------------------------------------------------- */
@@ -161,6 +173,7 @@ ph_members_before_fork(void)
     if (slot != NO_SLOT) {
         uint64_t before = atomic_fetch_add(&member_at(slot)->unborn, 1);
         settled = before & ~COUNT_MASK;
+        forked_by = ph_os_pid();
     }
 }
 
@@ -178,7 +191,7 @@ void
 ph_members_after_fork(void)
 {
     parent = slot;
-    enlist();
+    enlist(parent == NO_SLOT ? -1 : forked_by);
 }
 
 void
@@ -190,10 +203,11 @@ ph_members_born(void)
 }
 
 static bool
-is_ready(uint64_t process)
+is_ready(uint64_t child)
 {
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (atomic_load(&member_at(i)->ready) == process
+        uint64_t process = atomic_load(&member_at(i)->ready);
+        if (ph_os_may_be(process, child)
             && atomic_load(&member_at(i)->process) == process) {
             return true;
         }

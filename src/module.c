@@ -12,6 +12,8 @@
 #include "os_trace.h"
 #include "prefork.h"
 #include "retire.h"
+#include "spans.h"
+#include "testing_spans.h"
 #include "thaw.h"
 #include "trace.h"
 
@@ -897,7 +899,8 @@ core_exec(PyObject *module)
     state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(
         module, &handle_spec, NULL);
     if (state->handle_type == NULL
-        || PyModule_AddType(module, state->handle_type) < 0) {
+        || PyModule_AddType(module, state->handle_type) < 0
+        || ph_testing_spans_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);

@@ -87,13 +87,13 @@ member_at(uint32_t slot)
 /* --- Inside of transactions: holds ------------------------------------------------------ */
 
 static bool
-has_holder(const ph_run *run, uint32_t slot)
+has_holder(const ph_span_run *run, uint32_t slot)
 {
     return run->holders[slot / 64] >> slot % 64 & 1;
 }
 
 static void
-set_holder(ph_run *run, uint32_t slot, bool value)
+set_holder(ph_span_run *run, uint32_t slot, bool value)
 {
     if (has_holder(run, slot) != value) {
         _Atomic uint64_t *word = &run->holders[slot / 64];
@@ -104,7 +104,7 @@ set_holder(ph_run *run, uint32_t slot, bool value)
 }
 
 static bool
-is_held(const ph_run *run)
+is_held(const ph_span_run *run)
 {
     uint64_t any = run->messages;
     for (uint32_t i = 0; i < BIT_WORDS; i++) {
@@ -114,7 +114,7 @@ is_held(const ph_run *run)
 }
 
 static void
-count_live(const ph_run *run, bool more)
+count_live(const ph_span_run *run, bool more)
 {
     ph_spans_head *head = ph_spans_table();
     uint64_t bytes = run->pages * PH_PAGE;
@@ -123,7 +123,7 @@ count_live(const ph_run *run, bool more)
 }
 
 static bool
-may_keep(const ph_run *run)
+may_keep(const ph_span_run *run)
 {
     const ph_spans_head *head = ph_spans_table();
     return run->backed && head->kept + run->pages * PH_PAGE <= head->keep_most;
@@ -133,7 +133,7 @@ may_keep(const ph_run *run)
 static void
 make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_run_set_state(run, generation, kind, PH_RUN_TRASH);
     set_holder(run, ph_member_slot(), true);
     next_trash[index] = first_trash;
@@ -144,7 +144,7 @@ make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
 static uint64_t
 free_if_unheld(uint64_t index)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_run_state state = ph_run_state_of(run);
     if (is_held(run) || (state != PH_RUN_LIVE && state != PH_RUN_TRASH)) {
         return 0;
@@ -175,7 +175,7 @@ find_live(ph_span_id id)
         || id.index > atomic_load(&ph_spans_table()->used)) {
         return 0;
     }
-    const ph_run *run = ph_run_at(id.index);
+    const ph_span_run *run = ph_run_at(id.index);
     return ph_run_state_of(run) == PH_RUN_LIVE
            && ph_run_generation_of(run) == id.generation ? id.index : 0;
 }
@@ -224,7 +224,7 @@ pop_trash(void)
 static bool
 free_trash(uint64_t index, bool warm)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     if (ph_journal_begin() != PH_OK) {
         return true;
     }
@@ -240,7 +240,7 @@ free_trash(uint64_t index, bool warm)
 static void
 clean_up_one(uint64_t index)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     bool backed = atomic_load(&run->backed);
     if (backed && ph_run_kind_of(run) == PH_SPAN_CHANNEL) {
         emptying = index;
@@ -322,7 +322,7 @@ ph_spans_give_back(void)
         }
         index = ph_runs_take_warm();
         if (index != 0) {
-            ph_run *run = ph_run_at(index);
+            ph_span_run *run = ph_run_at(index);
             bytes += run->pages * PH_PAGE;
             ph_run_put(&run->backed, 0);
             make_trash(index, ph_run_generation_of(run), PH_SPAN_FREE);
@@ -357,7 +357,7 @@ find_gone(gone_members *gone)
 }
 
 static bool
-has_gone_holder(const ph_run *run, const gone_members *gone)
+has_gone_holder(const ph_span_run *run, const gone_members *gone)
 {
     uint64_t any = 0;
     for (uint32_t i = 0; i < BIT_WORDS; i++) {
@@ -371,7 +371,7 @@ has_gone_holder(const ph_run *run, const gone_members *gone)
 static uint64_t
 clear_gone_holders(uint64_t index, const gone_members *gone)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
         if (has_bit(gone->bits, i) && has_holder(run, i)
             && atomic_load(&member_at(i)->process) == gone->process[i]) {
@@ -471,7 +471,7 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
     if (status != PH_OK) {
         return status;
     }
-    ph_run *run = ph_run_at(*p_index);
+    ph_span_run *run = ph_run_at(*p_index);
     ph_run_set_state(run, ph_run_generation_of(run), kind, PH_RUN_LIVE);
     ph_run_put(&run->size, size);
     ph_run_put(&run->messages, 0);
@@ -507,7 +507,7 @@ claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_
 static ph_status
 back(uint64_t index, bool zeroed, bool warm)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     uint64_t bytes = run->pages * PH_PAGE;
     if (!warm) {
         ph_status status = ph_heap_allocate_spans(run->offset, bytes);
@@ -589,7 +589,7 @@ bad_id(void)
 static ph_status
 hold(uint64_t index)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_status status = ph_heap_map_spans(run->offset);
     if (status == PH_OK) {
         set_holder(run, ph_member_slot(), true);
@@ -645,7 +645,7 @@ ph_span_drop(ph_span_id id)
 }
 
 /* What we hold does not change under us. */
-static const ph_run *
+static const ph_span_run *
 held_run(ph_span_id id)
 {
     uint64_t index = ph_heap.state == PH_OK ? find_live(id) : 0;
@@ -655,14 +655,14 @@ held_run(ph_span_id id)
 void *
 ph_span_address(ph_span_id id)
 {
-    const ph_run *run = held_run(id);
+    const ph_span_run *run = held_run(id);
     return run == NULL ? NULL : ph_address_of(run->offset);
 }
 
 uint64_t
 ph_span_size(ph_span_id id)
 {
-    const ph_run *run = held_run(id);
+    const ph_span_run *run = held_run(id);
     return run == NULL ? 0 : run->size;
 }
 
@@ -673,7 +673,7 @@ ph_span_is_ours(ph_span_id id)
         || ph_journal_begin() != PH_OK) {
         return false;
     }
-    const ph_run *run = held_run(id);
+    const ph_span_run *run = held_run(id);
     bool ours = run != NULL && run->messages == 0 && !ph_member_has_unborn();
     for (uint32_t i = 0; ours && i < BIT_WORDS; i++) {
         uint32_t slot = ph_member_slot();
@@ -778,7 +778,7 @@ forget_what_is_the_parents(void)
 static void
 inherit(uint64_t index, uint32_t slot)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     if (slot == PH_MEMBERS) {
         if (holds[index] > 0) {
             ph_run_put(&run->messages, run->messages + 1);

@@ -39,7 +39,7 @@ ph_run_put(_Atomic uint64_t *word, uint64_t value)
 }
 
 void
-ph_run_set_state(ph_run *run, uint32_t generation, ph_span_kind kind,
+ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                  ph_run_state state)
 {
     ph_run_put(&run->state, (uint64_t)generation << 32 | (uint64_t)kind << 8 | state);
@@ -73,7 +73,7 @@ static void
 enlist(uint64_t index, bool warm)
 {
     ph_spans_head *head = ph_spans_table();
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     uint32_t c = class_of(run->pages);
     uint64_t first = head->first[warm][c];
     ph_run_put(&run->previous, 0);
@@ -90,7 +90,7 @@ static void
 delist(uint64_t index, bool warm)
 {
     ph_spans_head *head = ph_spans_table();
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     uint32_t c = class_of(run->pages);
     if (run->next != 0) {
         ph_run_put(&ph_run_at(run->next)->previous, run->previous);
@@ -153,7 +153,7 @@ ph_runs_ready(void)
     ph_status status = ph_heap_allocate_table(offset, PH_PAGE);
     if (status == PH_OK) {
         (void)atomic_compare_exchange_strong(&head->ready, &ready,
-                                             ready + PH_PAGE / sizeof(ph_run));
+                                             ready + PH_PAGE / sizeof(ph_span_run));
     }
     return status;
 }
@@ -180,7 +180,7 @@ static void
 vacate(uint64_t index)
 {
     ph_spans_head *head = ph_spans_table();
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_run_set_state(run, ph_run_generation_of(run), PH_SPAN_FREE, PH_RUN_NONE);
     ph_run_put(&run->next, head->vacant);
     ph_run_put(&head->vacant, index);
@@ -191,7 +191,7 @@ vacate(uint64_t index)
 static void
 set_free(uint64_t index, bool warm)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_run_set_state(run, ph_run_generation_of(run), PH_SPAN_FREE,
                      warm ? PH_RUN_WARM : PH_RUN_COLD);
     enlist(index, warm);
@@ -201,12 +201,12 @@ set_free(uint64_t index, bool warm)
 static void
 cut(uint64_t index, uint64_t pages, bool warm)
 {
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     uint64_t rest = run->pages > pages ? occupy() : 0;
     if (rest == 0) {
         return;
     }
-    ph_run *behind = ph_run_at(rest);
+    ph_span_run *behind = ph_run_at(rest);
     ph_run_put(&behind->offset, run->offset + pages * PH_PAGE);
     ph_run_put(&behind->pages, run->pages - pages);
     ph_run_put(&behind->before, index);
@@ -263,7 +263,7 @@ ph_runs_take_warm(void)
 static void
 unite(uint64_t first, uint64_t second)
 {
-    ph_run *a = ph_run_at(first), *b = ph_run_at(second);
+    ph_span_run *a = ph_run_at(first), *b = ph_run_at(second);
     ph_run_put(&a->pages, a->pages + b->pages);
     ph_run_put(&a->after, b->after);
     if (b->after != 0) {
@@ -300,11 +300,130 @@ ph_runs_add(uint64_t offset, uint64_t size)
         return ph_fail(PH_NOMEM, "permaheap: too many pieces of shared memory: %u; "
                                  "drop some buffers or channels", PH_RUNS);
     }
-    ph_run *run = ph_run_at(index);
+    ph_span_run *run = ph_run_at(index);
     ph_run_put(&run->offset, offset);
     ph_run_put(&run->pages, size / PH_PAGE);
     ph_run_put(&run->before, 0);
     ph_run_put(&run->after, 0);
     set_free(index, false);
     return PH_OK;
+}
+
+/* --- The audit ---------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t live, bytes, kept, listed[2], holds[PH_MEMBERS];
+    uint64_t where;
+} audit;
+
+static bool
+is_free(ph_run_state state)
+{
+    return state == PH_RUN_WARM || state == PH_RUN_COLD;
+}
+
+static const char *
+audit_neighbours(const ph_span_run *run, uint64_t index)
+{
+    ph_run_state state = ph_run_state_of(run);
+    const ph_span_run *after = run->after ? ph_run_at(run->after) : NULL;
+    if (after != NULL && (after->before != index
+                          || after->offset != run->offset + run->pages * PH_PAGE)) {
+        return "a span that does not touch its neighbour";
+    }
+    if (run->before != 0 && ph_run_at(run->before)->after != index) {
+        return "a span whose neighbour does not know it";
+    }
+    return after != NULL && is_free(state) && ph_run_state_of(after) == state
+           ? "two free neighbours" : NULL;
+}
+
+static const char *
+audit_run(audit *a, uint64_t index)
+{
+    const ph_span_run *run = ph_run_at(index);
+    ph_run_state state = ph_run_state_of(run);
+    uint64_t bits = 0;
+    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
+        uint64_t bit = run->holders[i / 64] >> i % 64 & 1;
+        a->holds[i] += bit;
+        bits += bit;
+    }
+    if (state == PH_RUN_NONE) {
+        return bits == 0 ? NULL : "a holder of nothing";
+    }
+    if (is_free(state)) {
+        a->kept += state == PH_RUN_WARM ? run->pages * PH_PAGE : 0;
+        a->listed[state == PH_RUN_WARM]++;
+    }
+    if (state == PH_RUN_LIVE) {
+        a->live++;
+        a->bytes += run->pages * PH_PAGE;
+    }
+    if (is_free(state) != (bits == 0 && (state != PH_RUN_LIVE || run->messages == 0))) {
+        return "a free span with a holder, or a live one without";
+    }
+    return run->pages == 0 || run->offset % PH_PAGE != 0
+           || (state == PH_RUN_LIVE && run->size > run->pages * PH_PAGE)
+           ? "an impossible size" : audit_neighbours(run, index);
+}
+
+static const char *
+audit_list(audit *a, bool warm, uint32_t c)
+{
+    const ph_spans_head *head = ph_spans_table();
+    uint64_t previous = 0, i = head->first[warm][c];
+    if ((i != 0) != (head->filled[warm][c / 64] >> c % 64 & 1)) {
+        return "a list of free runs that is not what its bit says";
+    }
+    for (; i != 0; previous = i, i = ph_run_at(i)->next) {
+        const ph_span_run *run = ph_run_at(i);
+        a->where = i;
+        if (ph_run_state_of(run) != (warm ? PH_RUN_WARM : PH_RUN_COLD)
+            || run->previous != previous || class_of(run->pages) != c) {
+            return "a free run in a wrong list";
+        }
+        a->listed[warm]--;
+    }
+    return NULL;
+}
+
+static const char *
+audit_table(audit *a)
+{
+    const ph_spans_head *head = ph_spans_table();
+    const char *wrong = NULL;
+    for (uint64_t i = 1; i <= head->used && wrong == NULL; i++) {
+        a->where = i;
+        wrong = audit_run(a, i);
+    }
+    for (uint32_t c = 0; c < 2 * PH_CLASSES && wrong == NULL; c++) {
+        wrong = audit_list(a, c / PH_CLASSES, c % PH_CLASSES);
+    }
+    for (uint32_t i = 0; i < PH_MEMBERS && wrong == NULL; i++) {
+        wrong = a->holds[i] == ph_heap.header->member[i].holds
+                ? NULL : "a member whose holds do not add up";
+    }
+    if (wrong == NULL && (a->listed[0] != 0 || a->listed[1] != 0)) {
+        wrong = "a free run in no list";
+    }
+    if (wrong == NULL && (a->live != head->live || a->bytes != head->bytes
+                          || a->kept != head->kept)) {
+        wrong = "figures that do not add up";
+    }
+    return wrong;
+}
+
+const char *
+ph_runs_audit(uint64_t *p_where)
+{
+    static audit a;                 /* under ph_os_lock(), which the journal takes */
+    if (ph_journal_begin() != PH_OK) {
+        return "the journal's lock";
+    }
+    memset(&a, 0, sizeof(a));
+    const char *wrong = audit_table(&a);
+    *p_where = a.where;
+    ph_journal_commit();
+    return wrong;
 }

@@ -37,7 +37,7 @@ typedef struct {
                                        written by its only holder */
     uint64_t unused[5];
     _Atomic uint64_t holders[PH_MEMBERS / 64];      /* a bit for each member */
-} ph_run;
+} ph_span_run;
 
 /* The table's head.  The descriptors follow, on pages of their own. */
 typedef struct {
@@ -54,8 +54,8 @@ typedef struct {
 } ph_spans_head;
 
 #define PH_SPANS_HEAD_SIZE ((sizeof(ph_spans_head) + PH_PAGE - 1) / PH_PAGE * PH_PAGE)
-#define PH_SPANS_TABLE_SIZE (PH_SPANS_HEAD_SIZE + PH_RUNS * sizeof(ph_run))
-_Static_assert(sizeof(ph_run) == 256 && PH_PAGE % sizeof(ph_run) == 0, "whole pages");
+#define PH_SPANS_TABLE_SIZE (PH_SPANS_HEAD_SIZE + PH_RUNS * sizeof(ph_span_run))
+_Static_assert(sizeof(ph_span_run) == 256 && PH_PAGE % sizeof(ph_span_run) == 0, "whole pages");
 
 static inline ph_spans_head *
 ph_spans_table(void)
@@ -63,26 +63,26 @@ ph_spans_table(void)
     return ph_address_of(ph_heap.header->spans);
 }
 
-static inline ph_run *
+static inline ph_span_run *
 ph_run_at(uint64_t index)
 {
-    return (ph_run *)(ph_heap.base + ph_heap.header->spans + PH_SPANS_HEAD_SIZE) + index;
+    return (ph_span_run *)(ph_heap.base + ph_heap.header->spans + PH_SPANS_HEAD_SIZE) + index;
 }
 
 static inline ph_run_state
-ph_run_state_of(const ph_run *run)
+ph_run_state_of(const ph_span_run *run)
 {
     return (ph_run_state)(atomic_load(&run->state) & 0xff);
 }
 
 static inline ph_span_kind
-ph_run_kind_of(const ph_run *run)
+ph_run_kind_of(const ph_span_run *run)
 {
     return (ph_span_kind)(atomic_load(&run->state) >> 8 & 0xff);
 }
 
 static inline uint32_t
-ph_run_generation_of(const ph_run *run)
+ph_run_generation_of(const ph_span_run *run)
 {
     return (uint32_t)(atomic_load(&run->state) >> 32);
 }
@@ -91,7 +91,7 @@ ph_run_generation_of(const ph_run *run)
 
 /* ph_journal_write(), unless the word has the value. */
 void ph_run_put(_Atomic uint64_t *word, uint64_t value);
-void ph_run_set_state(ph_run *run, uint32_t generation, ph_span_kind kind,
+void ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                       ph_run_state state);
 
 /* Take a run of so many pages, or a few more, out of the free ones: its index, and
