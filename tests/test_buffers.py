@@ -690,6 +690,145 @@ def test_threads():
     assert errors == []
 
 
+# --- In messages ----------------------------------------------------------------------------------
+
+in_channels = pytest.mark.skipif(not hasattr(permaheap, "Channel"), reason="no channels yet")
+
+
+@in_channels
+def test_a_moved_buffer_is_sent():
+    ch, buf = permaheap.Channel(), filled(b"sent")
+    moved = move(buf)
+    ch.send(moved)
+    assert moved.released
+    there = ch.recv()
+    assert bytes(there) == b"sent" and not there.readonly
+    assert "on the move" not in repr(there)
+    there[0] = 83
+    assert bytes(there.toreadonly()) == b"Sent"  # nobody else has it
+
+
+@in_channels
+def test_inside_of_containers():
+    ch = permaheap.Channel()
+    moved, shared = move(filled(b"moved")), filled(b"shared").toreadonly()
+    ch.send({"list": [moved, shared], "again": moved, "size": 5})
+    assert moved.released and not shared.released
+    there = ch.recv()
+    assert there["again"] is there["list"][0]
+    assert [bytes(buf) for buf in there["list"]] == [b"moved", b"shared"]
+    assert [buf.readonly for buf in there["list"]] == [False, True]
+
+
+@in_channels
+def test_a_writable_buffer_is_not_sent():
+    ch, buf = permaheap.Channel(), filled(b"mine")
+    for what in (buf, [buf]):
+        with pytest.raises(TypeError, match=r"send move\(buf\), or buf\.toreadonly\(\)"):
+            ch.send(what)
+    buf[0] = 77
+    assert bytes(buf) == b"Mine" and len(ch) == 0
+    buf.release()
+    with pytest.raises(ValueError, match="released Buffer"):
+        ch.send(buf)
+
+
+@in_channels
+def test_what_was_not_sent_is_still_mine():
+    ch = permaheap.Channel(capacity=4096)
+    moved = move(filled(b"still mine"))
+    with pytest.raises(TypeError):
+        ch.send([moved, Buffer(1)])
+    assert bytes(moved) == b"still mine"
+    with memoryview(moved), pytest.raises(BufferError, match="send: this Buffer has 1 exported"):
+        ch.send(moved)
+    with pytest.raises(permaheap.Full):
+        while True:
+            ch.try_send(b"x" * 500)
+    for timeout in (0, 0.01):
+        with pytest.raises(permaheap.Full):
+            ch.send([moved, b"x" * 500], timeout=timeout)
+        assert bytes(moved) == b"still mine"
+    ch.recv()
+    ch.recv()
+    ch.send([moved, b"x" * 500])
+    assert moved.released
+    ch.close()
+    other = move(Buffer(1))
+    with pytest.raises(permaheap.Closed):
+        ch.send(other)
+    assert not other.released
+
+
+@in_channels
+def test_nobody_touches_it_while_it_is_sent():
+    ch = permaheap.Channel(capacity=4096)
+    moved, shared = move(filled(b"moved")), filled(b"shared").toreadonly()
+    with pytest.raises(permaheap.Full):
+        while True:
+            ch.try_send(b"x" * 500)
+    sender = threading.Thread(target=ch.send, args=([moved, shared, b"x" * 500],))
+    sender.start()
+    while True:  # until the sender has come so far
+        try:
+            bytes(moved)
+        except BufferError:
+            break
+    for refused in (moved.release, moved.toreadonly, shared.release, lambda: move(shared)):
+        with pytest.raises(BufferError, match="being sent by another thread"):
+            refused()
+    with pytest.raises(BufferError, match="being sent by another thread"):
+        ch.send(moved)
+    assert bytes(shared) == b"shared"
+    while type(message := ch.recv()) is not list:
+        pass
+    sender.join()
+    assert moved.released and not shared.released
+    assert [bytes(buf) for buf in message[:2]] == [b"moved", b"shared"]
+    shared.release()
+
+
+def _receive(pipe, ch):
+    buf = ch.recv()
+    buf[:5] = b"child"
+    ch.send(move(buf))
+
+
+@in_channels
+def test_a_buffer_travels_between_processes():
+    ch = permaheap.Channel()
+    with Child(_receive, ch) as child:
+        ch.send(move(filled(b"there and back")))
+        child.join()
+        buf = ch.recv()
+    assert bytes(buf) == b"child and back"
+    assert not buf.toreadonly().released
+
+
+@in_channels
+def test_messages_that_nobody_takes_hold_nothing():
+    before = memory()
+    for _ in range(30):
+        ch = permaheap.Channel()
+        for _ in range(3):
+            ch.send(move(Buffer(5 * MIB)))
+        ch.close()
+        del ch
+        gc.collect()
+        assert memory() - before < 40 * MIB
+
+
+@in_channels
+def test_moved_in_a_circle():
+    ch, before = permaheap.Channel(), memory()
+    for i in range(200):
+        buf = Buffer(10 * MIB)
+        buf[i] = 1
+        ch.send(move(buf))
+        assert ch.recv()[i] == 1
+        assert memory() - before < 40 * MIB
+
+
 # --- Failures -------------------------------------------------------------------------------------
 
 
