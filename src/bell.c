@@ -30,9 +30,7 @@ ph_bell_word(_Atomic uint32_t **p_word, uint64_t *p_watcher)
 {
     static _Atomic uint32_t serial;
     uint32_t next = atomic_fetch_add(&serial, 1);
-    ph_os_lock();
     uint32_t slot = ph_member_slot();
-    ph_os_unlock();
     if (slot >= PH_MEMBERS) {
         return false;
     }

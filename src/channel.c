@@ -90,10 +90,16 @@ typedef struct {
 } ph_wish;
 
 static ph_shared *
+shared_in(void *span, uint64_t size)
+{
+    return (ph_shared *)((char *)span + size - sizeof(ph_shared));
+}
+
+/* Of a span that we hold. */
+static ph_shared *
 shared_of(ph_span_id id)
 {
-    return (ph_shared *)((char *)ph_span_address(id) + ph_span_size(id)
-                         - sizeof(ph_shared));
+    return shared_in(ph_span_address(id), ph_span_size(id));
 }
 
 /* A Channel for a span that the caller holds; the hold becomes the object's, or is
@@ -120,12 +126,11 @@ make(const ph_wish *wish, ph_span_id *id)
 {
     uint64_t size = ph_ring_span_size(wish->capacity);
     size = (size + 63) / 64 * 64 + sizeof(ph_shared);
-    ph_status status = ph_span_new(PH_SPAN_CHANNEL, size, false, id);
+    ph_status status = ph_span_new(PH_SPAN_CHANNEL, size, true, id);
     if (status != PH_OK) {
         return status;
     }
-    ph_shared *shared = shared_of(*id);
-    memset(shared, 0, sizeof(*shared));
+    ph_shared *shared = shared_of(*id);         /* zeroed, as all of a channel's span */
     status = ph_ring_init(ph_span_address(*id), wish->capacity);
     if (status != PH_OK) {
         ph_span_drop(*id);
@@ -142,9 +147,11 @@ make(const ph_wish *wish, ph_span_id *id)
 static bool
 find_listed(const ph_wish *wish, ph_span_id *id)
 {
+    void *span;
+    uint64_t size;
     uint32_t index = 0;
-    while (ph_spans_next(PH_SPAN_CHANNEL, &index, id)) {
-        const ph_shared *shared = shared_of(*id);
+    while ((span = ph_spans_next(PH_SPAN_CHANNEL, &index, id, &size)) != NULL) {
+        const ph_shared *shared = shared_in(span, size);
         if (atomic_load(&shared->listed) && shared->name_size == wish->name_size
             && memcmp(shared->name, wish->name, wish->name_size) == 0) {
             return true;

@@ -73,12 +73,6 @@ row_at(uint32_t index)
     return ph_address_of(ph_heap.header->rows + index * PH_ROW_SIZE);
 }
 
-uint32_t
-ph_member_slot(void)
-{
-    return slot;
-}
-
 static bool
 has_unborn(const ph_member *member)
 {

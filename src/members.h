@@ -25,9 +25,6 @@ bool ph_member_has_unborn(void);
 void ph_member_settle(void);
 bool ph_member_is_gone(uint32_t index, uint64_t *p_process);
 
-/* This process's slot; PH_MEMBERS when it has none. */
-uint32_t ph_member_slot(void);
-
 /* This process can see all blocks that have a number so far, from now on. */
 void ph_member_looks(void);
 /* Likewise, of its own block. */

@@ -43,6 +43,11 @@ class Carrier:
         return Carrier, (pickle.PickleBuffer(self.data),)
 
 
+def spans():
+    """Return how many bytes the family's live spans take, and how many there are."""
+    return permaheap._core._span_figures()[:2]
+
+
 def filled(obj=b"x" * 1000):
     """Return a channel without room for one more of these objects."""
     channel = Channel(SMALL)
@@ -271,14 +276,14 @@ def test_sharing_is_kept():
 @pytest.mark.parametrize("size", [SMALL // 2 - 64, SMALL, 10 * SMALL, 5_000_000])
 def test_larger_than_the_channel(size):
     channel = Channel(SMALL)
-    before = permaheap._core._spans()
+    before = spans()
     for value in (b"v" * size, [list(range(size // 8))], Point("p" * size, 1)):
         channel.send(value)
         assert channel.recv() == value
     stats = channel.stats()
     assert stats["large"] == (3 if size >= SMALL else stats["large"])
     assert stats["bytes"] >= 2 * size
-    assert permaheap._core._spans()[:2] == before[:2]
+    assert spans() == before
 
 
 def test_large_messages_wait_in_a_small_channel():
@@ -290,13 +295,13 @@ def test_large_messages_wait_in_a_small_channel():
 
 
 def test_dropped_channel_gives_back_what_waits():
-    before = permaheap._core._spans()
+    before = spans()
     channel = Channel(SMALL)
     channel.send(b"v" * 1_000_000)
     channel.send([Buffer(50_000).toreadonly(), Channel(SMALL)])
-    assert permaheap._core._spans()[1] == before[1] + 4
+    assert spans()[1] == before[1] + 4
     del channel
-    assert permaheap._core._spans()[:2] == before[:2]
+    assert spans() == before
 
 
 def test_anything_else_is_pickled():
@@ -366,7 +371,7 @@ def test_out_of_band_buffers(size, kind):
 def test_arrays():
     numpy = pytest.importorskip("numpy")
     channel = Channel(SMALL)
-    before = permaheap._core._spans()
+    before = spans()
     for array in (
         numpy.arange(10),
         numpy.arange(300_000).reshape(300, 1000),
@@ -378,12 +383,12 @@ def test_arrays():
         assert (got == array).all()
         got[0] = 5
         del got
-    assert permaheap._core._spans()[:2] == before[:2]
+    assert spans() == before
 
 
 def test_moved_buffers():
     channel = Channel(SMALL)
-    before = permaheap._core._spans()
+    before = spans()
     buffer = Buffer(1_000_000)
     buffer[0] = 7
     channel.send({"data": move(buffer), "more": 1})
@@ -393,7 +398,7 @@ def test_moved_buffers():
     got = channel.recv()["data"]
     assert got[0] == 7 and len(got) == 1_000_000
     del got, buffer
-    assert permaheap._core._spans()[:2] == before[:2]
+    assert spans() == before
 
 
 def test_a_full_channel_leaves_a_moved_buffer_with_its_sender():
@@ -665,7 +670,7 @@ def test_between_interpreters():
 
 
 def test_interpreter_that_ends_with_messages_on_their_way():
-    before = permaheap._core._spans()
+    before = spans()
     channel = Channel(SMALL)
     with Interpreter() as interpreter:
         interpreter.run(
@@ -683,7 +688,7 @@ def test_interpreter_that_ends_with_messages_on_their_way():
     assert bytes(channel.recv()[0]) == b"moved"
     assert channel.recv().recv() == [SMALL, "in a channel of the ended"]
     del channel
-    assert permaheap._core._spans()[:2] == before[:2]
+    assert spans() == before
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="queues came in 3.14")
@@ -766,7 +771,7 @@ def test_what_a_child_froze_arrives_as_the_same_object():
 
 def test_buffers_between_processes():
     channel = Channel(SMALL)
-    before = permaheap._core._spans()
+    before = spans()
 
     def child(pipe):
         buffer = Buffer(3_000_000)
@@ -781,8 +786,8 @@ def test_buffers_between_processes():
     buffer[0] = 5
     assert bytes(shared) == b"for all"
     del buffer, shared
-    permaheap._core._sweep()
-    assert permaheap._core._spans()[:2] == before[:2]
+    permaheap._core._span_sweep(False)
+    assert spans() == before
 
 
 def test_channels_travel_between_processes():
@@ -1102,7 +1107,7 @@ def test_faults(persistent):
     fault = permaheap._core._fault
     everything(Channel(SMALL))
     gc.collect()
-    before = permaheap._core._spans()
+    before = spans()
     failures = 0
     n = 0
     while True:
@@ -1122,7 +1127,7 @@ def test_faults(persistent):
             assert everything(channel)[0] == {"a": [1, "x" * 50], "b": (2.5, None)}
         del channel
         gc.collect()
-        assert permaheap._core._spans()[:2] == before[:2]
+        assert spans() == before
         if not fired:
             break
     assert failures > 3
