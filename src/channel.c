@@ -909,9 +909,7 @@ read_channel(const ph_travels *travels, ph_reader *reader)
     ph_channels *channels = context_of(travels);
     if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
-        PyErr_SetString(travels->exceptions->message_error,
-                        "permaheap: a message was damaged on its way: a channel in it is "
-                        "none");
+        (void)ph_message_damaged(travels, "a channel in it is none");
         return NULL;
     }
     ph_span_drop(id);

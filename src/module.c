@@ -29,7 +29,6 @@ typedef struct {
     bool has_datetime;              /* imported in this interpreter */
     ph_travels travels;
     ph_filling filling;
-    ph_travels travels;
     ph_channels channels;
 } module_state;
 
@@ -971,7 +970,6 @@ core_exec(PyObject *module)
         || ph_testing_spans_add(module) < 0) {
         return -1;
     }
-    state->travels.exceptions = &interp->exceptions;
     state->travels.traveller[state->travels.n++] = (ph_traveller){
         .type = state->handle_type, .write = handle_write, .read = handle_read,
     };

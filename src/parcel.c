@@ -43,9 +43,7 @@ aligned(uint64_t size)
 static int
 damaged(const ph_parcels *parcels, const char *what)
 {
-    PyErr_Format(parcels->exceptions->message_error,
-                 "permaheap: a message was damaged on its way: %s", what);
-    return -1;
+    return ph_message_damaged(parcels->travels, what);
 }
 
 /* --- Parcels and their memory ---------------------------------------------------- */
@@ -68,7 +66,7 @@ static void
 parcel_free(ph_parcel *parcel)
 {
     if (parcel != NULL) {
-        ph_writer_free(&parcel->writer);
+        ph_writer_clear(&parcel->writer);
         ph_free(parcel->bytes);
         ph_free(parcel->spans);
         ph_free(parcel);
@@ -81,7 +79,7 @@ ph_parcel_done(ph_parcels *parcels, ph_parcel *parcel)
     if (parcel->has_body) {
         ph_span_drop(parcel->body);
     }
-    ph_writer_clear(&parcel->writer);
+    ph_writer_reset(&parcel->writer);
     parcel->has_body = parcel->pickled = false;
     if (parcels->spare == NULL && parcel->bytes_size <= KEPT_MOST
         && parcel->writer.size <= KEPT_MOST) {
@@ -391,7 +389,6 @@ pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
     if (result < 0) {
         return -1;
     }
-    ph_writer_clear(&parcel->writer);
     if (!may_pickle) {
         PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this "
                      "%s there is something that travels in no other way",
@@ -430,11 +427,9 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         ph_raise(parcels->exceptions);
         return NULL;
     }
-    if (flags & PH_BLOCK_DATETIME && !parcels->has_datetime) {
-        if (ph_datetime_import() < 0) {
-            return NULL;
-        }
-        parcels->has_datetime = true;
+    if (flags & PH_BLOCK_DATETIME
+        && ph_need_datetime(parcels->travels->has_datetime) < 0) {
+        return NULL;
     }
     if (obj == NULL) {
         damaged(parcels, "it names no object");
@@ -555,7 +550,7 @@ PyObject *
 ph_parcel_open(ph_parcels *parcels, const ph_incoming *incoming)
 {
     ph_reader reader = {
-        .at = incoming->bytes, .end = incoming->bytes + incoming->size,
+        .travels = parcels->travels, .at = incoming->bytes, .end = incoming->bytes + incoming->size,
         .spans = incoming->spans, .n_spans = incoming->n_spans,
     };
     ph_span_id body;

@@ -12,7 +12,6 @@ typedef struct {
     const ph_exceptions *exceptions;
     const ph_travels *travels;
     PyObject *dumps, *loads;        /* pickle's; NULL: not asked for yet */
-    bool has_datetime;              /* imported in this interpreter */
     ph_parcel *spare;               /* for the next one who sends, or NULL */
     ph_incoming *spare_incoming;    /* for the next one who receives, or NULL */
 } ph_parcels;
