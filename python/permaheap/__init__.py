@@ -42,6 +42,7 @@ from permaheap import _supported
 _supported.check()
 
 from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    Buffer,
     Channel,
     Closed,
     Empty,
@@ -55,6 +56,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     freeze_each,
     freeze_pairs,
     is_frozen,
+    move,
     reclaim,
     release,
     select,
@@ -71,6 +73,7 @@ from permaheap._stats import Stats, stats  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Buffer",
     "Channel",
     "Closed",
     "Empty",
@@ -93,6 +96,7 @@ __all__ = [
     "immortalize",
     "is_frozen",
     "json_default",
+    "move",
     "prefork",
     "reclaim",
     "register_reducers",
