@@ -138,7 +138,8 @@ ph_parcels_clear(ph_parcels *parcels)
 static bool
 fits(uint64_t size, uint32_t n_spans, uint64_t largest)
 {
-    return size <= largest && n_spans * sizeof(ph_span_id) <= largest - size;
+    return n_spans <= PH_MESSAGE_SPANS && size <= largest
+           && n_spans * sizeof(ph_span_id) <= largest - size;
 }
 
 /* Let the message be a body of that size in a span, which is still to be written. */
@@ -147,7 +148,7 @@ body_new(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
          uint64_t largest)
 {
     uint32_t n = parcel->writer.n_spans + 1;
-    if (n > PH_MESSAGE_SPANS || !fits(sizeof(uint64_t), n, largest)) {
+    if (!fits(sizeof(uint64_t), n, largest)) {
         PyErr_Format(PyExc_ValueError, "send: one message cannot hold %lu buffers and "
                      "channels; send them in several", (unsigned long)(n - 1));
         return NULL;

@@ -45,6 +45,8 @@ class Carrier:
 
 def spans():
     """Return how many bytes the family's live spans take, and how many there are."""
+    gc.collect()
+    permaheap._core._span_sweep(False)
     return permaheap._core._span_figures()[:2]
 
 
@@ -277,7 +279,7 @@ def test_sharing_is_kept():
 def test_larger_than_the_channel(size):
     channel = Channel(SMALL)
     before = spans()
-    for value in (b"v" * size, [list(range(size // 8))], Point("p" * size, 1)):
+    for value in (b"v" * size, [str(i) * 10 for i in range(size // 10)], Point("p" * size, 1)):
         channel.send(value)
         assert channel.recv() == value
     stats = channel.stats()
@@ -437,7 +439,7 @@ def test_channels_and_handles():
 
 def test_too_many_buffers():
     channel = Channel()
-    with pytest.raises((ValueError, MemoryError)):
+    with pytest.raises(ValueError, match="one message cannot hold 600 buffers"):
         channel.send([Channel(SMALL) for _ in range(600)])
     assert len(channel) == 0
 
@@ -636,11 +638,11 @@ def test_moving_buffer_is_pinned_while_its_sender_waits():
 # --- Between interpreters --------------------------------------------------------------------------
 
 ECHO = """
-import pickle
+import pickle, permaheap
 inward, outward = pickle.loads(pair)
-for item in inward:
-    outward.send(item)
-outward.close()
+with outward:
+    for item in inward:
+        outward.send(permaheap.move(item) if type(item) is permaheap.Buffer else item)
 """
 
 
@@ -662,11 +664,13 @@ def test_between_interpreters():
 
         sender = threading.Thread(target=send)
         sender.start()
-        got = list(back) if sys.version_info < (3, 13) else list(back)
+        got = list(back)
         sender.join()
         thread.join()
-    assert got[: len(items)] == items
-    assert got[len(items) - 2] is data
+    moved = got.pop()
+    assert got == items
+    assert got[-2] is data
+    assert bytes(moved) == b"moved"
 
 
 def test_interpreter_that_ends_with_messages_on_their_way():
@@ -786,7 +790,6 @@ def test_buffers_between_processes():
     buffer[0] = 5
     assert bytes(shared) == b"for all"
     del buffer, shared
-    permaheap._core._span_sweep(False)
     assert spans() == before
 
 
@@ -1120,8 +1123,8 @@ def test_faults(persistent):
         except (MemoryError, OSError):
             failures += 1
         finally:
+            fired = fault()
             fault(0)
-        fired = fault()
         if channel is not None:
             drain(channel)
             assert everything(channel)[0] == {"a": [1, "x" * 50], "b": (2.5, None)}
