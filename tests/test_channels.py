@@ -1,4 +1,4 @@
-"""Channels between threads, interpreters and processes: what travels, in which order, and when not."""
+"""Channels between threads, interpreters and processes: what travels, and in which order."""
 
 import gc
 import os
@@ -316,7 +316,7 @@ def test_anything_else_is_pickled():
 
 def test_without_pickle():
     channel = Channel(pickle=False)
-    with pytest.raises(TypeError, match="does not pickle.*Point"):
+    with pytest.raises(TypeError, match=r"does not pickle.*Point"):
         channel.send(Point(1, 2))
     channel.send([1, 2])
     assert drain(channel) == [[1, 2]]
@@ -635,7 +635,7 @@ def test_moving_buffer_is_pinned_while_its_sender_waits():
     assert [bytes(buffer) for buffer in buffers] == [b"precious"]
 
 
-# --- Between interpreters --------------------------------------------------------------------------
+# --- Between interpreters -------------------------------------------------------------------------
 
 ECHO = """
 import pickle, permaheap
@@ -750,7 +750,8 @@ def test_many_senders_many_receivers():
     all_got = [results.recv() for _ in receivers]
     for worker in receivers:
         worker.join()
-    assert sorted(sum(all_got, [])) == [(n, i) for n in range(3) for i in range(1000)]
+    arrived = sorted(item for got in all_got for item in got)
+    assert arrived == [(n, i) for n in range(3) for i in range(1000)]
     for got in all_got:  # what one sent arrives in that order
         for number in range(3):
             numbers = [i for n, i in got if n == number]
@@ -894,7 +895,7 @@ def test_fork_while_another_thread_sends():
     reader.join()
 
 
-# --- Waiting -----------------------------------------------------------------------------------------
+# --- Waiting --------------------------------------------------------------------------------------
 
 
 class Alarm(Exception):
@@ -982,7 +983,7 @@ def test_waiting_costs_no_processor_time():
         assert worker.join() <= 0.1
 
 
-# --- Several at once ---------------------------------------------------------------------------------
+# --- Several at once ------------------------------------------------------------------------------
 
 
 def test_select():
@@ -1054,7 +1055,7 @@ def test_several_threads_select():
     assert sorted(got) == sorted(list(range(50)) * 4)
 
 
-# --- Damage -------------------------------------------------------------------------------------------
+# --- Damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [
@@ -1092,7 +1093,7 @@ def find_message(value):
     return [i for i in range(len(after)) if before[i] != after[i]]
 
 
-# --- Failing calls ------------------------------------------------------------------------------------
+# --- Failing calls --------------------------------------------------------------------------------
 
 
 def everything(channel):
@@ -1156,7 +1157,7 @@ def test_no_reference_leaks():
     assert sys.gettotalrefcount() - before < 40
 
 
-# --- Against a slow twin ---------------------------------------------------------------------------
+# --- Against a slow twin --------------------------------------------------------------------------
 
 
 class Twin(RuleBasedStateMachine):
