@@ -8,6 +8,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
 #include "prefork.h"
@@ -25,6 +26,7 @@ typedef struct {
     ph_interpreter interp;
     PyTypeObject *handle_type;
     bool has_datetime;              /* imported in this interpreter */
+    ph_travels travels;
     ph_filling filling;
 } module_state;
 
@@ -194,23 +196,12 @@ handle_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* Objects of datetime's types work in the interpreters that imported it. */
-static int
-import_datetime(module_state *state)
-{
-    if (!state->has_datetime && ph_datetime_import() < 0) {
-        return -1;
-    }
-    state->has_datetime = true;
-    return 0;
-}
-
 /* Early, so that children find datetime where we have it.  On 3.12 it refuses
    to be imported in interpreters with their own GIL; they can do without. */
 static int
 try_datetime(module_state *state)
 {
-    if (import_datetime(state) == 0) {
+    if (ph_need_datetime(&state->has_datetime) == 0) {
         return 0;
     }
     if (!PyErr_ExceptionMatches(PyExc_ImportError)) {
@@ -230,7 +221,7 @@ resolve(module_state *state, const ph_handle *handle)
         return NULL;
     }
     if (flags & PH_BLOCK_DATETIME) {
-        if (import_datetime(state) < 0) {
+        if (ph_need_datetime(&state->has_datetime) < 0) {
             return NULL;
         }
         if (obj == NULL) {          /* timezone.utc, static once imported */
@@ -619,6 +610,48 @@ core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
     return err ? ph_raise_os(err, "begin the trace") : Py_NewRef(Py_None);
 }
 
+/* --- Messages, for tests ------------------------------------------------------------------ */
+
+PyDoc_STRVAR(pack_doc,
+"_pack($module, obj, /)\n--\n\n"
+"The bytes that a value travels as through a channel.  Raises TypeError for what\n"
+"channels pickle.");
+
+static PyObject *
+core_pack(PyObject *module, PyObject *obj)
+{
+    ph_writer writer = {.used = 0};
+    PyObject *bytes = NULL;
+    int result = ph_message_write(&state_of(module)->travels, obj, &writer);
+    if (result == PH_NOT_OURS) {
+        PyErr_Format(PyExc_TypeError, "_pack: this %s is, or holds, what channels "
+                     "pickle", Py_TYPE(obj)->tp_name);
+    }
+    else if (result == PH_WRITTEN) {
+        bytes = PyBytes_FromStringAndSize(writer.bytes, (Py_ssize_t)writer.used);
+    }
+    ph_writer_clear(&writer);
+    return bytes;
+}
+
+PyDoc_STRVAR(unpack_doc,
+"_unpack($module, message, /)\n--\n\n"
+"The value that _pack() has made bytes of.  Raises MessageError.");
+
+static PyObject *
+core_unpack(PyObject *module, PyObject *message)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    const char *bytes = buffer.buf;
+    ph_reader reader = {.at = bytes, .end = bytes + buffer.len};
+    PyObject *obj = ph_message_read(&state_of(module)->travels, &reader);
+    PyBuffer_Release(&buffer);
+    return obj;
+}
+
 /* --- stats, and what tests ask for ------------------------------------------------------- */
 
 static PyObject *
@@ -781,6 +814,8 @@ static PyMethodDef core_methods[] = {
     {"_record_faults", core_record_faults, METH_VARARGS, record_faults_doc},
     {"_take_faults", core_take_faults, METH_O, take_faults_doc},
     {"_trace_begin", core_trace_begin, METH_O, trace_begin_doc},
+    {"_pack", core_pack, METH_O, pack_doc},
+    {"_unpack", core_unpack, METH_O, unpack_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},
@@ -846,6 +881,9 @@ PyDoc_STRVAR(handle_error_doc,
 "A handle that is damaged, forged, or of another family of processes, or whose\n"
 "block was released.");
 
+PyDoc_STRVAR(message_error_doc,
+"A message whose bytes are damaged.");
+
 static int
 add_exceptions(PyObject *module, ph_exceptions *exceptions)
 {
@@ -858,7 +896,11 @@ add_exceptions(PyObject *module, ph_exceptions *exceptions)
     Py_DECREF(no_path);
     exceptions->handle_error = PyErr_NewExceptionWithDoc(
         "permaheap.HandleError", handle_error_doc, PyExc_ValueError, NULL);
-    if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0) {
+    exceptions->message_error = PyErr_NewExceptionWithDoc(
+        "permaheap.MessageError", message_error_doc, PyExc_ValueError, NULL);
+    if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0
+        || PyModule_AddObjectRef(module, "MessageError",
+                                 exceptions->message_error) < 0) {
         return -1;
     }
     return PyModule_AddObjectRef(module, "HandleError", exceptions->handle_error);
@@ -893,6 +935,8 @@ core_exec(PyObject *module)
         return -1;
     }
     ph_heap_init();
+    state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
+                                  .has_datetime = &state->has_datetime};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -919,6 +963,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = state_of(module);
     Py_VISIT(state->interp.exceptions.freeze_error);
     Py_VISIT(state->interp.exceptions.handle_error);
+    Py_VISIT(state->interp.exceptions.message_error);
     Py_VISIT(state->interp.ordered_dict);
     Py_VISIT(state->interp.counter);
     Py_VISIT(state->interp.defaultdict);
@@ -934,6 +979,7 @@ core_clear(PyObject *module)
     module_state *state = state_of(module);
     Py_CLEAR(state->interp.exceptions.freeze_error);
     Py_CLEAR(state->interp.exceptions.handle_error);
+    Py_CLEAR(state->interp.exceptions.message_error);
     Py_CLEAR(state->interp.ordered_dict);
     Py_CLEAR(state->interp.counter);
     Py_CLEAR(state->interp.defaultdict);
