@@ -4,6 +4,7 @@
    State: per interpreter in module_state; whatever the process or the family
    shares belongs to the core. */
 
+#include "buffer.h"
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
@@ -23,8 +24,9 @@
 #include "permaheap.h"
 
 typedef struct {
-    ph_interpreter interp;
-    PyTypeObject *handle_type;
+    ph_interpreter interp;          /* first, with the exceptions first in it: types
+                                       in other files reach them by the module */
+    PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
     ph_travels travels;
     ph_filling filling;
@@ -216,6 +218,9 @@ resolve(module_state *state, const ph_handle *handle)
 {
     PyObject *obj;
     uint32_t flags;
+    if (ph_handle_is_span(handle)) {
+        return ph_buffer_resolve(state->buffer_type, handle);
+    }
     if (ph_handle_resolve(handle, &obj, &flags) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
@@ -239,8 +244,9 @@ resolve(module_state *state, const ph_handle *handle)
 PyDoc_STRVAR(handle_get_doc,
 "get($self, /)\n--\n\n"
 "The object that this handle names: the same one, in any process or\n"
-"interpreter of the family.  Raises HandleError when the handle is damaged or\n"
-"of another family, or when its block was released.  O(1), whatever the\n"
+"interpreter of the family; for a Buffer's, a read-only Buffer onto the same\n"
+"memory.  Raises HandleError when the handle is damaged or of another family,\n"
+"or when its block was released or the Buffer is gone.  O(1), whatever the\n"
 "object's size.");
 
 static PyObject *
@@ -313,9 +319,12 @@ static PyObject *
 handle_repr(PyObject *self)
 {
     const ph_handle *handle = handle_of(self);
-    return PyUnicode_FromFormat("<permaheap.Handle of offset %llu in family "
-                                "%02x%02x%02x%02x>",
-                                (unsigned long long)handle->object,
+    const char *what = ph_handle_is_span(handle) ? "Buffer" : "offset";
+    uint64_t number = ph_handle_is_span(handle) ? (uint32_t)handle->object
+                                                : handle->object;
+    return PyUnicode_FromFormat("<permaheap.Handle of %s %llu in family "
+                                "%02x%02x%02x%02x>", what,
+                                (unsigned long long)number,
                                 handle->family[0], handle->family[1],
                                 handle->family[2], handle->family[3]);
 }
@@ -329,8 +338,8 @@ static PyMethodDef handle_methods[] = {
 };
 
 PyDoc_STRVAR(handle_doc,
-"The name of a permanent object, made by share(): 40 bytes that may travel\n"
-"through any queue, pipe, file or pickle.");
+"The name of a permanent object or a read-only Buffer, made by share(): 40 bytes\n"
+"that may travel through any queue, pipe, file or pickle.");
 
 static PyType_Slot handle_slots[] = {
     {Py_tp_doc, (void *)handle_doc},
@@ -352,13 +361,20 @@ static PyType_Spec handle_spec = {
 
 PyDoc_STRVAR(share_doc,
 "share($module, frozen, /)\n--\n\n"
-"A Handle that names a permanent object, not only the root of a freeze.\n\n"
-"Raises TypeError for what is not permanent, HandleError for an object of a\n"
-"block that was released.  O(1).");
+"A Handle that names a permanent object, not only the root of a freeze, or a\n"
+"read-only Buffer, which it does not keep alive.\n\n"
+"Raises TypeError for what is not permanent and for a writable Buffer;\n"
+"HandleError for an object of a block that was released, ValueError for a\n"
+"released Buffer.  O(1).");
 
 static PyObject *
 share(module_state *state, PyObject *obj)
 {
+    ph_handle handle;
+    if (Py_TYPE(obj) == state->buffer_type) {
+        return ph_buffer_share(obj, &handle) < 0
+                   ? NULL : handle_new(state->handle_type, &handle);
+    }
     if (!api_is_frozen(obj)) {
         PyErr_Format(PyExc_TypeError,
                      "share: this %s is not a permanent object; freeze() it first",
@@ -369,7 +385,6 @@ share(module_state *state, PyObject *obj)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    ph_handle handle;
     if (ph_handle_make(obj, &handle) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
@@ -381,6 +396,21 @@ static PyObject *
 core_share(PyObject *module, PyObject *obj)
 {
     return share(state_of(module), obj);
+}
+
+PyDoc_STRVAR(move_doc,
+"move($module, buf, /)\n--\n\n"
+"Take a Buffer's ownership, to hand it on: a new Buffer onto the same memory,\n"
+"on the move; buf itself is released.\n\n"
+"A Channel takes it over when the message was sent; if that fails it is still\n"
+"yours.  Raises BufferError while a view exports buf, ValueError when it is\n"
+"released, TypeError for what is no Buffer.  O(1), whatever its size.\n\n"
+"The idea is from the actor languages: what is sent is no longer the sender's.");
+
+static PyObject *
+core_move(PyObject *module, PyObject *obj)
+{
+    return ph_buffer_move(state_of(module)->buffer_type, obj);
 }
 
 /* --- Giving back -------------------------------------------------------------------------- */
@@ -800,6 +830,7 @@ static PyMethodDef core_methods[] = {
     {"thaw", core_thaw, METH_O, thaw_doc},
     {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
     {"share", core_share, METH_O, share_doc},
+    {"move", core_move, METH_O, move_doc},
     {"release", core_release, METH_O, release_doc},
     {"forget", core_forget, METH_O, forget_doc},
     {"reclaim", core_reclaim, METH_NOARGS, reclaim_doc},
@@ -954,6 +985,9 @@ core_exec(PyObject *module)
         || ph_testing_spans_add(module) < 0) {
         return -1;
     }
+    if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0) {
+        return -1;
+    }
     return add_capsule(module);
 }
 
@@ -970,6 +1004,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.lock);
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
+    Py_VISIT(state->buffer_type);
     return 0;
 }
 
@@ -987,6 +1022,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
+    Py_CLEAR(state->buffer_type);
     return 0;
 }
 

@@ -42,6 +42,7 @@ from permaheap import _supported
 _supported.check()
 
 from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    Buffer,
     FreezeError,
     Handle,
     HandleError,
@@ -51,6 +52,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     freeze_each,
     freeze_pairs,
     is_frozen,
+    move,
     reclaim,
     release,
     share,
@@ -66,6 +68,7 @@ from permaheap._stats import Stats, stats  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Buffer",
     "FreezeError",
     "Handle",
     "HandleError",
@@ -84,6 +87,7 @@ __all__ = [
     "immortalize",
     "is_frozen",
     "json_default",
+    "move",
     "prefork",
     "reclaim",
     "register_reducers",
