@@ -16,6 +16,9 @@ typedef struct {
 #define PH_HANDLE_SIZE 40
 _Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
 
+/* The tag of other names that are made of these words, under the family's key.  After
+   ph_heap_ready(). */
+uint64_t ph_tag(const uint64_t *words, size_t n);
 /* Name a permanent or static object, unless its block was released.  O(1). */
 ph_status ph_handle_make(PyObject *obj, ph_handle *handle);
 /* The object, and the flags of its block.  O(1). */

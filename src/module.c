@@ -8,6 +8,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "lend.h"
 #include "object_map.h"
 #include "os_trace.h"
 #include "prefork.h"
@@ -24,6 +25,7 @@ typedef struct {
     PyTypeObject *handle_type;
     bool has_datetime;              /* imported in this interpreter */
     ph_filling filling;
+    ph_lending lending;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -32,6 +34,12 @@ static module_state *
 state_of(PyObject *module)
 {
     return PyModule_GetState(module);
+}
+
+ph_lending *
+ph_lending_of(PyObject *module)
+{
+    return &state_of(module)->lending;
 }
 
 /* --- freeze, thaw, is_frozen ------------------------------------------------------- */
@@ -897,7 +905,8 @@ core_exec(PyObject *module)
     state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(
         module, &handle_spec, NULL);
     if (state->handle_type == NULL
-        || PyModule_AddType(module, state->handle_type) < 0) {
+        || PyModule_AddType(module, state->handle_type) < 0
+        || ph_lend_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
@@ -915,7 +924,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.lock);
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
-    return 0;
+    return ph_lending_traverse(&state->lending, visit, arg);
 }
 
 static int
@@ -931,6 +940,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
+    ph_lending_clear(&state->lending);
     return 0;
 }
 

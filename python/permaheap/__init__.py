@@ -42,14 +42,19 @@ from permaheap import _supported
 _supported.check()
 
 from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    Borrowed,
     FreezeError,
     Handle,
     HandleError,
+    Loan,
+    LoanError,
+    call,
     forget,
     freeze,
     freeze_each,
     freeze_pairs,
     is_frozen,
+    lend,
     reclaim,
     release,
     share,
@@ -65,14 +70,18 @@ from permaheap._stats import Stats, stats  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Borrowed",
     "FreezeError",
     "Handle",
     "HandleError",
     "Immortalized",
+    "Loan",
+    "LoanError",
     "Prefork",
     "Stats",
     "__version__",
     "builtin_default",
+    "call",
     "exit_quickly",
     "family_context",
     "forget",
@@ -82,6 +91,7 @@ __all__ = [
     "immortalize",
     "is_frozen",
     "json_default",
+    "lend",
     "prefork",
     "reclaim",
     "register_reducers",
