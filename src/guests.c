@@ -312,3 +312,15 @@ ph_guest_leave(ph_guest *visit)
     depart(visit->host);
     PyEval_RestoreThread(visit->from);
 }
+
+void
+ph_guest_text(char *text, size_t size)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *str = PyObject_Str(raised);
+    const char *utf8 = str ? PyUnicode_AsUTF8(str) : NULL;
+    PyOS_snprintf(text, size, "%s: %s", Py_TYPE(raised)->tp_name, utf8 ? utf8 : "?");
+    PyErr_Clear();
+    Py_XDECREF(str);
+    Py_DECREF(raised);
+}

@@ -43,5 +43,7 @@ typedef struct ph_guest {
 int ph_guest_enter(ph_guest *visit, ph_host *host);
 /* Go back.  No exception may be set. */
 void ph_guest_leave(ph_guest *visit);
+/* Clear the exception that is set, and copy its text: to be taken home. */
+void ph_guest_text(char *text, size_t size);
 
 #endif

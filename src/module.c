@@ -906,7 +906,7 @@ core_exec(PyObject *module)
         module, &handle_spec, NULL);
     if (state->handle_type == NULL
         || PyModule_AddType(module, state->handle_type) < 0
-        || ph_lend_add(module) < 0) {
+        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
