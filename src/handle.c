@@ -63,13 +63,19 @@ sip_hash(const uint64_t key[2], const uint64_t *words, size_t n)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
+uint64_t
+ph_tag(const uint64_t *words, size_t n)
+{
+    return sip_hash(ph_heap.header->key, words, n);
+}
+
 /* --- Handles ------------------------------------------------------------------- */
 
 static uint64_t
 tag_of(uint64_t nonce, const ph_handle *handle)
 {
     uint64_t words[3] = {nonce, handle->block, handle->object};
-    return sip_hash(ph_heap.header->key, words, 3);
+    return ph_tag(words, 3);
 }
 
 static ph_status
@@ -110,16 +116,16 @@ bad_handle(void)
                    "something that is no longer there");
 }
 
-static ph_status
-foreign_handle(void)
+ph_status
+ph_foreign(const char *thing)
 {
     return ph_fail(PH_BAD_HANDLE,
-                   "permaheap: this handle comes from another family of "
+                   "permaheap: this %s comes from another family of "
                    "processes. A family is a process and what was forked from "
                    "it after it imported permaheap; spawned children are "
                    "outside, and so are those of a fork server (the default "
                    "since Python 3.14) unless the server itself imported it. "
-                   "See permaheap.family_context()");
+                   "See permaheap.family_context()", thing);
 }
 
 static bool
@@ -135,7 +141,7 @@ check_family(const ph_handle *handle)
 {
     ph_status status = ph_heap_ready();
     if (status == PH_OK && memcmp(handle->family, ph_heap.header->family, 16) != 0) {
-        return foreign_handle();
+        return ph_foreign("handle");
     }
     return status;
 }

@@ -20,6 +20,12 @@ typedef struct {
 #define PH_HANDLE_SPAN 1u           /* where no block can be */
 _Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
 
+/* The tag of other names that are made of these words, under the family's key.  After
+   ph_heap_ready(). */
+uint64_t ph_tag(const uint64_t *words, size_t n);
+/* Fail with PH_BAD_HANDLE: this thing ("handle") comes from another family. */
+ph_status ph_foreign(const char *thing);
+
 /* Name a permanent or static object, unless its block was released.  O(1). */
 ph_status ph_handle_make(PyObject *obj, ph_handle *handle);
 /* Name a span that is read-only for good; and is it such a name?  Then the span, if

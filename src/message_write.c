@@ -826,8 +826,8 @@ drop_frames(ph_writer *writer)
     }
 }
 
-static void
-forget_message(ph_writer *writer)
+void
+ph_writer_reset(ph_writer *writer)
 {
     drop_frames(writer);
     writer->used = 0;
@@ -853,11 +853,11 @@ int
 ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer)
 {
     writing w = {.travels = travels, .writer = writer};
-    forget_message(writer);
+    ph_writer_reset(writer);
     begin_memo(writer);
     int result = walk(&w, obj);
     if (result != PH_WRITTEN) {
-        forget_message(writer);
+        ph_writer_reset(writer);
     }
     return result;
 }
@@ -865,7 +865,7 @@ ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer)
 void
 ph_writer_clear(ph_writer *writer)
 {
-    forget_message(writer);
+    ph_writer_reset(writer);
     ph_free(writer->bytes);
     ph_free(writer->spans);
     ph_free(writer->slots);

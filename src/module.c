@@ -5,10 +5,12 @@
    shares belongs to the core. */
 
 #include "buffer.h"
+#include "channel.h"
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "lend.h"
 #include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
@@ -26,10 +28,12 @@
 typedef struct {
     ph_interpreter interp;          /* first, with the exceptions first in it: types
                                        in other files reach them by the module */
+    ph_travels travels;
     PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
-    ph_travels travels;
     ph_filling filling;
+    ph_channels channels;
+    ph_lending lending;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -38,6 +42,12 @@ static module_state *
 state_of(PyObject *module)
 {
     return PyModule_GetState(module);
+}
+
+ph_lending *
+ph_lending_of(PyObject *module)
+{
+    return &state_of(module)->lending;
 }
 
 /* --- freeze, thaw, is_frozen ------------------------------------------------------- */
@@ -327,6 +337,27 @@ handle_repr(PyObject *self)
                                 (unsigned long long)number,
                                 handle->family[0], handle->family[1],
                                 handle->family[2], handle->family[3]);
+}
+
+/* In a message: its bytes. */
+static int
+handle_write(ph_writer *writer, PyObject *obj)
+{
+    return ph_write_bytes(writer, handle_of(obj), PH_HANDLE_SIZE);
+}
+
+static PyObject *
+handle_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    ph_handle handle;
+    if (ph_read_bytes(reader, &bytes, PH_HANDLE_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&handle, bytes, PH_HANDLE_SIZE);
+    const module_state *state = (const module_state *)
+        ((const char *)travels - offsetof(module_state, travels));
+    return handle_new(state->handle_type, &handle);
 }
 
 static PyMethodDef handle_methods[] = {
@@ -985,7 +1016,13 @@ core_exec(PyObject *module)
         || ph_testing_spans_add(module) < 0) {
         return -1;
     }
-    if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0) {
+    state->travels.traveller[state->travels.n++] = (ph_traveller){
+        .type = state->handle_type, .write = handle_write, .read = handle_read,
+    };
+    if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
+        || ph_channels_add(module, &state->channels, &interp->exceptions,
+                           &state->travels) < 0
+        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
@@ -1005,7 +1042,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
     Py_VISIT(state->buffer_type);
-    return 0;
+    int result = ph_channels_traverse(&state->channels, visit, arg);
+    return result != 0 ? result : ph_lending_traverse(&state->lending, visit, arg);
 }
 
 static int
@@ -1023,6 +1061,8 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);
+    ph_channels_clear(&state->channels);
+    ph_lending_clear(&state->lending);
     return 0;
 }
 
