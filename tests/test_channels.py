@@ -46,8 +46,9 @@ class Carrier:
 def spans():
     """Return how many bytes the family's live spans take, and how many there are."""
     gc.collect()
-    permaheap._core._span_sweep(False)
-    return permaheap._core._span_figures()[:2]
+    permaheap.reclaim()
+    stats = permaheap.stats()
+    return stats.span_bytes, stats.spans
 
 
 def filled(obj=b"x" * 1000):
