@@ -1097,11 +1097,14 @@ def find_message(value):
 # --- Failing calls --------------------------------------------------------------------------------
 
 
+FROZEN = freeze(["frozen", "once"])
+
+
 def everything(channel):
     buffer = Buffer.of(b"moved")
     channel.send({"a": [1, "x" * 50], "b": (2.5, None)})
     channel.send(b"l" * 100_000)
-    channel.send(freeze(["frozen", os.getpid()]))
+    channel.send(FROZEN)
     channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(1, 2)])
     channel.send([move(buffer), Channel(SMALL)])
     return [channel.recv() for _ in range(5)]
