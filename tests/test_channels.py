@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -72,7 +73,8 @@ def drain(channel):
 
 def wait_until_asleep(pid):
     """Wait until the main thread of a process sleeps: what it was to wait for, it waits for."""
-    while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "S":
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
         os.sched_yield()
 
 
@@ -1156,9 +1158,12 @@ def test_no_reference_leaks():
         gc.collect()
 
     rounds(20)
-    before = sys.gettotalrefcount()
-    rounds(50)
-    assert sys.gettotalrefcount() - before < 40
+    leaked = []
+    for _ in range(4):  # caches of the interpreter fill now and then
+        before = sys.gettotalrefcount()
+        rounds(50)
+        leaked.append(sys.gettotalrefcount() - before)
+    assert min(leaked) < 20
 
 
 # --- Against a slow twin --------------------------------------------------------------------------
