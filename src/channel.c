@@ -833,8 +833,8 @@ channel_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (from_bytes == NULL) {
         return NULL;
     }
-    return Py_BuildValue("N(y#)", from_bytes, (const char *)&name,
-                         (Py_ssize_t)sizeof(name));
+    return Py_BuildValue("N(N)", from_bytes,
+                         PyBytes_FromStringAndSize((const char *)&name, sizeof(name)));
 }
 
 static ph_status

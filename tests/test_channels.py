@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -46,8 +47,9 @@ class Carrier:
 def spans():
     """Return how many bytes the family's live spans take, and how many there are."""
     gc.collect()
-    permaheap._core._span_sweep(False)
-    return permaheap._core._span_figures()[:2]
+    permaheap.reclaim()
+    stats = permaheap.stats()
+    return stats.span_bytes, stats.spans
 
 
 def filled(obj=b"x" * 1000):
@@ -71,7 +73,8 @@ def drain(channel):
 
 def wait_until_asleep(pid):
     """Wait until the main thread of a process sleeps: what it was to wait for, it waits for."""
-    while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "S":
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
         os.sched_yield()
 
 
@@ -1096,11 +1099,14 @@ def find_message(value):
 # --- Failing calls --------------------------------------------------------------------------------
 
 
+FROZEN = freeze(["frozen", "once"])
+
+
 def everything(channel):
     buffer = Buffer.of(b"moved")
     channel.send({"a": [1, "x" * 50], "b": (2.5, None)})
     channel.send(b"l" * 100_000)
-    channel.send(freeze(["frozen", os.getpid()]))
+    channel.send(FROZEN)
     channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(1, 2)])
     channel.send([move(buffer), Channel(SMALL)])
     return [channel.recv() for _ in range(5)]
@@ -1152,9 +1158,12 @@ def test_no_reference_leaks():
         gc.collect()
 
     rounds(20)
-    before = sys.gettotalrefcount()
-    rounds(50)
-    assert sys.gettotalrefcount() - before < 40
+    leaked = []
+    for _ in range(4):  # caches of the interpreter fill now and then
+        before = sys.gettotalrefcount()
+        rounds(50)
+        leaked.append(sys.gettotalrefcount() - before)
+    assert min(leaked) < 20
 
 
 # --- Against a slow twin --------------------------------------------------------------------------
