@@ -99,6 +99,8 @@ int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer
    HandleError (a permanent object is not there any more), ImportError (no datetime in
    this interpreter), MemoryError, or what a traveller raises.  O(bytes). */
 PyObject *ph_message_read(const ph_travels *travels, ph_reader *reader);
+/* Let go of what the message holds; of the memory as well. */
+void ph_writer_reset(ph_writer *writer);
 void ph_writer_clear(ph_writer *writer);
 
 #endif
