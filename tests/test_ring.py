@@ -1,7 +1,7 @@
 """The ring of a channel: at work, as a model, damaged, and with its users killed.
 
 The drivers are C programs in the folder c; what each does is said where it begins.  More than the
-usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take about a minute) and PERMAHEAP_RING_STRIDE
+usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds) and PERMAHEAP_RING_STRIDE
 (1: be killed at each instruction, which takes half an hour) in the environment.
 """
 
@@ -26,7 +26,7 @@ HEAP = [
         *("spans", "ring", "ledger", "block", "retire"),
     )
 ]
-ROUNDS = os.environ.get("PERMAHEAP_RING_ROUNDS", "3000")
+ROUNDS = os.environ.get("PERMAHEAP_RING_ROUNDS", "10000")
 STRIDE = os.environ.get("PERMAHEAP_RING_STRIDE", "89")
 
 
