@@ -800,10 +800,19 @@ forget_what_is_the_parents(void)
     }
 }
 
-/* Our slot was a dead process's that held spans. */
+/* In our slot nobody holds anything yet: or else it was a dead process's.  Under the
+   lock, lest somebody be clearing just then, and be killed, and it be undone. */
 static void
 clear_stale_bits(uint32_t slot)
 {
+    if (ph_journal_begin_locked() != PH_OK) {
+        return;
+    }
+    bool stale = member_at(slot)->holds != 0;
+    ph_journal_commit_locked();
+    if (!stale) {
+        return;
+    }
     uint64_t used = atomic_load(&ph_spans_table()->used);
     for (uint64_t i = 1; i <= used; i++) {
         ph_span_run *run = ph_run_at(i);
@@ -821,7 +830,7 @@ ph_spans_after_fork(void)
 {
     uint32_t slot = ph_member_slot();
     forget_what_is_the_parents();
-    if (slot != PH_MEMBERS && atomic_load(&member_at(slot)->holds) != 0) {
+    if (slot != PH_MEMBERS && atomic_load(&ph_spans_table()->used) != 0) {
         clear_stale_bits(slot);
     }
     for (uint32_t i = 0; i < held_ones && ph_journal_begin_locked() == PH_OK; i++) {

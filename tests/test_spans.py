@@ -20,6 +20,7 @@ PAGE = 4096
 MIB = 2**20
 BUFFER, CHANNEL, MESSAGE = 1, 2, 3
 MOST = 16384  # spans at a time
+RING = 64 * 1024  # bytes of a channel's span
 FORGED = 0x7FFF_0000_0000
 
 
@@ -430,6 +431,29 @@ def test_most_spans_of_a_message():
     drop(*spans, box.span)
 
 
+def channel():
+    """Return a channel."""
+    return new(RING, kind=CHANNEL)
+
+
+def test_channel_lets_go_of_its_messages():
+    """Also of a channel in a message, and of what waits in that."""
+    before = figures()
+    outer, inner, a, b = channel(), channel(), new(100), new(100)
+    for to, what in [(outer, inner), (outer, a), (inner, a), (inner, b), (inner, b)]:
+        _core._span_send(to, what)
+    drop(a, b, inner)
+    assert figures()[0] == before[0] + 4
+    assert _core._span_view(a) is None
+    drop(outer)
+    assert figures() == before
+
+
+def test_channel_that_was_never_made():
+    """Its maker was killed before there was a ring."""
+    drop(channel())
+
+
 # --- Processes -----------------------------------------------------------------------------------
 
 
@@ -744,6 +768,43 @@ def test_killed_while_taking():
     assert outcomes == {(True, 1), (True, 2), (False, 2)}
 
 
+def test_killed_while_emptying_a_channel():
+    """Who goes on with that does not drop a message's hold twice."""
+
+    def prepare():
+        outer, inner, a, b = channel(), channel(), new(100), new(100)
+        for to, what in [(outer, a), (outer, inner), (outer, a), (inner, b), (inner, a)]:
+            _core._span_send(to, what)
+        drop(inner, b)
+        return outer, a
+
+    def work(outer, a):
+        drop(outer)
+
+    def settle(killed, outer, a):
+        drop(outer)
+        reclaim()
+        assert _core._span_view(a)[2]  # no message holds it any more, and we do
+        drop(a)
+
+    def child(*given_):
+        work(*given_)
+
+    assert all_deaths(prepare, child, settle) > 5
+
+    def sweeper(outer, a):
+        reclaim()
+
+    def abandoned():
+        with Child(lambda pipe: pipe.send(prepare()) or pipe.recv()) as process:
+            outer, a = process.recv()
+            _core._span_hold(a, BUFFER)
+            process.kill()
+        return outer, a
+
+    assert all_deaths(abandoned, sweeper, settle) > 50
+
+
 def test_killed_while_sweeping():
     def prepare():
         with Child(lambda pipe: pipe.send([new(5 * PAGE) for _ in range(3)]) or pipe.recv()) as it:
@@ -883,7 +944,7 @@ live = 8 * 4
 assert int.from_bytes(os.pread(heap_file(), 8, offset + live), "little") == 1
 os.pwrite(heap_file(), b"\\2", offset + live)
 try:
-    _core._check()
+    permaheap._core._check()
 except AssertionError as error:
     print(error)
 """
