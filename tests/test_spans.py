@@ -1,11 +1,14 @@
 """Spans: shared memory that is given back, whatever happens to the processes that use it."""
 
+import contextlib
 import ctypes
 import itertools
 import os
 import random
 import resource
+import signal
 import threading
+import traceback
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +18,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 import permaheap
 from permaheap import _core, freeze, reclaim
 from processes import Child, ChildFailed, memory
+from test_release import TABLE
 
 PAGE = 4096
 MIB = 2**20
@@ -175,7 +179,10 @@ def test_another_kind_is_another_span():
 
 
 @settings(max_examples=300)
-@given(st.integers(0, 2**64 - 1) | st.builds(lambda a, b: a << 32 | b, st.integers(0, 3), st.integers(0, 40)))
+@given(
+    st.integers(0, 2**64 - 1)
+    | st.builds(lambda a, b: a << 32 | b, st.integers(0, 3), st.integers(0, 40))
+)
 def test_forged_name(name):
     span = new(100)
     if name != span:
@@ -197,7 +204,7 @@ def test_forged_name(name):
 
 def test_too_large():
     for size in (2**41, 2**63, 2**64 - 1):
-        with pytest.raises(MemoryError, match="reserved|full"):
+        with pytest.raises(MemoryError, match=r"reserved|full"):
             new(size)
 
 
@@ -536,6 +543,18 @@ def test_new_spans_of_a_child_are_seen_by_all():
     drop(span, box.span)
 
 
+def leave_behind(n, size):
+    """Let a process that holds n new spans be killed."""
+
+    def child(pipe):
+        pipe.send([new(size) for _ in range(n)])
+        pipe.recv()
+
+    with Child(child) as process:
+        process.recv()
+        process.kill()
+
+
 def test_killed_holder():
     before = figures()
 
@@ -557,9 +576,7 @@ def test_killed_holder():
 
 def test_new_spans_sweep_now_and_then():
     before = figures()[0]
-    with Child(lambda pipe: [new(PAGE) for _ in range(100)] and pipe.send(0) or pipe.recv()) as it:
-        it.recv()
-        it.kill()
+    leave_behind(100, PAGE)
     for _ in range(300):
         drop(new(PAGE))
     assert figures()[0] == before
@@ -617,7 +634,37 @@ def test_fork_while_another_thread_works():
     assert not failures
 
 
-# --- Faults --------------------------------------------------------------------------------------
+# --- Limits and faults ---------------------------------------------------------------------------
+
+
+def test_process_without_a_slot(run):
+    """It is told so; what it inherits stays, also when all others let go of it."""
+    code = """
+from test_spans import drop, fill, holds, new
+span = new(100)
+fill(span, 5)
+for i in range(1, MEMBERS):
+    put(i, long_after, me[0], 0, 0, 0)
+
+def child(pipe):
+    try:
+        new(100)
+    except OSError as error:
+        pipe.send(str(error))
+    pipe.recv()
+    assert holds(span, 5)
+
+with Child(child) as process:
+    print(process.recv())
+    drop(span)
+    other = new(100)
+    fill(other, 6)
+    process.send(None)
+    process.join()
+"""
+    done = run(TABLE + "me = members()[0]\nlong_after = os.getpid() << 40 | 2**40 - 1" + code)
+    assert "no place in the table" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def one_of_each():
@@ -653,39 +700,49 @@ def test_every_failure(persistent):
     assert n > 3
 
 
-# --- Killed in the middle --------------------------------------------------------------------------
+# --- Killed in the middle ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def end_of_process():
+    """End the process, whatever happens, without a word but a traceback."""
+    try:
+        yield
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 
 
 def killed_at(n, work):
     """Run work in a child that is killed at the n-th death point; return whether it was."""
 
-    def run(pipe):
-        _core._death(n)
-        work()
-        _core._death(0)
-
-    with Child(run) as child:
-        try:
-            child.join()
-        except ChildFailed as error:
-            assert "-9" in str(error)
-            Child.killed += 1
-            return True
-    return False
+    pid = os.fork()
+    if pid == 0:
+        with end_of_process():
+            _core._death(n)
+            work()
+            _core._death(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    Child.killed += code != 0
+    return code != 0
 
 
 def all_deaths(prepare, work, settle):
     """Kill a child at each death point of some work, and see that all is whole after each."""
     for n in itertools.count(1):
         before = figures()
-        given_ = prepare()
-        killed = killed_at(n, lambda: work(*given_))
+        prepared = prepare()
+        killed = killed_at(n, lambda: work(*prepared))
         _core._check()
-        settle(killed, *given_)
+        settle(killed, *prepared)
         reclaim()
         assert figures() == before
         if not killed:
-            return n
+            break
+    return n
 
 
 def nothing(*_):
@@ -787,10 +844,7 @@ def test_killed_while_emptying_a_channel():
         assert _core._span_view(a)[2]  # no message holds it any more, and we do
         drop(a)
 
-    def child(*given_):
-        work(*given_)
-
-    assert all_deaths(prepare, child, settle) > 5
+    assert all_deaths(prepare, work, settle) > 5
 
     def sweeper(outer, a):
         reclaim()
@@ -807,9 +861,7 @@ def test_killed_while_emptying_a_channel():
 
 def test_killed_while_sweeping():
     def prepare():
-        with Child(lambda pipe: pipe.send([new(5 * PAGE) for _ in range(3)]) or pipe.recv()) as it:
-            it.recv()
-            it.kill()
+        leave_behind(3, 5 * PAGE)
         return ()
 
     assert all_deaths(prepare, lambda: _core._span_sweep(True), nothing) > 10
@@ -877,11 +929,8 @@ def killed_at_random(rounds, workers=3):
 
     def start(i):
         child = Child(work_for_ever, boxes[i], rng.random(), rng.random() < 0.5)
-        child.deaths = rng.random()
-        try:
+        with contextlib.suppress(ChildFailed):
             child.recv()
-        except ChildFailed:
-            child.pid = None
         return child
 
     children = [start(i) for i in range(workers)]
