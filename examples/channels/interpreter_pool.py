@@ -6,6 +6,7 @@ this in ``concurrent.futures``; for 3.12 and 3.13 two channels and a few lines m
 """
 
 import contextlib
+import importlib
 import sys
 import time
 
@@ -42,22 +43,24 @@ def task(handle, start, stop):
 
 def work(tasks, results):
     """Be an interpreter of the pool."""
-    for number, function, arguments in tasks:
-        results.send((number, function(*arguments)))
+    for number, module, function, arguments in tasks:
+        call = getattr(importlib.import_module(module), function)
+        results.send((number, call(*arguments)))
 
 
 class Pool:
     """Interpreters that take tasks from one channel and put results into another."""
 
     def __init__(self, size):
-        self.tasks, self.results = permaheap.Channel(), permaheap.Channel()
+        # Functions go by name, so that nothing has to be pickled.
+        self.tasks, self.results = (permaheap.Channel(pickle=False) for _ in range(2))
         self.interpreters = [Interpreter(work, self.tasks, self.results) for _ in range(size)]
 
     def map(self, function, *columns):
         """Return the results in the order of the arguments, of which there are not too many."""
         count = 0
         for count, arguments in enumerate(zip(*columns, strict=True), 1):
-            self.tasks.send((count, function, arguments))
+            self.tasks.send((count, function.__module__, function.__name__, arguments))
         return [result for _, result in sorted(self.results.recv() for _ in range(count))]
 
     def __enter__(self):
