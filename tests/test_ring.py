@@ -17,6 +17,7 @@ from compile import compiler
 
 ROOT = Path(__file__).resolve().parent.parent
 DRIVERS = ROOT / "tests" / "c"
+WRAPPED = "-Wl,--wrap=ph_os_wait"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-g", "-pthread"]
 ALONE = [ROOT / "src" / "ring.c", ROOT / "src" / "os_sync.c", DRIVERS / "ring_stand_ins.c"]
 HEAP = [
@@ -38,7 +39,7 @@ def build(folder, driver, *flags, sources=()):
     return program
 
 
-def run(*command, timeout=300):
+def run(*command, timeout=120):
     """Run a driver; what it says on stdout if all went well."""
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False
@@ -54,7 +55,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stress(folder):
-    return build(folder, "ring_stress", "-O2", sources=ALONE)
+    return build(folder, "ring_stress", "-O2", WRAPPED, sources=ALONE)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,13 @@ def model(folder):
 @pytest.mark.parametrize("spin", [0, 20_000])
 def test_each_message_arrives_once_and_in_order(stress, kind, crowd, spin):
     run(stress, kind, *crowd, 3000, 16384, 8000, spin)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_closed_in_the_middle(stress, kind):
+    """What was sent arrives; the others are told."""
+    for close in range(0, 300, 30):
+        run(stress, kind, 3, 3, 1000, 16384, 2000, 0, close)
 
 
 def test_small_messages_in_a_large_ring(stress):
@@ -87,7 +95,7 @@ def test_thread_sanitizer(folder):
         capture_output=True, check=False,
     ).returncode:  # fmt: skip
         pytest.skip("the compiler has no ThreadSanitizer")
-    flags = ["-O1", "-fsanitize=thread"]
+    flags = ["-O1", "-fsanitize=thread", WRAPPED]
     sanitized = folder / "sanitized"
     sanitized.mkdir()
     program = build(sanitized, "ring_stress", *flags, sources=ALONE)
@@ -104,7 +112,7 @@ def test_thread_sanitizer_sees_a_race(folder):
     broken.mkdir()
     (broken / "ring.c").write_text(text)
     try:
-        program = build(broken, "ring_stress", "-O1", "-fsanitize=thread",
+        program = build(broken, "ring_stress", "-O1", "-fsanitize=thread", WRAPPED,
                         sources=[broken / "ring.c", *ALONE[1:]])  # fmt: skip
     except subprocess.CalledProcessError:
         pytest.skip("the compiler has no ThreadSanitizer")

@@ -25,7 +25,7 @@ send_all(ph_ring *ring, uint32_t n)
     char bytes[SIZE] = {0};
     ph_outgoing message = {.bytes = bytes, .size = SIZE};
     for (uint32_t i = 0; i < n; i++) {
-        send_to(ring, &message, spin);
+        (void)send_to(ring, &message, spin);
     }
 }
 
@@ -94,7 +94,7 @@ one_way(void)
     pthread_join(thread, NULL);
     report("one way, threads", start, messages);
     start = ph_os_now();
-    if (fork() == 0) {
+    if (fork_worker() == 0) {
         send_all(there, messages);
         _exit(0);
     }
@@ -107,7 +107,7 @@ static void
 ping_pong(const char *what, uint32_t n)
 {
     uint64_t start = ph_os_now();
-    if (fork() == 0) {
+    if (fork_worker() == 0) {
         echo(n);
         _exit(0);
     }

@@ -10,7 +10,6 @@
 
 #define _GNU_SOURCE
 #include <sched.h>
-#include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
@@ -39,7 +38,7 @@ send_one(uint32_t kind)
 {
     ph_outgoing message = {.kind = kind, .spans = &span, .n_spans = with_span,
                            .bytes = "a message", .size = 9};
-    send_to(ring, &message, 0);
+    (void)send_to(ring, &message, 0);
 }
 
 static void
@@ -128,7 +127,7 @@ check_after(const operation *op)
 static pid_t
 start_traced(void (*act)(void))
 {
-    pid_t pid = fork();
+    pid_t pid = fork_worker();
     if (pid == 0) {
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
             _exit(77);
