@@ -541,7 +541,13 @@ buffer_read(const ph_travels *travels, ph_reader *reader)
     if (ph_read_word(reader, &flags) < 0 || ph_read_span(reader, &id) < 0) {
         return NULL;
     }
-    PyObject *self = buffer_onto(type_in(travels), id, flags & READONLY);
+    PyObject *self = NULL;
+    if ((flags & ~(uint64_t)READONLY) != 0) {
+        ph_message_damaged(travels, "a Buffer of an unknown kind");
+    }
+    else {
+        self = buffer_onto(type_in(travels), id, flags & READONLY);
+    }
     ph_span_drop(id);
     return self;
 }

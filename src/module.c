@@ -471,8 +471,8 @@ PyDoc_STRVAR(forget_doc,
 PyDoc_STRVAR(reclaim_doc,
 "reclaim($module, /)\n--\n\n"
 "Give back the memory of released blocks that no process can see any more, and\n"
-"return how many blocks still wait; and that of buffers and messages that killed\n"
-"processes held.\n\n"
+"return how many blocks still wait.  Likewise the buffers, channels and messages\n"
+"that only processes held which have ended.\n\n"
 "release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
 "call it when a process has ended.  O(buffers + processes of the family).");
 
@@ -756,8 +756,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     }
     ph_reclaim();
     ph_header *header = ph_heap.header;
+    ph_spans_figures spans = ph_spans_count();
     return Py_BuildValue(
-        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K}",
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K,"
+        " s:K, s:K, s:K}",
         "reserved", (unsigned long long)header->size,
         "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
@@ -772,7 +774,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "waiting", (unsigned long long)ph_retired_waiting(),
         "reused", (unsigned long long)atomic_load(&header->reused),
         "returned", (unsigned long long)atomic_load(&header->returned),
-        "unlisted", (unsigned long long)atomic_load(&header->unlisted));
+        "unlisted", (unsigned long long)atomic_load(&header->unlisted),
+        "spans", (unsigned long long)spans.spans,
+        "span_bytes", (unsigned long long)spans.bytes,
+        "span_kept", (unsigned long long)spans.kept);
 }
 
 PyDoc_STRVAR(object_map_doc,

@@ -58,8 +58,9 @@ static uint32_t holds[PH_RUNS];             /* how often we hold each */
 static uint32_t next_trash[PH_RUNS];        /* what we have to clean up: a list */
 static _Atomic uint32_t first_trash = NOTHING;
 static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the lock */
+static uint32_t making_ones;                /* how many of them */
 static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
-static _Atomic uint32_t late_ones;          /* how many of them */
+static _Atomic uint32_t late_ones;
 static uint32_t until_sweep = SWEEP_EVERY;
 
 /* The channel that this thread empties, and what of it was done before. */
@@ -246,12 +247,15 @@ clean_up_one(uint64_t index)
         emptying = index;
         to_skip = run->emptied;
         ph_ring_empty(ph_address_of(run->offset), drop_for_message);
+        ph_death_point();
     }
     if (backed && free_trash(index, true)) {
         return;
     }
     atomic_store(&run->backed, 0);
+    ph_death_point();
     ph_heap_punch(run->offset, run->pages * PH_PAGE);
+    ph_death_point();
     (void)free_trash(index, false);
 }
 
@@ -288,15 +292,12 @@ static uint64_t
 let_go_of_late_ones(void)
 {
     uint64_t bytes = 0;
-    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0; i++) {
+    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_member_has_unborn(); i++) {
         if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
-            if (has_bit(late, i)) {
+            if (has_bit(late, i)) {         /* not by another thread, meanwhile */
                 bytes += let_go(i);
             }
             ph_journal_commit();
-        }
-        if (ph_member_has_unborn()) {
-            break;
         }
     }
     return bytes;
@@ -499,6 +500,7 @@ claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_
     }
     holds[*p_index] = 1;
     set_bit(making, *p_index, true);
+    making_ones++;
     ph_journal_commit();
     return PH_OK;
 }
@@ -518,7 +520,9 @@ back(uint64_t index, bool zeroed, bool warm)
     else if (zeroed) {
         memset(ph_address_of(run->offset), 0, bytes);
     }
+    ph_death_point();
     atomic_store(&run->backed, 1);
+    ph_death_point();
     return PH_OK;
 }
 
@@ -541,6 +545,7 @@ try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
     status = back(index, zeroed, warm);
     ph_os_lock();
     set_bit(making, index, false);
+    making_ones--;
     ph_os_unlock();
     if (status != PH_OK) {
         ph_span_drop(*id);
@@ -780,14 +785,17 @@ static void
 forget_what_is_the_parents(void)
 {
     first_trash = NOTHING;
-    late_ones = 0;
-    memset(late, 0, sizeof(late));
-    for (uint64_t i = 0; i < PH_RUNS; i++) {
+    if (late_ones > 0) {
+        memset(late, 0, sizeof(late));
+        late_ones = 0;
+    }
+    for (uint64_t i = 0; i < PH_RUNS && making_ones > 0; i++) {
         if (has_bit(making, i)) {
+            set_bit(making, i, false);
+            making_ones--;
             holds[i] = 0;
         }
     }
-    memset(making, 0, sizeof(making));
 }
 
 /* The slot's bit becomes what it should be: ours, for what we hold; not that of a dead

@@ -121,23 +121,46 @@ span_sweep(PyObject *Py_UNUSED(module), PyObject *give_back)
     return PyLong_FromUnsignedLongLong(bytes);
 }
 
-/* (bytes, spans, kept); after an audit. */
-static PyObject *
-span_figures(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+/* A span to publish, and one whose first word is the position. */
+static ph_status
+time_messages(ph_span_id id, uint64_t rounds, uint64_t *p_time)
 {
-    uint64_t where = 0;
-    const char *wrong = ph_heap_ready() == PH_OK ? ph_runs_audit(&where) : NULL;
-    if (wrong != NULL) {
-        return PyErr_Format(PyExc_AssertionError, "permaheap: %s: descriptor %llu", wrong,
-                            (unsigned long long)where);
+    ph_span_id place;
+    ph_status status = ph_span_new(PH_SPAN_BUFFER, PH_PAGE, true, &place);
+    if (status != PH_OK) {
+        return status;
     }
-    ph_spans_figures figures = ph_spans_count();
-    return Py_BuildValue("(KKK)", (unsigned long long)figures.bytes,
-                         (unsigned long long)figures.spans,
-                         (unsigned long long)figures.kept);
+    _Atomic uint64_t *position = ph_span_address(place);
+    uint64_t start = ph_os_now();
+    for (uint64_t i = 0; i < rounds && status == PH_OK; i++) {
+        status = ph_spans_publish(&id, 1, position, 2 * i + 1);
+        if (status == PH_OK) {
+            status = ph_spans_take(&id, 1, position, 2 * i + 2);
+            ph_span_drop(id);
+        }
+    }
+    *p_time = ph_os_now() - start;
+    ph_span_drop(place);
+    return status;
 }
 
-/* Nanoseconds that one new and drop of a span takes, and one publish and take. */
+static ph_status
+time_spans(uint64_t size, uint64_t rounds, uint64_t *p_time)
+{
+    ph_status status = PH_OK;
+    uint64_t start = ph_os_now();
+    for (uint64_t i = 0; i < rounds && status == PH_OK; i++) {
+        ph_span_id id;
+        status = ph_span_new(PH_SPAN_BUFFER, size, false, &id);
+        if (status == PH_OK) {
+            ph_span_drop(id);
+        }
+    }
+    *p_time = ph_os_now() - start;
+    return status;
+}
+
+/* Nanoseconds of: new and drop; publish, take and drop. */
 static PyObject *
 span_times(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -145,20 +168,23 @@ span_times(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "KK:_span_times", &size, &rounds)) {
         return NULL;
     }
+    uint64_t new_time, message_time;
     ph_span_id id;
-    _Atomic uint64_t position = 0;
-    uint64_t t0 = ph_os_now();
-    for (uint64_t i = 0; i < rounds; i++) {
-        if (ph_span_new(PH_SPAN_BUFFER, size, false, &id) != PH_OK) {
-            return raise_status(PH_NOMEM);
-        }
+    ph_status status = time_spans(size, rounds, &new_time);
+    if (status == PH_OK) {
+        status = ph_span_new(PH_SPAN_BUFFER, size, false, &id);
+    }
+    if (status == PH_OK) {
+        status = time_messages(id, rounds, &message_time);
         ph_span_drop(id);
     }
-    uint64_t t1 = ph_os_now();
-    (void)position;
-    return Py_BuildValue("d", (double)(t1 - t0) / (double)rounds);
+    return status == PH_OK
+           ? Py_BuildValue("(dd)", (double)new_time / (double)rounds,
+                           (double)message_time / (double)rounds)
+           : raise_status(status);
 }
 
+/* Be killed at the n-th next death point; 0: not. */
 static PyObject *
 death(PyObject *Py_UNUSED(module), PyObject *arg)
 {
@@ -177,7 +203,6 @@ static PyMethodDef methods[] = {
     {"_span_view", span_view, METH_O, NULL},
     {"_span_message", span_message, METH_VARARGS, NULL},
     {"_span_sweep", span_sweep, METH_O, NULL},
-    {"_span_figures", span_figures, METH_NOARGS, NULL},
     {"_span_times", span_times, METH_VARARGS, NULL},
     {"_death", death, METH_O, NULL},
     {NULL, NULL, 0, NULL},

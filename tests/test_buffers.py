@@ -605,18 +605,16 @@ def _fill_and_tell(pipe, size):
     pipe.recv()
 
 
-def test_memory_comes_back():
-    def many(n):
-        for i in range(n):
-            buf = Buffer(10 * MIB)
-            buf[i % len(buf)] = 1
-            if i % 3 == 0:
-                buf = buf.toreadonly()
-            assert memory() - before < 4 * 10 * MIB
-
+@pytest.mark.parametrize("n", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_memory_comes_back(n):
     gc.collect()
     before = memory()
-    many(300)
+    for i in range(n):
+        buf = Buffer(10 * MIB)
+        buf[i % len(buf)] = 1
+        if i % 3 == 0:
+            buf = buf.toreadonly()
+        assert memory() - before < 4 * 10 * MIB
 
 
 def test_many_small_ones():
