@@ -474,7 +474,8 @@ PyDoc_STRVAR(reclaim_doc,
 "return how many blocks still wait.  Likewise the buffers, channels and messages\n"
 "that only processes held which have ended.\n\n"
 "release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
-"call it when a process has ended.  O(buffers + processes of the family).");
+"call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
+"the family).");
 
 static PyObject *
 core_release(PyObject *module, PyObject *arg)
