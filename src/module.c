@@ -25,6 +25,7 @@ typedef struct {
     PyTypeObject *handle_type;
     bool has_datetime;              /* imported in this interpreter */
     ph_travels travels;
+    PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     ph_filling filling;
 } module_state;
 
@@ -927,7 +928,8 @@ core_exec(PyObject *module)
     }
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
-                                  .has_datetime = &state->has_datetime};
+                                  .has_datetime = &state->has_datetime,
+                                  .keys = state->keys};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -976,6 +978,9 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.lock);
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
+    for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
+        Py_CLEAR(state->keys[i]);
+    }
     Py_CLEAR(state->handle_type);
     return 0;
 }
