@@ -128,7 +128,9 @@ static PyDateTime_CAPI datetime_api;
 void
 ph_datetime_keep(const void *api)
 {
-    datetime_api = *(const PyDateTime_CAPI *)api;
+    if (datetime_api.DateType == NULL) {
+        datetime_api = *(const PyDateTime_CAPI *)api;
+    }
 }
 
 void

@@ -31,6 +31,7 @@ typedef struct {
     ph_travels travels;
     PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
+    PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     ph_filling filling;
     ph_channels channels;
     ph_lending lending;
@@ -998,7 +999,8 @@ core_exec(PyObject *module)
     }
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
-                                  .has_datetime = &state->has_datetime};
+                                  .has_datetime = &state->has_datetime,
+                                  .keys = state->keys};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -1059,6 +1061,9 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.lock);
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
+    for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
+        Py_CLEAR(state->keys[i]);
+    }
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);
     ph_channels_clear(&state->channels);

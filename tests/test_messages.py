@@ -64,7 +64,8 @@ class Judge:
             return False
         known = id(a) in self.there
         assert self.there.setdefault(id(a), id(b)) == id(b)
-        assert self.back.setdefault(id(b), id(a)) == id(a)
+        if not isinstance(a, str):  # equal keys may become one
+            assert self.back.setdefault(id(b), id(a)) == id(a)
         return known
 
     def parts(self, a, b):
@@ -285,6 +286,13 @@ def test_keys_that_were_met_before():
     key = (1, ("a", 2))
     arrived = arrive([key, {key: key}, {key}])
     assert arrived[0] is next(iter(arrived[1]))
+
+
+def test_keys_are_kept_for_later_messages():
+    value = {"".join(["some", " key"]): 1, "k" * 33: 2, "caf\xe9": 3, "\u20ac uro": 4}
+    first, second = (list(unpack(pack(value))) for _ in range(2))
+    assert first == second == list(value)
+    assert [a is b for a, b in zip(first, second, strict=True)] == [True, False, True, False]
 
 
 # --- Permanent objects ---------------------------------------------------------------------------
