@@ -39,6 +39,7 @@ fill_packet(packet *out, packet_kind kind, const char *bytes, size_t size)
         return -1;
     }
     memcpy(out->bytes, bytes, size);
+    out->bytes[size] = '\0';
     out->size = size;
     out->kind = kind;
     return 0;

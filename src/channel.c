@@ -26,7 +26,6 @@
 
 #include "channel.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "bell.h"
@@ -220,7 +219,7 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
         PyErr_Format(PyExc_ValueError, "%s must not be negative, but it is %R", name, obj);
         return -1;
     }
-    *p_ns = (uint64_t)(fmin(seconds, most) * 1e9);
+    *p_ns = (uint64_t)((seconds < most ? seconds : most) * 1e9);
     return 0;
 }
 
@@ -834,8 +833,8 @@ channel_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
     if (from_bytes == NULL) {
         return NULL;
     }
-    return Py_BuildValue("N(y#)", from_bytes, (const char *)&name,
-                         (Py_ssize_t)sizeof(name));
+    return Py_BuildValue("N(N)", from_bytes,
+                         PyBytes_FromStringAndSize((const char *)&name, sizeof(name)));
 }
 
 static ph_status

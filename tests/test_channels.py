@@ -1,4 +1,4 @@
-"""Channels between threads, interpreters and processes: what travels, in which order, and when not."""
+"""Channels between threads, interpreters and processes: what travels, and in which order."""
 
 import gc
 import os
@@ -10,6 +10,7 @@ import sys
 import threading
 import weakref
 from collections import deque
+from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -46,8 +47,9 @@ class Carrier:
 def spans():
     """Return how many bytes the family's live spans take, and how many there are."""
     gc.collect()
-    permaheap._core._span_sweep(False)
-    return permaheap._core._span_figures()[:2]
+    permaheap.reclaim()
+    stats = permaheap.stats()
+    return stats.span_bytes, stats.spans
 
 
 def filled(obj=b"x" * 1000):
@@ -71,7 +73,8 @@ def drain(channel):
 
 def wait_until_asleep(pid):
     """Wait until the main thread of a process sleeps: what it was to wait for, it waits for."""
-    while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "S":
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "S":
         os.sched_yield()
 
 
@@ -316,7 +319,7 @@ def test_anything_else_is_pickled():
 
 def test_without_pickle():
     channel = Channel(pickle=False)
-    with pytest.raises(TypeError, match="does not pickle.*Point"):
+    with pytest.raises(TypeError, match=r"does not pickle.*Point"):
         channel.send(Point(1, 2))
     channel.send([1, 2])
     assert drain(channel) == [[1, 2]]
@@ -635,7 +638,7 @@ def test_moving_buffer_is_pinned_while_its_sender_waits():
     assert [bytes(buffer) for buffer in buffers] == [b"precious"]
 
 
-# --- Between interpreters --------------------------------------------------------------------------
+# --- Between interpreters -------------------------------------------------------------------------
 
 ECHO = """
 import pickle, permaheap
@@ -750,7 +753,8 @@ def test_many_senders_many_receivers():
     all_got = [results.recv() for _ in receivers]
     for worker in receivers:
         worker.join()
-    assert sorted(sum(all_got, [])) == [(n, i) for n in range(3) for i in range(1000)]
+    arrived = sorted(item for got in all_got for item in got)
+    assert arrived == [(n, i) for n in range(3) for i in range(1000)]
     for got in all_got:  # what one sent arrives in that order
         for number in range(3):
             numbers = [i for n, i in got if n == number]
@@ -894,7 +898,7 @@ def test_fork_while_another_thread_sends():
     reader.join()
 
 
-# --- Waiting -----------------------------------------------------------------------------------------
+# --- Waiting --------------------------------------------------------------------------------------
 
 
 class Alarm(Exception):
@@ -982,7 +986,7 @@ def test_waiting_costs_no_processor_time():
         assert worker.join() <= 0.1
 
 
-# --- Several at once ---------------------------------------------------------------------------------
+# --- Several at once ------------------------------------------------------------------------------
 
 
 def test_select():
@@ -1054,7 +1058,7 @@ def test_several_threads_select():
     assert sorted(got) == sorted(list(range(50)) * 4)
 
 
-# --- Damage -------------------------------------------------------------------------------------------
+# --- Damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [
@@ -1092,14 +1096,17 @@ def find_message(value):
     return [i for i in range(len(after)) if before[i] != after[i]]
 
 
-# --- Failing calls ------------------------------------------------------------------------------------
+# --- Failing calls --------------------------------------------------------------------------------
+
+
+FROZEN = freeze(["frozen", "once"])
 
 
 def everything(channel):
     buffer = Buffer.of(b"moved")
     channel.send({"a": [1, "x" * 50], "b": (2.5, None)})
     channel.send(b"l" * 100_000)
-    channel.send(freeze(["frozen", os.getpid()]))
+    channel.send(FROZEN)
     channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(1, 2)])
     channel.send([move(buffer), Channel(SMALL)])
     return [channel.recv() for _ in range(5)]
@@ -1151,12 +1158,15 @@ def test_no_reference_leaks():
         gc.collect()
 
     rounds(20)
-    before = sys.gettotalrefcount()
-    rounds(50)
-    assert sys.gettotalrefcount() - before < 40
+    leaked = []
+    for _ in range(4):  # caches of the interpreter fill now and then
+        before = sys.gettotalrefcount()
+        rounds(50)
+        leaked.append(sys.gettotalrefcount() - before)
+    assert min(leaked) < 20
 
 
-# --- Against a slow twin ---------------------------------------------------------------------------
+# --- Against a slow twin --------------------------------------------------------------------------
 
 
 class Twin(RuleBasedStateMachine):

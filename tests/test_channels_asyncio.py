@@ -79,7 +79,8 @@ def test_producer_and_consumers(deaf):
         return parts
 
     parts = run(main())
-    assert sorted(sum(parts, [])) == [(i, "x" * 50) for i in range(3000)]
+    got = sorted(item for part in parts for item in part)
+    assert got == [(i, "x" * 50) for i in range(3000)]
     assert all(part == sorted(part) for part in parts)
 
 
