@@ -718,7 +718,7 @@ read_shape(reading *r)
         PyErr_NoMemory();
         return FAILED;
     }
-    PyObject *shape = ph_dict_new((Py_ssize_t)n);
+    PyObject *shape = PyDict_New();     /* of str: one made for so many would not be */
     if (shape == NULL || read_keys(r, shape, (size_t)n) < 0) {
         Py_XDECREF(shape);
         return FAILED;

@@ -157,6 +157,15 @@ def test_defaultdict(factory):
         assert type(arrived["new"]) is factory
 
 
+def test_records_of_many_keys():
+    for n in (5, 6, 12, 30):
+        names = [f"key {i}" for i in range(n)]
+        # A list of keys, or pairs at once: the dict is made for so many.
+        arrive([dict.fromkeys(names, i) for i in range(3)])
+        arrive([{**dict(zip(names, range(n))), "more": [i]} for i in range(3)])
+    arrive([{"a": i, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "g": []} for i in range(3)])
+
+
 def test_order_of_an_ordered_dict_that_was_moved():
     ordered = collections.OrderedDict(a=1, b=2, c=3)
     ordered.move_to_end("a")
