@@ -1,1 +1,1 @@
-"""Sample applications, to be run, profiled and measured; see docs/copy-on-write.md."""
+"""Sample applications, see docs/copy-on-write.md; and patterns, see channels/README.md."""
