@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import pickle
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -327,40 +328,33 @@ def measure_frozen(sizes: Sequence[int], messages: int, rounds: int) -> dict[str
 # --- a table for four interpreters ----------------------------------------------------------------
 
 TAKER = """
+import os
 from benchmarks import ways
 way = ways.WAYS[{name!r}].opened({ticket!r})
-while os.read({requests}, 1) == b"g":
-    table = way.receive()
-    count = len(table["records"])
+while (table := way.receive()) is not None:
+    assert "records" in table
     os.write({answers}, b"x")
 """
 
 
 class Taker:
-    """An interpreter that takes one table when told to, and keeps it."""
+    """An interpreter that waits for tables, and keeps each until it has the next."""
 
-    def __init__(self, way: Way) -> None:
-        requests, self.requests = os.pipe()
+    def __init__(self, name: str) -> None:
+        self.way = WAYS[name]()
         self.answers, answers = os.pipe()
-        script = "import os" + TAKER.format(
-            name=way.name, ticket=way.ticket, requests=requests, answers=answers
-        )
         self.interpreter = Interpreter()
+        script = TAKER.format(name=name, ticket=self.way.ticket, answers=answers)
         self.thread = threading.Thread(target=self.interpreter.run, args=(script,))
         self.thread.start()
-        os.write(self.requests, b"g")
-
-    def wait(self) -> None:
-        """Until it has the table."""
-        os.read(self.answers, 1)
 
     def close(self) -> None:
-        os.write(self.requests, b"q")
+        self.way.send(None)
         self.thread.join()
         self.interpreter.close()
 
 
-def measure_table(name: str, records: int, interpreters: int = 4) -> dict[str, Any]:
+def measure_table(name: str, records: int, rounds: int, interpreters: int = 4) -> dict[str, Any]:
     """Seconds to hand a table to some interpreters, and bytes that it costs each of them.
 
     permaheap's is frozen before; nobody else can send a frozen one.
@@ -375,29 +369,29 @@ def measure_table(name: str, records: int, interpreters: int = 4) -> dict[str, A
         table = permaheap.freeze(table)
         size = permaheap.stats().used
     gc.collect()
-    way = WAYS[name]()
-    takers = [Taker(way) for _ in range(interpreters)]
-    warm_up(way, takers)
+    takers = [Taker(name) for _ in range(interpreters)]
+    hand(takers, {"records": ()})  # so that each of them runs and has its modules
     before = footprint().private_dirty
-    start = time.perf_counter()
-    for taker in takers:
-        os.write(taker.requests, b"g")
-        way.send(table)
-    for taker in takers:
-        taker.wait()
-    seconds = time.perf_counter() - start
+    seconds = [hand(takers, table)]
     private = footprint().private_dirty - before
+    seconds += [hand(takers, table) for _ in range(rounds - 1)]
     for taker in takers:
         taker.close()
-    return {"seconds": seconds, "private": max(0, private) / interpreters, "size": size}
+    return {
+        "seconds": statistics.median(seconds),
+        "private": max(0, private) / interpreters,
+        "size": size,
+    }
 
 
-def warm_up(way: Way, takers: Sequence[Taker]) -> None:
-    """Hand all of them a table without records, so that each is running and has its modules."""
-    for _ in takers:
-        way.send({"records": (), "index": {}})
+def hand(takers: Sequence[Taker], table: Any) -> float:
+    """Seconds until all of them have it."""
+    start = time.perf_counter()
     for taker in takers:
-        taker.wait()
+        taker.way.send(table)
+    for taker in takers:
+        os.read(taker.answers, 1)
+    return time.perf_counter() - start
 
 
 # --- buffers --------------------------------------------------------------------------------------

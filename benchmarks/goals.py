@@ -257,7 +257,7 @@ GOALS = (
         always(5),
         always(1),
         lambda r: r["channel table permaheap"]["seconds"] * 1e3,
-        "{:.2f} ms",
+        "{:.3f} ms",
     ),
     Goal(
         "private memory that the table costs each of them, in MB",

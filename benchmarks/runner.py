@@ -146,8 +146,9 @@ def channel_jobs(options: Options) -> Iterator[Job]:
     yield Job("channel frozen", "channels", "frozen", many | {"sizes": [1 << 10, options.largest]})
     yield Job("channel moved", "channels", "moved", few | {"sizes": [1 << 14, 100 << 20]})
     for way in channels.INTERPRETERS:
-        # 200 MB when frozen
-        table = {"name": way, "records": options.records * 8 // 5}
+        rounds = options.rounds if way == "permaheap" else 1
+        # 200 MB when frozen.
+        table = {"name": way, "records": options.records * 8 // 5, "rounds": rounds}
         yield Job(f"channel table {way}", "channels", "table", table)
     yield Job("channel idle", "channels", "idle", {"seconds": 4.0})
 
