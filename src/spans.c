@@ -38,7 +38,7 @@
    more is given back at once; all of it, when somebody finds no memory.
 
    State: the table belongs to the family, the statics below to this process, under
-   ph_os_lock(). */
+   ph_os_lock() but for what says otherwise. */
 
 #include "spans.h"
 
@@ -50,11 +50,13 @@
 
 #define KEEP_MOST (256 * PH_MIB)
 #define GROW_BY (64 * PH_MIB)
-#define SWEEP_EVERY 256u            /* new spans of this process */
+#define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
+#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
 #define BIT_WORDS (PH_MEMBERS / 64)
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
-static uint32_t holds[PH_RUNS];             /* how often we hold each */
+static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; also read
+                                               without the lock, by who holds it */
 static uint32_t held[PH_RUNS];              /* those that we hold, in no order, */
 static uint32_t held_ones;                  /* how many, */
 static uint32_t place[PH_RUNS];             /* and where each is among them */
@@ -64,7 +66,7 @@ static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the 
 static uint32_t making_ones;                /* how many of them */
 static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
 static _Atomic uint32_t late_ones;
-static uint32_t until_sweep = SWEEP_EVERY;
+static _Atomic uint64_t since_sweep;        /* bytes: see SWEEP_EVERY; without a lock */
 
 /* The channel that this thread empties, and what of it was done before. */
 static _Thread_local uint64_t emptying, to_skip;
@@ -413,6 +415,7 @@ ph_spans_sweep(void)
     if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS) {
         return 0;
     }
+    atomic_store(&since_sweep, 0);
     ph_os_lock();
     ph_member_settle();
     ph_os_unlock();
@@ -567,6 +570,7 @@ try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
         return status;
     }
     *id = id_of(index);
+    atomic_fetch_add(&since_sweep, SWEEP_SHARE + (warm ? 0 : size));
     status = back(index, zeroed, warm);
     ph_os_lock();
     set_bit(making, index, false);
@@ -592,8 +596,7 @@ ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
     }
     zeroed = zeroed || kind == PH_SPAN_CHANNEL;     /* a ring, or surely none */
     tidy();
-    if (--until_sweep == 0) {
-        until_sweep = SWEEP_EVERY;
+    if (atomic_load_explicit(&since_sweep, memory_order_relaxed) >= SWEEP_EVERY) {
         (void)ph_spans_sweep();
     }
     status = try_new(kind, size, zeroed, id);
