@@ -652,6 +652,23 @@ ph_span_hold(ph_span_id id, ph_span_kind kind)
     return PH_OK;
 }
 
+/* What is not backed yet is not ready to be looked at. */
+void *
+ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)
+{
+    uint64_t used = atomic_load(&ph_spans_table()->used);
+    while (++*p_index <= used) {
+        const ph_span_run *run = ph_run_at(*p_index);
+        if (ph_run_state_of(run) == PH_RUN_LIVE && ph_run_kind_of(run) == kind
+            && atomic_load(&run->backed) && ph_heap_map_spans(run->offset) == PH_OK) {
+            *id = id_of(*p_index);
+            *p_size = run->size;
+            return ph_address_of(run->offset);
+        }
+    }
+    return NULL;
+}
+
 void
 ph_span_drop(ph_span_id id)
 {

@@ -41,15 +41,26 @@ ph_free(void *p)
     free(p);
 }
 
+void
+ph_death_point(void)
+{
+}
+
 bool
 ph_fault(void)
 {
     return false;
 }
 
+/* Called once for each lock that a dead owner left: drivers may count them. */
+_Atomic uint64_t *ring_mended;
+
 ph_status
 ph_journal_begin(void)
 {
+    if (ring_mended != NULL) {
+        atomic_fetch_add(ring_mended, 1);
+    }
     return PH_OK;
 }
 

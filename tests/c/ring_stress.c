@@ -8,14 +8,9 @@
 
 #define _GNU_SOURCE
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
-#include "ring.h"
+#include "ring_common.h"
 
 #define MOST 64                     /* senders, and receivers */
 
@@ -32,55 +27,10 @@ static struct {
     _Atomic uint32_t senders_left;
 } *run;
 
-static void
-fail(const char *what)
-{
-    fprintf(stderr, "ring_stress: %s (%s)\n", what, ph_error_text());
-    _exit(1);
-}
-
-static void *
-shared(size_t size)
-{
-    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                        -1, 0);
-    if (memory == MAP_FAILED) {
-        fail("mmap");
-    }
-    return memory;
-}
-
-static uint32_t
-random_below(uint32_t *state, uint32_t limit)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 17;
-    *state ^= *state << 5;
-    return *state % limit;
-}
-
 static unsigned char
 pattern(uint32_t sender, uint32_t number, uint64_t i)
 {
     return (unsigned char)(sender * 31 + number * 7 + i);
-}
-
-static void
-send_one(const ph_outgoing *message)
-{
-    for (;;) {
-        ph_status status = ph_ring_send(run->ring, message, PH_FOREVER);
-        if (status == PH_OK) {
-            return;
-        }
-        if (status != PH_FULL) {
-            fail("send");
-        }
-        status = ph_ring_wait_room(run->ring, message->size, run->spin, PH_FOREVER);
-        if (status != PH_OK && status != PH_INTERRUPTED) {
-            fail("wait_room");
-        }
-    }
 }
 
 static void
@@ -101,7 +51,8 @@ work_as_sender(uint32_t sender)
         for (uint64_t i = sizeof(head); i < head.size; i++) {
             bytes[i] = pattern(sender, number, i);
         }
-        send_one(&(ph_outgoing){.kind = sender, .bytes = bytes, .size = head.size});
+        ph_outgoing message = {.kind = sender, .bytes = bytes, .size = head.size};
+        send_to(run->ring, &message, run->spin);
     }
     free(bytes);
     if (atomic_fetch_sub(&run->senders_left, 1) == 1) {
@@ -142,23 +93,12 @@ work_as_receiver(void)
     ph_incoming message = {0};
     int64_t last[MOST];
     memset(last, -1, sizeof(last));
-    for (;;) {
-        ph_status status = ph_ring_recv(run->ring, &message, PH_FOREVER);
-        if (status == PH_OK) {
-            check_message(&message, last);
-        }
-        else if (status == PH_EMPTY) {
-            status = ph_ring_wait_message(run->ring, run->spin, PH_FOREVER);
-            if (status != PH_OK && status != PH_INTERRUPTED) {
-                fail("wait_message");
-            }
-        }
-        else if (status == PH_CLOSED) {
-            break;
-        }
-        else {
-            fail("recv");
-        }
+    ph_status status;
+    while ((status = recv_from(run->ring, &message, run->spin)) == PH_OK) {
+        check_message(&message, last);
+    }
+    if (status != PH_CLOSED) {
+        fail("recv");
     }
     ph_incoming_free(&message);
 }
@@ -220,11 +160,8 @@ main(int argc, char **argv)
     run->spin = (uint64_t)atoll(argv[7]);
     uint64_t all = (uint64_t)run->senders * run->messages;
     run->seen = shared(all);
-    run->ring = shared(ph_ring_span_size(run->capacity));
+    run->ring = new_ring(run->capacity);
     atomic_store(&run->senders_left, run->senders);
-    if (ph_ring_init(run->ring, run->capacity) != PH_OK) {
-        fail("init");
-    }
     uint64_t start = ph_os_now();
     uint32_t n = run->senders + run->receivers;
     (strcmp(argv[1], "threads") == 0 ? run_threads : run_processes)(n);
