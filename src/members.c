@@ -256,6 +256,12 @@ ph_member_has_unborn(void)
     return slot != NO_SLOT && has_unborn(member_at(slot));
 }
 
+uint64_t
+ph_member_unborn(void)
+{
+    return slot != NO_SLOT ? atomic_load(&member_at(slot)->unborn) : 0;
+}
+
 void
 ph_member_settle(void)
 {

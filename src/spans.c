@@ -52,6 +52,8 @@
 #define GROW_BY (64 * PH_MIB)
 #define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
 #define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
+#define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
+#define AWAIT_STEP 50000u
 #define BIT_WORDS (PH_MEMBERS / 64)
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
@@ -330,10 +332,29 @@ let_go_of_late_ones(void)
     return bytes;
 }
 
+/* Somebody drops what a child inherits just after the fork: the child is there in a
+   moment, and may want to have it alone.  But once for a child that does not come. */
+static void
+await_children(void)
+{
+    static _Atomic uint32_t never;              /* nobody wakes us */
+    static _Atomic uint64_t gave_up;
+    uint64_t unborn = ph_member_unborn(), now = ph_os_now();
+    uint64_t until = now + AWAIT_MOST;
+    if (unborn == atomic_load(&gave_up)) {
+        return;
+    }
+    for (; ph_member_has_unborn() && now < until; now = ph_os_now()) {
+        (void)ph_os_wait(&never, 0, now + AWAIT_STEP);
+    }
+    atomic_store(&gave_up, ph_member_has_unborn() ? ph_member_unborn() : 0);
+}
+
 static void
 tidy(void)
 {
-    if (late_ones > 0 && !ph_member_has_unborn()) {
+    if (late_ones > 0) {
+        await_children();
         (void)let_go_of_late_ones();
     }
     clean_up();
