@@ -651,10 +651,38 @@ hold(uint64_t index)
     return status;
 }
 
+/* One hold more, or one fewer, of a span that we hold anyway: nothing that is shared
+   changes. */
+static bool
+hold_again(ph_span_id id, ph_span_kind kind)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool ours = index != 0 && holds[index] > 0
+                && ph_run_kind_of(ph_run_at(index)) == kind;
+    holds[index] += ours;
+    ph_os_unlock();
+    return ours;
+}
+
+static bool
+drop_one_of_many(ph_span_id id)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool many = index != 0 && holds[index] > 1;
+    holds[index] -= many;
+    ph_os_unlock();
+    return many;
+}
+
 ph_status
 ph_span_hold(ph_span_id id, ph_span_kind kind)
 {
     ph_status status = ready();
+    if (status == PH_OK && hold_again(id, kind)) {
+        return PH_OK;
+    }
     if (status == PH_OK) {
         status = ph_journal_begin();
     }
@@ -694,12 +722,12 @@ void
 ph_span_drop(ph_span_id id)
 {
     if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
-        || ph_journal_begin() != PH_OK) {
+        || drop_one_of_many(id) || ph_journal_begin() != PH_OK) {
         return;
     }
     uint64_t index = find_live(id);
     if (index != 0 && holds[index] > 1) {
-        holds[index]--;
+        holds[index]--;                         /* another thread came between */
     }
     else if (index != 0 && holds[index] == 1) {
         forget_holds(index);
