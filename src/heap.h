@@ -83,7 +83,8 @@ typedef struct {
     _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
     _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
     _Atomic uint64_t holds;     /* spans that it holds: bits of it in their table */
-    uint64_t unused[2];         /* a cache line for each */
+    _Atomic uint32_t bell;      /* who waits for several channels sleeps here: bell.c */
+    uint32_t unused[3];         /* a cache line for each */
 } ph_member;
 
 #define PH_MEMBERS 1024u
