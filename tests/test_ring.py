@@ -192,7 +192,9 @@ def test_many_kills(folder):
 @pytest.mark.slow
 def test_killed_at_an_instruction(folder):
     program = build(folder, "ring_steps", "-O2", "-Wl,-z,now", sources=HEAP)
-    done = subprocess.run([program, STRIDE], capture_output=True, text=True, check=False)
+    first = str(os.urandom(1)[0] % int(STRIDE))
+    print("first", first)
+    done = subprocess.run([program, STRIDE, first], capture_output=True, text=True, check=False)
     if done.returncode == 77:
         pytest.skip("tracing is not allowed here")
     assert done.returncode == 0, done.stdout + done.stderr
