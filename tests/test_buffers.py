@@ -157,6 +157,7 @@ def test_weak_references_die_with_it():
         memoryview(b"abcdefgh")[::2],
         memoryview(b"abcdefgh")[::-1],
         memoryview(bytes(range(24))).cast("B", (2, 3, 4)),
+        memoryview(bytes(range(24))).cast("B", (4, 6))[::2],
         filled(b"buffer"),
         random.Random(1).randbytes(3 * MIB),
         memoryview(random.Random(2).randbytes(3 * MIB))[::3],
