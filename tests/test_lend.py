@@ -832,6 +832,10 @@ def test_a_forked_child_has_no_loans(in_child):
         Loan.from_bytes(theirs).open()
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 14),
+    reason="a child forked beside sub-interpreters aborts (3.13) or hangs (3.12), without permaheap",
+)
 def test_a_forked_child_has_no_owners(other, in_child):
     actor = actor_of(other)
     proxy = actor.open()
