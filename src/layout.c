@@ -304,6 +304,7 @@ ph_datetime_import(void)
     if (check_landmark(api->DateType) < 0) {
         return -1;
     }
+    ph_datetime_keep(api);
     ph_datetime.date = api->DateType;
     ph_datetime.time = api->TimeType;
     ph_datetime.datetime = api->DateTimeType;
@@ -312,6 +313,16 @@ ph_datetime_import(void)
     if (PH_DATETIME_IN_INTERPRETERS) {
         ph_datetime.utc = api->TimeZone_UTC;
     }
+    return 0;
+}
+
+int
+ph_need_datetime(bool *p_has)
+{
+    if (!*p_has && ph_datetime_import() < 0) {
+        return -1;
+    }
+    *p_has = true;
     return 0;
 }
 

@@ -84,6 +84,9 @@ typedef struct {
 } ph_datetime_types;
 extern ph_datetime_types ph_datetime;
 int ph_datetime_import(void);
+/* Objects of these types work in the interpreters that have imported datetime: see
+   to it that this one has, where it says so.  -1 with an exception. */
+int ph_need_datetime(bool *p_has);
 
 /* The type of frozen mappings. */
 extern PyTypeObject *ph_mapping_type;
@@ -268,6 +271,35 @@ typedef struct {
 const char *ph_take_free_memory(ph_taken *taken);
 /* Give back all of it. */
 void ph_give_back_memory(ph_taken *taken);
+
+/* --- Ordinary values, for messages (layout_values.c) ------------------------------ */
+
+/* Bytes that hold an int in two's complement, least byte first; write these; and
+   back. */
+size_t ph_int_room(PyObject *obj);
+int ph_int_bytes(PyObject *obj, char *bytes, size_t size);
+PyObject *ph_int_from_bytes(const char *bytes, size_t size);
+/* The next item of a set, borrowed, from *p_pos, which is 0 at first; or false. */
+bool ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item);
+/* A dict with room for n items. */
+PyObject *ph_dict_new(Py_ssize_t n);
+/* A copy of a dict of str keys whose values are None, into which nothing was ever
+   inserted twice; and set its i-th value, once.  Takes that reference. */
+PyObject *ph_record_new(PyObject *shape);
+void ph_record_set(PyObject *record, Py_ssize_t i, PyObject *value);
+bool ph_is_frozendict(PyObject *obj);
+PyObject *ph_frozendict_of(PyObject *dict);
+/* Of datetime's types: year, month, day; hour, minute, second, microsecond, fold;
+   days, seconds, microseconds.  The makers check these, and want datetime imported;
+   `zone` and `name` may be None and NULL. */
+void ph_date_fields(PyObject *obj, int fields[3]);
+void ph_time_fields(PyObject *obj, int fields[5]);
+void ph_delta_fields(PyObject *obj, int fields[3]);
+PyObject *ph_date_new(const int date[3]);
+PyObject *ph_time_new(const int time[5], PyObject *zone);
+PyObject *ph_datetime_new(const int date[3], const int time[5], PyObject *zone);
+PyObject *ph_delta_new(const int delta[3]);
+PyObject *ph_timezone_new(PyObject *offset, PyObject *name);
 
 /* --- Where an object's memory is (layout_tables.c) ------------------------------ */
 

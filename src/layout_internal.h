@@ -85,6 +85,9 @@ ph_hash_of_set(Py_uhash_t acc, Py_ssize_t n)
     return acc == (Py_uhash_t)-1 ? 590923713L : (Py_hash_t)acc;
 }
 
+/* layout_values.c: keep a copy of datetime's PyDateTime_CAPI. */
+void ph_datetime_keep(const void *api);
+
 /* layout_containers.c */
 int ph_layout_init_containers(void);
 /* The reference count that marks a dict's table of keys as immortal. */

@@ -1,44 +1,66 @@
 /* message.h -- ordinary values as bytes: one pass out, one pass in.
 
-   Of the freezable kinds, and each arrives as the same type: a list as a list.  What
-   was one object stays one (shared lists, cycles through lists and dicts); permanent
-   objects travel by reference, to be the same object there.  Nothing that arrives is
-   trusted: damaged bytes are an error, never a crash. */
+   Each object arrives as the same type: a list as a list.  What was one object
+   stays one (shared lists, cycles through lists, dicts and sets); permanent
+   objects travel by reference, to be the same object there.  As with pickle,
+   numbers are equal there and no more.  Nothing that arrives is trusted: damaged
+   bytes are an error, never a crash.
+
+   message_format.h draws the bytes; message_write.c and message_read.c are the
+   two passes. */
 
 #ifndef PH_MESSAGE_H
 #define PH_MESSAGE_H
 
-#include "raise.h"
+#include "freeze.h"
 #include "spans.h"
 
-/* A value on its way out. */
+struct ph_travels;
+struct ph_write_slot;
+struct ph_write_shape;
+struct ph_write_frame;
+
+/* A value on its way out.  Zeroed at first; may write one message after another,
+   in the same memory; ph_writer_clear() gives that back. */
 typedef struct {
     char *bytes;
     size_t used, size;
     ph_span_id *spans;              /* that the message is to hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
-    /* and what message.c needs besides: the memo, the stack */
+    /* Of message_write.c: the memo, the shapes of dicts, and the way from the root to
+       where it is. */
+    struct ph_write_slot *slots;
+    size_t slots_mask, slots_used;
+    uint32_t epoch;                 /* of this message: older slots are free */
+    struct ph_write_shape *shapes;
+    uint32_t n_shapes;              /* defined in this message */
+    struct ph_write_frame *frames;
+    size_t frames_used, frames_size;
 } ph_writer;
 
 /* A value on its way in. */
 typedef struct {
+    const struct ph_travels *travels;   /* set by ph_message_read() */
     const char *at, *end;
     const ph_span_id *spans;        /* that the message held, now this process */
     uint32_t n_spans;
     uint32_t next_span;             /* not asked for yet: holds from here on are
-                                       still to be dropped */
+                                       still to be dropped, by the owner of the
+                                       reader, also after an error */
 } ph_reader;
 
 typedef struct ph_travels ph_travels;
 
 /* A type whose objects travel by what names them: Buffer (moved or shared), Channel,
-   Handle, Loan.  Each has a file of its own, which enters it in the interpreter's table. */
+   Handle, Loan.  Each has a file of its own, which enters it in the interpreter's
+   table: all of them in the same order in all interpreters of the family. */
 typedef struct {
-    PyTypeObject *type;             /* exact */
-    /* Append what names obj, with the ph_write_* functions.  -1 with an exception. */
+    PyTypeObject *type;             /* exact; borrowed */
+    /* Append what names obj, with the ph_write_* functions.  -1 with an exception.
+       Runs no Python code. */
     int (*write)(ph_writer *writer, PyObject *obj);
-    /* Make the object.  NULL with an exception. */
+    /* Make the object.  NULL with an exception.  Runs no Python code. */
     PyObject *(*read)(const ph_travels *travels, ph_reader *reader);
     void *context;                  /* for `read`: the type's module state */
 } ph_traveller;
@@ -48,24 +70,37 @@ typedef struct {
 /* Per interpreter. */
 struct ph_travels {
     const ph_exceptions *exceptions;
+    const ph_interpreter *interp;
+    bool *has_datetime;             /* imported in this interpreter */
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;
 };
 
+/* Append.  -1 with MemoryError. */
 int ph_write_word(ph_writer *writer, uint64_t word);
 int ph_write_bytes(ph_writer *writer, const void *bytes, size_t size);
 int ph_write_span(ph_writer *writer, ph_span_id id);
 /* 0, or -1 with a MessageError: there is no such word left. */
 int ph_read_word(ph_reader *reader, uint64_t *word);
-int ph_read_bytes(ph_reader *reader, const void **bytes, size_t size);
+/* *p_bytes points into the message. */
+int ph_read_bytes(ph_reader *reader, const void **p_bytes, size_t size);
 /* The hold becomes the caller's. */
 int ph_read_span(ph_reader *reader, ph_span_id *id);
+/* Raise MessageError.  -1. */
+int ph_message_damaged(const ph_travels *travels, const char *what);
 
-/* PH_WRITTEN; PH_NOT_OURS: something in it is of another type, and nothing is set (then
-   pickle it); -1 with an exception. */
+/* Write one message, from the start of writer->bytes.  PH_WRITTEN; PH_NOT_OURS:
+   something in it is of another type, and nothing is set (then pickle it); -1 with an
+   exception.  In the last two cases there are no bytes, spans or moved Buffers.
+   O(objects). */
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
 int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer);
+/* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
+   HandleError (a permanent object is not there any more), ImportError (no datetime in
+   this interpreter), MemoryError, or what a traveller raises.  O(bytes). */
 PyObject *ph_message_read(const ph_travels *travels, ph_reader *reader);
+/* Let go of what the message holds; of the memory as well. */
+void ph_writer_reset(ph_writer *writer);
 void ph_writer_clear(ph_writer *writer);
 
 #endif

@@ -4,15 +4,20 @@
    State: per interpreter in module_state; whatever the process or the family
    shares belongs to the core. */
 
+#include "buffer.h"
+#include "channel.h"
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
 #include "lend.h"
+#include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
 #include "prefork.h"
 #include "retire.h"
+#include "spans.h"
+#include "testing_spans.h"
 #include "thaw.h"
 #include "trace.h"
 
@@ -21,10 +26,13 @@
 #include "permaheap.h"
 
 typedef struct {
-    ph_interpreter interp;
-    PyTypeObject *handle_type;
+    ph_interpreter interp;          /* first, with the exceptions first in it: types
+                                       in other files reach them by the module */
+    ph_travels travels;
+    PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
     ph_filling filling;
+    ph_channels channels;
     ph_lending lending;
 } module_state;
 
@@ -200,23 +208,12 @@ handle_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* Objects of datetime's types work in the interpreters that imported it. */
-static int
-import_datetime(module_state *state)
-{
-    if (!state->has_datetime && ph_datetime_import() < 0) {
-        return -1;
-    }
-    state->has_datetime = true;
-    return 0;
-}
-
 /* Early, so that children find datetime where we have it.  On 3.12 it refuses
    to be imported in interpreters with their own GIL; they can do without. */
 static int
 try_datetime(module_state *state)
 {
-    if (import_datetime(state) == 0) {
+    if (ph_need_datetime(&state->has_datetime) == 0) {
         return 0;
     }
     if (!PyErr_ExceptionMatches(PyExc_ImportError)) {
@@ -231,12 +228,15 @@ resolve(module_state *state, const ph_handle *handle)
 {
     PyObject *obj;
     uint32_t flags;
+    if (ph_handle_is_span(handle)) {
+        return ph_buffer_resolve(state->buffer_type, handle);
+    }
     if (ph_handle_resolve(handle, &obj, &flags) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
     if (flags & PH_BLOCK_DATETIME) {
-        if (import_datetime(state) < 0) {
+        if (ph_need_datetime(&state->has_datetime) < 0) {
             return NULL;
         }
         if (obj == NULL) {          /* timezone.utc, static once imported */
@@ -254,8 +254,9 @@ resolve(module_state *state, const ph_handle *handle)
 PyDoc_STRVAR(handle_get_doc,
 "get($self, /)\n--\n\n"
 "The object that this handle names: the same one, in any process or\n"
-"interpreter of the family.  Raises HandleError when the handle is damaged or\n"
-"of another family, or when its block was released.  O(1), whatever the\n"
+"interpreter of the family; for a Buffer's, a read-only Buffer onto the same\n"
+"memory.  Raises HandleError when the handle is damaged or of another family,\n"
+"or when its block was released or the Buffer is gone.  O(1), whatever the\n"
 "object's size.");
 
 static PyObject *
@@ -328,11 +329,35 @@ static PyObject *
 handle_repr(PyObject *self)
 {
     const ph_handle *handle = handle_of(self);
-    return PyUnicode_FromFormat("<permaheap.Handle of offset %llu in family "
-                                "%02x%02x%02x%02x>",
-                                (unsigned long long)handle->object,
+    const char *what = ph_handle_is_span(handle) ? "Buffer" : "offset";
+    uint64_t number = ph_handle_is_span(handle) ? (uint32_t)handle->object
+                                                : handle->object;
+    return PyUnicode_FromFormat("<permaheap.Handle of %s %llu in family "
+                                "%02x%02x%02x%02x>", what,
+                                (unsigned long long)number,
                                 handle->family[0], handle->family[1],
                                 handle->family[2], handle->family[3]);
+}
+
+/* In a message: its bytes. */
+static int
+handle_write(ph_writer *writer, PyObject *obj)
+{
+    return ph_write_bytes(writer, handle_of(obj), PH_HANDLE_SIZE);
+}
+
+static PyObject *
+handle_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    ph_handle handle;
+    if (ph_read_bytes(reader, &bytes, PH_HANDLE_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&handle, bytes, PH_HANDLE_SIZE);
+    const module_state *state = (const module_state *)
+        ((const char *)travels - offsetof(module_state, travels));
+    return handle_new(state->handle_type, &handle);
 }
 
 static PyMethodDef handle_methods[] = {
@@ -344,8 +369,8 @@ static PyMethodDef handle_methods[] = {
 };
 
 PyDoc_STRVAR(handle_doc,
-"The name of a permanent object, made by share(): 40 bytes that may travel\n"
-"through any queue, pipe, file or pickle.");
+"The name of a permanent object or a read-only Buffer, made by share(): 40 bytes\n"
+"that may travel through any queue, pipe, file or pickle.");
 
 static PyType_Slot handle_slots[] = {
     {Py_tp_doc, (void *)handle_doc},
@@ -367,13 +392,20 @@ static PyType_Spec handle_spec = {
 
 PyDoc_STRVAR(share_doc,
 "share($module, frozen, /)\n--\n\n"
-"A Handle that names a permanent object, not only the root of a freeze.\n\n"
-"Raises TypeError for what is not permanent, HandleError for an object of a\n"
-"block that was released.  O(1).");
+"A Handle that names a permanent object, not only the root of a freeze, or a\n"
+"read-only Buffer, which it does not keep alive.\n\n"
+"Raises TypeError for what is not permanent and for a writable Buffer;\n"
+"HandleError for an object of a block that was released, ValueError for a\n"
+"released Buffer.  O(1).");
 
 static PyObject *
 share(module_state *state, PyObject *obj)
 {
+    ph_handle handle;
+    if (Py_TYPE(obj) == state->buffer_type) {
+        return ph_buffer_share(obj, &handle) < 0
+                   ? NULL : handle_new(state->handle_type, &handle);
+    }
     if (!api_is_frozen(obj)) {
         PyErr_Format(PyExc_TypeError,
                      "share: this %s is not a permanent object; freeze() it first",
@@ -384,7 +416,6 @@ share(module_state *state, PyObject *obj)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    ph_handle handle;
     if (ph_handle_make(obj, &handle) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
@@ -396,6 +427,21 @@ static PyObject *
 core_share(PyObject *module, PyObject *obj)
 {
     return share(state_of(module), obj);
+}
+
+PyDoc_STRVAR(move_doc,
+"move($module, buf, /)\n--\n\n"
+"Take a Buffer's ownership, to hand it on: a new Buffer onto the same memory,\n"
+"on the move; buf itself is released.\n\n"
+"A Channel takes it over when the message was sent; if that fails it is still\n"
+"yours.  Raises BufferError while a view exports buf, ValueError when it is\n"
+"released, TypeError for what is no Buffer.  O(1), whatever its size.\n\n"
+"The idea is from the actor languages: what is sent is no longer the sender's.");
+
+static PyObject *
+core_move(PyObject *module, PyObject *obj)
+{
+    return ph_buffer_move(state_of(module)->buffer_type, obj);
 }
 
 /* --- Giving back -------------------------------------------------------------------------- */
@@ -425,7 +471,8 @@ PyDoc_STRVAR(forget_doc,
 PyDoc_STRVAR(reclaim_doc,
 "reclaim($module, /)\n--\n\n"
 "Give back the memory of released blocks that no process can see any more, and\n"
-"return how many blocks still wait.\n\n"
+"return how many blocks still wait.  Likewise the buffers, channels and messages\n"
+"that only processes held which have ended.\n\n"
 "release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
 "call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
 "the family).");
@@ -479,6 +526,7 @@ core_reclaim(PyObject *module, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     ph_reclaim();
+    (void)ph_spans_sweep();
     return PyLong_FromUnsignedLongLong(ph_retired_waiting());
 }
 
@@ -623,6 +671,48 @@ core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
     return err ? ph_raise_os(err, "begin the trace") : Py_NewRef(Py_None);
 }
 
+/* --- Messages, for tests ------------------------------------------------------------------ */
+
+PyDoc_STRVAR(pack_doc,
+"_pack($module, obj, /)\n--\n\n"
+"The bytes that a value travels as through a channel.  Raises TypeError for what\n"
+"channels pickle.");
+
+static PyObject *
+core_pack(PyObject *module, PyObject *obj)
+{
+    ph_writer writer = {.used = 0};
+    PyObject *bytes = NULL;
+    int result = ph_message_write(&state_of(module)->travels, obj, &writer);
+    if (result == PH_NOT_OURS) {
+        PyErr_Format(PyExc_TypeError, "_pack: this %s is, or holds, what channels "
+                     "pickle", Py_TYPE(obj)->tp_name);
+    }
+    else if (result == PH_WRITTEN) {
+        bytes = PyBytes_FromStringAndSize(writer.bytes, (Py_ssize_t)writer.used);
+    }
+    ph_writer_clear(&writer);
+    return bytes;
+}
+
+PyDoc_STRVAR(unpack_doc,
+"_unpack($module, message, /)\n--\n\n"
+"The value that _pack() has made bytes of.  Raises MessageError.");
+
+static PyObject *
+core_unpack(PyObject *module, PyObject *message)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    const char *bytes = buffer.buf;
+    ph_reader reader = {.at = bytes, .end = bytes + buffer.len};
+    PyObject *obj = ph_message_read(&state_of(module)->travels, &reader);
+    PyBuffer_Release(&buffer);
+    return obj;
+}
+
 /* --- stats, and what tests ask for ------------------------------------------------------- */
 
 static PyObject *
@@ -667,8 +757,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     }
     ph_reclaim();
     ph_header *header = ph_heap.header;
+    ph_spans_figures spans = ph_spans_count();
     return Py_BuildValue(
-        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K}",
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K,"
+        " s:K, s:K, s:K}",
         "reserved", (unsigned long long)header->size,
         "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
@@ -683,7 +775,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "waiting", (unsigned long long)ph_retired_waiting(),
         "reused", (unsigned long long)atomic_load(&header->reused),
         "returned", (unsigned long long)atomic_load(&header->returned),
-        "unlisted", (unsigned long long)atomic_load(&header->unlisted));
+        "unlisted", (unsigned long long)atomic_load(&header->unlisted),
+        "spans", (unsigned long long)spans.spans,
+        "span_bytes", (unsigned long long)spans.bytes,
+        "span_kept", (unsigned long long)spans.kept);
 }
 
 PyDoc_STRVAR(object_map_doc,
@@ -766,6 +861,7 @@ static PyMethodDef core_methods[] = {
     {"thaw", core_thaw, METH_O, thaw_doc},
     {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
     {"share", core_share, METH_O, share_doc},
+    {"move", core_move, METH_O, move_doc},
     {"release", core_release, METH_O, release_doc},
     {"forget", core_forget, METH_O, forget_doc},
     {"reclaim", core_reclaim, METH_NOARGS, reclaim_doc},
@@ -780,6 +876,8 @@ static PyMethodDef core_methods[] = {
     {"_record_faults", core_record_faults, METH_VARARGS, record_faults_doc},
     {"_take_faults", core_take_faults, METH_O, take_faults_doc},
     {"_trace_begin", core_trace_begin, METH_O, trace_begin_doc},
+    {"_pack", core_pack, METH_O, pack_doc},
+    {"_unpack", core_unpack, METH_O, unpack_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
      METH_VARARGS | METH_KEYWORDS, fault_doc},
@@ -845,6 +943,9 @@ PyDoc_STRVAR(handle_error_doc,
 "A handle that is damaged, forged, or of another family of processes, or whose\n"
 "block was released.");
 
+PyDoc_STRVAR(message_error_doc,
+"A message whose bytes are damaged.");
+
 static int
 add_exceptions(PyObject *module, ph_exceptions *exceptions)
 {
@@ -857,7 +958,11 @@ add_exceptions(PyObject *module, ph_exceptions *exceptions)
     Py_DECREF(no_path);
     exceptions->handle_error = PyErr_NewExceptionWithDoc(
         "permaheap.HandleError", handle_error_doc, PyExc_ValueError, NULL);
-    if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0) {
+    exceptions->message_error = PyErr_NewExceptionWithDoc(
+        "permaheap.MessageError", message_error_doc, PyExc_ValueError, NULL);
+    if (PyModule_AddObjectRef(module, "FreezeError", exceptions->freeze_error) < 0
+        || PyModule_AddObjectRef(module, "MessageError",
+                                 exceptions->message_error) < 0) {
         return -1;
     }
     return PyModule_AddObjectRef(module, "HandleError", exceptions->handle_error);
@@ -892,6 +997,8 @@ core_exec(PyObject *module)
         return -1;
     }
     ph_heap_init();
+    state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
+                                  .has_datetime = &state->has_datetime};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -906,6 +1013,15 @@ core_exec(PyObject *module)
         module, &handle_spec, NULL);
     if (state->handle_type == NULL
         || PyModule_AddType(module, state->handle_type) < 0
+        || ph_testing_spans_add(module) < 0) {
+        return -1;
+    }
+    state->travels.traveller[state->travels.n++] = (ph_traveller){
+        .type = state->handle_type, .write = handle_write, .read = handle_read,
+    };
+    if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
+        || ph_channels_add(module, &state->channels, &interp->exceptions,
+                           &state->travels) < 0
         || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
@@ -918,13 +1034,16 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     module_state *state = state_of(module);
     Py_VISIT(state->interp.exceptions.freeze_error);
     Py_VISIT(state->interp.exceptions.handle_error);
+    Py_VISIT(state->interp.exceptions.message_error);
     Py_VISIT(state->interp.ordered_dict);
     Py_VISIT(state->interp.counter);
     Py_VISIT(state->interp.defaultdict);
     Py_VISIT(state->interp.lock);
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
-    return ph_lending_traverse(&state->lending, visit, arg);
+    Py_VISIT(state->buffer_type);
+    int result = ph_channels_traverse(&state->channels, visit, arg);
+    return result != 0 ? result : ph_lending_traverse(&state->lending, visit, arg);
 }
 
 static int
@@ -933,6 +1052,7 @@ core_clear(PyObject *module)
     module_state *state = state_of(module);
     Py_CLEAR(state->interp.exceptions.freeze_error);
     Py_CLEAR(state->interp.exceptions.handle_error);
+    Py_CLEAR(state->interp.exceptions.message_error);
     Py_CLEAR(state->interp.ordered_dict);
     Py_CLEAR(state->interp.counter);
     Py_CLEAR(state->interp.defaultdict);
@@ -940,6 +1060,8 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
     Py_CLEAR(state->handle_type);
+    Py_CLEAR(state->buffer_type);
+    ph_channels_clear(&state->channels);
     ph_lending_clear(&state->lending);
     return 0;
 }

@@ -10,6 +10,7 @@
 typedef struct {
     PyObject *freeze_error;         /* FreezeError, a TypeError */
     PyObject *handle_error;         /* HandleError, a ValueError */
+    PyObject *message_error;        /* MessageError, a ValueError */
 } ph_exceptions;
 
 /* Raise what this thread's last ph_fail() said.  Returns -1. */
