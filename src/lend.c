@@ -524,6 +524,9 @@ lend(PyObject *module, PyObject *object)
         PyErr_SetString(PyExc_MemoryError, "permaheap: lend() needs the heap");
         return NULL;
     }
+    if (ph_host_open(lending->host) < 0) {
+        return PyErr_NoMemory();
+    }
     ph_loan *loan = ph_loan_new(lending->host, object, lending->loan_error);
     return loan ? loan_of(lending, loan) : NULL;
 }

@@ -282,14 +282,14 @@ def test_a_proxy_as_argument(other):
         def has(self, *args):
             return [each is self or each is item for each in args]
 
-    item = Local()
-    owner = Owner()
+    item, owner = Local(), Owner()
+    loan, lent = lend(owner), lend(item)
     found = other.ask(
         OPEN
         + "item = pickle.loads(item).open()\n"
         + "result = call(proxy, 'has', proxy, item, item.loan, 1)",
-        name=name_of(lend(owner)),
-        item=name_of(lent := lend(item)),
+        name=name_of(loan),
+        item=name_of(lent),
     )
     assert found == [True, True, False, False]
     assert lent.alive
@@ -311,7 +311,7 @@ def exporters():
     yield numpy.arange(12, dtype="f4").reshape(3, 4)[:, ::2]
 
 
-@pytest.mark.parametrize("obj", exporters(), ids=lambda obj: type(obj).__name__)
+@pytest.mark.parametrize("obj", list(exporters()), ids=lambda obj: type(obj).__name__)
 def test_views_have_the_owners_bytes(other, obj):
     with memoryview(obj) as own:
         expected = [own.format, list(own.shape), list(own.strides), own.itemsize, own.tobytes().hex()]
@@ -602,14 +602,13 @@ def test_the_owner_drops_what_it_lent_when_it_ends():
 import os, permaheap
 class Ends:
     def __del__(self):
-        write(writer, b"x")
+        write(pipe, b"x")
 write = os.write
 loan = permaheap.lend(Ends())
 result = bytes(loan).hex()
 """
-    loan = Loan.from_bytes(bytes.fromhex(owner.ask(f"writer = {writer}\n{code}", writer=writer)))
+    loan = Loan.from_bytes(bytes.fromhex(owner.ask(f"pipe = {writer}\n{code}")))
     proxy = loan.open()
-    owner.run(f"writer = {writer}")
     owner.close()
     os.close(writer)
     assert os.read(reader, 10) == b"x"
@@ -777,7 +776,7 @@ print("end")
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
-ROUNDS = 40 if DEBUG else 150
+ROUNDS = 20 if DEBUG else 100
 
 
 @pytest.mark.slow
@@ -833,6 +832,10 @@ def test_a_forked_child_has_no_loans(in_child):
         Loan.from_bytes(theirs).open()
 
 
+@pytest.mark.skipif(
+    sys.version_info < (3, 14),
+    reason="a child forked beside sub-interpreters aborts (3.13) or hangs (3.12), without permaheap",
+)
 def test_a_forked_child_has_no_owners(other, in_child):
     actor = actor_of(other)
     proxy = actor.open()
