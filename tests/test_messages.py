@@ -164,7 +164,7 @@ def test_records_of_many_keys():
         names = [f"key {i}" for i in range(n)]
         # A list of keys, or pairs at once: the dict is made for so many.
         arrive([dict.fromkeys(names, i) for i in range(3)])
-        arrive([{**dict(zip(names, range(n))), "more": [i]} for i in range(3)])
+        arrive([{**dict(zip(names, range(n), strict=True)), "more": [i]} for i in range(3)])
     arrive([{"a": i, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "g": []} for i in range(3)])
 
 
