@@ -181,7 +181,7 @@ def unavailable(name: str) -> str | None:
         return None
     if name == "interpreters":
         return "CPython 3.14 and later have it"
-    return f"{module} is not installed (or does not build on this version)"
+    return f"{module} is not installed"
 
 
 # --- memory that is handed over by name -----------------------------------------------------------
