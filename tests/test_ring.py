@@ -135,6 +135,14 @@ def test_every_flipped_bit(folder):
     run(*without_random_addresses(program))
 
 
+def test_large_messages_do_not_starve(folder):
+    """Without their claim on the room some hundred small ones pass each of them."""
+    said = run(build(folder, "ring_fair", "-O2", sources=ALONE), 300)
+    mean = re.match(r"small messages between two large ones: (\d+),", said)
+    assert mean is not None
+    assert int(mean[1]) < 100
+
+
 def test_what_a_message_costs(folder):
     """That the driver runs; its figures are for people."""
     program = build(folder, "ring_bench", "-O2", sources=ALONE)
