@@ -2,7 +2,7 @@
 
 The drivers are C programs in the folder c; what each does is said where it begins.  More than the
 usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds) and PERMAHEAP_RING_STRIDE
-(1: be killed at each instruction, which takes half an hour) in the environment.
+(1: be killed at each instruction, which takes some minutes) in the environment.
 """
 
 import os
