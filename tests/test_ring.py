@@ -2,7 +2,7 @@
 
 The drivers are C programs in the folder c; what each does is said where it begins.  More than the
 usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds) and PERMAHEAP_RING_STRIDE
-(1: be killed at each instruction, which takes half an hour) in the environment.
+(1: be killed at each instruction, which takes some minutes) in the environment.
 """
 
 import os
@@ -133,6 +133,14 @@ def test_every_flipped_bit(folder):
     except subprocess.CalledProcessError:
         return
     run(*without_random_addresses(program))
+
+
+def test_large_messages_do_not_starve(folder):
+    """Without their claim on the room some hundred small ones pass each of them."""
+    said = run(build(folder, "ring_fair", "-O2", sources=ALONE), 300)
+    mean = re.match(r"small messages between two large ones: (\d+),", said)
+    assert mean is not None
+    assert int(mean[1]) < 100
 
 
 def test_what_a_message_costs(folder):
