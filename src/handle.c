@@ -63,13 +63,13 @@ sip_hash(const uint64_t key[2], const uint64_t *words, size_t n)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* --- Handles ------------------------------------------------------------------- */
-
 uint64_t
 ph_tag(const uint64_t *words, size_t n)
 {
     return sip_hash(ph_heap.header->key, words, n);
 }
+
+/* --- Handles ------------------------------------------------------------------- */
 
 static uint64_t
 tag_of(uint64_t nonce, const ph_handle *handle)

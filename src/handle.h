@@ -20,7 +20,8 @@ typedef struct {
 #define PH_HANDLE_SPAN 1u           /* where no block can be */
 _Static_assert(sizeof(ph_handle) == PH_HANDLE_SIZE, "a handle has no padding");
 
-/* A keyed tag of up to a few words, for names of other kinds. */
+/* The tag of other names that are made of these words, under the family's key.  After
+   ph_heap_ready(). */
 uint64_t ph_tag(const uint64_t *words, size_t n);
 /* Fail with PH_BAD_HANDLE: this thing ("handle") comes from another family. */
 ph_status ph_foreign(const char *thing);

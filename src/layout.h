@@ -267,6 +267,10 @@ PyObject *ph_int_from_bytes(const char *bytes, size_t size);
 bool ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item);
 /* A dict with room for n items. */
 PyObject *ph_dict_new(Py_ssize_t n);
+/* A copy of a dict of str keys whose values are None, into which nothing was ever
+   inserted twice; and set its i-th value, once.  Takes that reference. */
+PyObject *ph_record_new(PyObject *shape);
+void ph_record_set(PyObject *record, Py_ssize_t i, PyObject *value);
 bool ph_is_frozendict(PyObject *obj);
 PyObject *ph_frozendict_of(PyObject *dict);
 /* Of datetime's types: year, month, day; hour, minute, second, microsecond, fold;

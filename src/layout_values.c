@@ -53,6 +53,36 @@ ph_dict_new(Py_ssize_t n)
     return n > 5 ? _PyDict_NewPresized(n) : PyDict_New();
 }
 
+PyObject *
+ph_record_new(PyObject *shape)
+{
+    PyObject *record = PyDict_Copy(shape);
+    if (record == NULL) {
+        return NULL;
+    }
+    const PyDictObject *d = (PyDictObject *)record;
+    if (d->ma_values != NULL || !DK_IS_UNICODE(d->ma_keys)
+        || d->ma_keys->dk_nentries != d->ma_used) {
+        Py_DECREF(record);
+        PyErr_SetString(PyExc_SystemError, "permaheap: a dict of str is of an unknown "
+                                           "layout in this version of Python");
+        return NULL;
+    }
+    return record;
+}
+
+void
+ph_record_set(PyObject *record, Py_ssize_t i, PyObject *value)
+{
+    PyDictUnicodeEntry *entry =
+        &DK_UNICODE_ENTRIES(((PyDictObject *)record)->ma_keys)[i];
+    assert(entry->me_value == Py_None);
+    entry->me_value = value;        /* None is immortal */
+    if (PyType_IS_GC(Py_TYPE(value)) && !PyObject_GC_IsTracked(record)) {
+        PyObject_GC_Track(record);  /* before 3.14 a dict of atoms is not */
+    }
+}
+
 bool
 ph_is_frozendict(PyObject *obj)
 {

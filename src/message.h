@@ -17,6 +17,7 @@
 
 struct ph_travels;
 struct ph_write_slot;
+struct ph_write_shape;
 struct ph_write_frame;
 
 /* A value on its way out.  Zeroed at first; may write one message after another,
@@ -27,10 +28,13 @@ typedef struct {
     ph_span_id *spans;              /* that the message is to hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
-    /* Of message_write.c: the memo, and the way from the root to where it is. */
+    /* Of message_write.c: the memo, the shapes of dicts, and the way from the root to
+       where it is. */
     struct ph_write_slot *slots;
     size_t slots_mask, slots_used;
     uint32_t epoch;                 /* of this message: older slots are free */
+    struct ph_write_shape *shapes;
+    uint32_t n_shapes;              /* defined in this message */
     struct ph_write_frame *frames;
     size_t frames_used, frames_size;
 } ph_writer;

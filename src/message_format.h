@@ -10,6 +10,8 @@
        bytes, bytearray                tag, varint n, n bytes
        tuple, list, set, frozenset     tag, varint n, n values
        dict and its kin                tag, varint n, n times a key and a value
+       shape                           tag, varint n, n keys (all str), n values: a dict
+       record                          tag, varint number of its shape, its values: a dict
        defaultdict                     tag, number of the factory, then like dict
        slice, range                    tag, 3 values
        mappingproxy                    tag, the value that it shows
@@ -23,7 +25,7 @@
    in the byte order of the machine; varint: 7 bits a byte, least first, the top bit
    says that there is more.  An object that may be met again has PH_REMEMBER in its
    tag; such objects are numbered in the order of their tags, and a back reference
-   names one by that.  A list, dict or set may be referred to from inside of it.  A
+   names one by that.  Shapes are numbered likewise.  A list, dict or set may be referred to from inside of it.  A
    tuple may as well, where a list or the like is in between. */
 
 #ifndef PH_MESSAGE_FORMAT_H
@@ -36,7 +38,7 @@ enum {
     PH_TAG_INT, PH_TAG_LARGE_INT, PH_TAG_FLOAT, PH_TAG_COMPLEX,
     PH_TAG_STR_1, PH_TAG_STR_2, PH_TAG_STR_4, PH_TAG_BYTES, PH_TAG_BYTEARRAY,
     PH_TAG_TUPLE, PH_TAG_LIST, PH_TAG_SET, PH_TAG_FROZENSET, PH_TAG_SLICE,
-    PH_TAG_DICT, PH_TAG_ORDERED_DICT, PH_TAG_COUNTER, PH_TAG_DEFAULTDICT,
+    PH_TAG_SHAPE, PH_TAG_RECORD, PH_TAG_DICT, PH_TAG_ORDERED_DICT, PH_TAG_COUNTER, PH_TAG_DEFAULTDICT,
     PH_TAG_FROZENDICT, PH_TAG_PROXY,
     PH_TAG_RANGE, PH_TAG_DATE, PH_TAG_TIME, PH_TAG_AWARE_TIME, PH_TAG_DATETIME,
     PH_TAG_AWARE_DATETIME, PH_TAG_DELTA, PH_TAG_TIMEZONE,
@@ -58,6 +60,7 @@ enum {
    number. */
 PyObject *ph_message_factory(uint8_t number);
 
+/* Is it made of keys, each with its value? */
 static inline bool
 ph_tag_is_mapping(uint8_t tag)
 {
@@ -69,7 +72,7 @@ static inline bool
 ph_tag_is_mutable(uint8_t tag)
 {
     return tag == PH_TAG_LIST || tag == PH_TAG_SET
-           || (tag >= PH_TAG_DICT && tag <= PH_TAG_DEFAULTDICT);
+           || (tag >= PH_TAG_SHAPE && tag <= PH_TAG_DEFAULTDICT);
 }
 
 /* Is it freed by recursion? */

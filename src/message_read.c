@@ -18,6 +18,7 @@
 
 #include <string.h>
 
+#include "grow.h"
 #include "handle.h"
 
 #define FRAMES_AT_HAND 16           /* so many take no memory */
@@ -56,7 +57,10 @@ typedef struct {
     size_t frames_used, frames_size;
     read_memo *memo;
     size_t memo_used, memo_size;
+    PyObject **shapes;              /* owned: dicts of keys with None */
+    size_t shapes_used, shapes_size;
     uint8_t depth;                  /* of the object made last */
+    bool blameless;                 /* the error is of a traveller */
     read_frame frames_at_hand[FRAMES_AT_HAND];
     read_memo memo_at_hand[MEMO_AT_HAND];
 } reading;
@@ -77,14 +81,17 @@ damaged(const reading *r, const char *what)
     return ph_message_damaged(r->travels, what);
 }
 
-/* What a constructor has complained about was wrong in the message. */
+/* What a constructor has complained about was wrong in the message; other errors are
+   as they are. */
 static void
 blame_message(const reading *r)
 {
-    if (PyErr_ExceptionMatches(PyExc_MemoryError)
-        || PyErr_ExceptionMatches(PyExc_ImportError)
-        || PyErr_ExceptionMatches(r->travels->exceptions->handle_error)
-        || PyErr_ExceptionMatches(r->travels->exceptions->message_error)) {
+    if (r->blameless || PyErr_ExceptionMatches(r->travels->exceptions->handle_error)
+        || PyErr_ExceptionMatches(r->travels->exceptions->message_error)
+        || !(PyErr_ExceptionMatches(PyExc_TypeError)
+             || PyErr_ExceptionMatches(PyExc_ValueError)
+             || PyErr_ExceptionMatches(PyExc_OverflowError)
+             || PyErr_ExceptionMatches(PyExc_RecursionError))) {
         return;
     }
     PyObject *cause = PyErr_GetRaisedException();
@@ -382,7 +389,9 @@ read_traveller(reading *r)
         damaged(r, "it has an object of a type that there is not");
         return NULL;
     }
-    return r->travels->traveller[number].read(r->travels, r->reader);
+    PyObject *obj = r->travels->traveller[number].read(r->travels, r->reader);
+    r->blameless = obj == NULL;
+    return obj;
 }
 
 /* --- datetime, range ------------------------------------------------------------------------ */
@@ -590,26 +599,14 @@ read_count(reading *r, uint8_t tag, size_t *p_n)
     return 0;
 }
 
+/* A container of n items has been made; takes the reference. */
 static int
-open_container(reading *r, uint8_t tag, uint32_t index)
+push_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
 {
-    size_t n;
-    uint8_t factory = 0;
-    if (tag == PH_TAG_DEFAULTDICT) {
-        const char *byte = take(r, 1);
-        if (byte == NULL) {
-            return FAILED;
-        }
-        factory = (uint8_t)*byte;
-    }
-    if (read_count(r, tag, &n) < 0
-        || (r->frames_used == r->frames_size
-            && grow(&r->frames, r->frames_at_hand, r->frames_used, &r->frames_size,
-                    sizeof(read_frame)) < 0)) {
-        return FAILED;
-    }
-    PyObject *made = new_container(r, tag, factory, n);
-    if (made == NULL) {
+    if (r->frames_used == r->frames_size
+        && grow(&r->frames, r->frames_at_hand, r->frames_used, &r->frames_size,
+                sizeof(read_frame)) < 0) {
+        Py_DECREF(made);
         return FAILED;
     }
     uint32_t number = (uint32_t)r->frames_used + 1;
@@ -622,6 +619,88 @@ open_container(reading *r, uint8_t tag, uint32_t index)
         r->memo[index] = (read_memo){.obj = Py_NewRef(made), .open = number};
     }
     return OPENED;
+}
+
+static int
+open_container(reading *r, uint8_t tag, uint32_t index)
+{
+    size_t n;
+    uint8_t factory = 0;
+    if (tag == PH_TAG_DEFAULTDICT) {
+        const char *byte = take(r, 1);
+        if (byte == NULL) {
+            return FAILED;
+        }
+        factory = (uint8_t)*byte;
+    }
+    if (read_count(r, tag, &n) < 0) {
+        return FAILED;
+    }
+    PyObject *made = new_container(r, tag, factory, n);
+    return made ? push_frame(r, made, tag, n, index) : FAILED;
+}
+
+static int
+read_keys(reading *r, PyObject *shape, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        PyObject *key = read_inner(r);
+        if (key == NULL) {
+            return FAILED;
+        }
+        int result = PyUnicode_CheckExact(key)
+                     ? PyDict_SetItem(shape, key, Py_None)
+                     : damaged(r, "a key of a record is no str");
+        Py_DECREF(key);
+        if (result < 0) {
+            return FAILED;
+        }
+    }
+    return (size_t)PyDict_GET_SIZE(shape) == n ? 0 : damaged(r, "it has a key twice");
+}
+
+/* A new shape becomes the last one. */
+static int
+read_shape(reading *r)
+{
+    uint64_t n;
+    if (read_varint(r, &n) < 0) {
+        return FAILED;
+    }
+    if (n == 0 || n > PH_SHAPE_MOST) {
+        return damaged(r, "a record has too many keys");
+    }
+    if (ph_grow(&r->shapes, r->shapes_used, &r->shapes_size, sizeof(PyObject *)) < 0) {
+        PyErr_NoMemory();
+        return FAILED;
+    }
+    PyObject *shape = ph_dict_new((Py_ssize_t)n);
+    if (shape == NULL || read_keys(r, shape, (size_t)n) < 0) {
+        Py_XDECREF(shape);
+        return FAILED;
+    }
+    r->shapes[r->shapes_used++] = shape;
+    return 0;
+}
+
+static int
+open_record(reading *r, uint8_t tag, uint32_t index)
+{
+    uint64_t number = r->shapes_used;
+    if (tag == PH_TAG_SHAPE ? read_shape(r) < 0 : read_varint(r, &number) < 0) {
+        return FAILED;
+    }
+    if (number >= r->shapes_used) {
+        return damaged(r, "a record is of no shape that there is");
+    }
+    PyObject *shape = r->shapes[number];
+    size_t n = (size_t)PyDict_GET_SIZE(shape);
+    if (r->owed + n > left(r)) {
+        return damaged(r, "it ends too early");
+    }
+    r->owed += n;
+    PyObject *made = ph_record_new(shape);
+    return made ? push_frame(r, made, PH_TAG_RECORD, n, index) : FAILED;
 }
 
 static inline bool
@@ -650,7 +729,8 @@ read_value(reading *r, PyObject **p_obj)
         tag &= (uint8_t)~PH_REMEMBER;
     }
     if (is_container(tag)) {
-        return open_container(r, tag, index);
+        return tag == PH_TAG_SHAPE || tag == PH_TAG_RECORD
+               ? open_record(r, tag, index) : open_container(r, tag, index);
     }
     r->depth = 0;
     *p_obj = read_atom(r, tag);
@@ -716,7 +796,10 @@ give(reading *r, PyObject *obj)
         Py_DECREF(obj);
         return result;
     }
-    if (frame->tag == PH_TAG_LIST) {
+    if (frame->tag == PH_TAG_RECORD) {
+        ph_record_set(frame->made, i, obj);
+    }
+    else if (frame->tag == PH_TAG_LIST) {
         PyList_SET_ITEM(frame->made, i, obj);
     }
     else {
@@ -826,6 +909,10 @@ drop_all(reading *r)
     for (size_t i = 0; i < r->memo_used; i++) {
         Py_XDECREF(r->memo[i].obj);
     }
+    while (r->shapes_used > 0) {
+        Py_DECREF(r->shapes[--r->shapes_used]);
+    }
+    ph_free(r->shapes);
     if (r->frames != r->frames_at_hand) {
         ph_free(r->frames);
     }

@@ -6,7 +6,11 @@
 
    The memo has each object that more than one reference leads to, in a table with
    open addressing.  A slot of an earlier message counts as free, so that a new
-   message begins with an empty memo at no cost. */
+   message begins with an empty memo at no cost.
+
+   Records are dicts that have the same str objects as keys, in the same order.  The
+   second one of a shape defines it in the message, and later ones are values only.
+   The shapes met last are in a small cache, by first key and length. */
 
 #include "message_format.h"
 
@@ -44,11 +48,24 @@ typedef struct ph_write_frame {
     bool hashing;                   /* the item in work is hashed there */
 } ph_write_frame;
 
+#define SHAPES_CACHED 16u
+#define UNDEFINED UINT32_MAX
+
+/* The keys of a dict that was met. */
+typedef struct ph_write_shape {
+    uint32_t epoch;                 /* as for slots */
+    uint32_t number;                /* in the message; UNDEFINED: met only once */
+    Py_ssize_t n;
+    PyObject *keys[PH_SHAPE_MOST];  /* borrowed */
+} ph_write_shape;
+
 typedef struct {
     const ph_travels *travels;
     ph_writer *writer;
     uint32_t remembered;            /* objects so far */
 } writing;
+
+static int write_value(writing *w, PyObject *obj);
 
 static int
 core_failed(const writing *w)
@@ -361,8 +378,6 @@ write_permanent(writing *w, PyObject *obj)
 
 /* --- datetime ---------------------------------------------------------------------------- */
 
-static int write_value(writing *w, PyObject *obj);
-
 static int
 write_fields(writing *w, int tag, const int *fields, int n)
 {
@@ -480,6 +495,117 @@ open_fixed(writing *w, PyObject *obj, int tag)
     }
     result = write_tag(w->writer, tag);
     return result != PH_WRITTEN ? result : push_frame(w->writer, obj, tag, NULL);
+}
+
+static bool
+has_shape(const ph_write_shape *shape, PyObject *dict)
+{
+    PyObject *key;
+    Py_ssize_t pos = 0, i = 0;
+    while (PyDict_Next(dict, &pos, &key, NULL)) {
+        if (key != shape->keys[i++]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Remember the keys of a dict, if they are all str. */
+static void
+note_shape(const ph_writer *writer, ph_write_shape *shape, PyObject *dict)
+{
+    PyObject *key;
+    Py_ssize_t pos = 0, i = 0;
+    shape->epoch = 0;
+    while (PyDict_Next(dict, &pos, &key, NULL)) {
+        if (!PyUnicode_CheckExact(key)) {
+            return;
+        }
+        shape->keys[i++] = key;
+    }
+    shape->n = i;
+    shape->number = UNDEFINED;
+    shape->epoch = writer->epoch;
+}
+
+/* The shape of a dict that has 1 to PH_SHAPE_MOST items, if it was met before; else it
+   is noted.  -1 with MemoryError. */
+static int
+find_shape(ph_writer *writer, PyObject *dict, ph_write_shape **p_shape)
+{
+    PyObject *first;
+    Py_ssize_t pos = 0, n = PyDict_GET_SIZE(dict);
+    *p_shape = NULL;
+    if (writer->shapes == NULL) {
+        writer->shapes = ph_calloc(SHAPES_CACHED, sizeof(ph_write_shape));
+        if (writer->shapes == NULL) {
+            PyErr_NoMemory();
+            return FAILED;
+        }
+    }
+    (void)PyDict_Next(dict, &pos, &first, NULL);
+    size_t hash = ((uintptr_t)first >> 4) + ((uintptr_t)first >> 9) + (size_t)n;
+    ph_write_shape *shape = &writer->shapes[hash % SHAPES_CACHED];
+    if (shape->epoch == writer->epoch && shape->n == n && has_shape(shape, dict)) {
+        *p_shape = shape;
+    }
+    else {
+        note_shape(writer, shape, dict);
+    }
+    return PH_WRITTEN;
+}
+
+/* What comes after the tag of a shape. */
+static int
+write_keys(writing *w, ph_write_shape *shape)
+{
+    ph_writer *writer = w->writer;
+    char *p = room(writer, PH_VARINT_MOST);
+    if (p == NULL) {
+        return FAILED;
+    }
+    used_up_to(writer, put_varint(p, (uint64_t)shape->n));
+    shape->number = writer->n_shapes++;
+    int result = PH_WRITTEN;
+    for (Py_ssize_t i = 0; i < shape->n && result == PH_WRITTEN; i++) {
+        result = write_value(w, shape->keys[i]);
+    }
+    return result;
+}
+
+static int
+open_record(writing *w, PyObject *obj, ph_write_shape *shape)
+{
+    bool first = shape->number == UNDEFINED;
+    int tag, result = meet(w, obj, first ? PH_TAG_SHAPE : PH_TAG_RECORD, &tag);
+    if (result != FRESH) {
+        return result;
+    }
+    if (first) {
+        result = write_tag(w->writer, tag);
+        result = result == PH_WRITTEN ? write_keys(w, shape) : result;
+    }
+    else {
+        result = write_counted(w->writer, tag, shape->number, NULL, 0);
+    }
+    tag = PH_TAG_RECORD | (tag & PH_REMEMBER);
+    return result != PH_WRITTEN ? result : push_frame(w->writer, obj, tag, NULL);
+}
+
+static int
+open_dict(writing *w, PyObject *obj)
+{
+    Py_ssize_t n = PyDict_GET_SIZE(obj);
+    if (n > 0 && n <= PH_SHAPE_MOST) {
+        ph_write_shape *shape;
+        if (find_shape(w->writer, obj, &shape) < 0) {
+            return FAILED;
+        }
+        if (shape != NULL) {
+            return open_record(w, obj, shape);
+        }
+    }
+    return open_counted(w, obj, PH_TAG_DICT, n);
 }
 
 static int
@@ -707,7 +833,7 @@ write_value(writing *w, PyObject *obj)
         return write_float(w, obj);
     }
     if (type == &PyDict_Type) {
-        return open_counted(w, obj, PH_TAG_DICT, PyDict_GET_SIZE(obj));
+        return open_dict(w, obj);
     }
     if (type == &PyList_Type) {
         return open_counted(w, obj, PH_TAG_LIST, PyList_GET_SIZE(obj));
@@ -770,6 +896,8 @@ next_item(ph_write_frame *frame)
     case PH_TAG_TUPLE:
         return frame->pos < PyTuple_GET_SIZE(source)
                ? PyTuple_GET_ITEM(source, frame->pos++) : NULL;
+    case PH_TAG_RECORD:
+        return PyDict_Next(source, &frame->pos, NULL, &item) ? item : NULL;
     case PH_TAG_SET:
     case PH_TAG_FROZENSET:
         return ph_set_next(source, &frame->pos, &item) ? item : NULL;
@@ -791,7 +919,12 @@ close_frame(ph_writer *writer)
     ph_write_frame frame = *top(writer);
     uint8_t depth = ph_depth_over(frame.tag, frame.depth);
     writer->frames_used--;
-    Py_XDECREF(frame.keys);
+    if (frame.keys != NULL) {
+        Py_DECREF(frame.keys);
+        if (PyErr_Occurred()) {     /* there is no key that there was */
+            return FAILED;
+        }
+    }
     if (frame.remembered) {
         ph_write_slot *slot = find(writer, frame.source);
         slot->open = 0;
@@ -810,8 +943,7 @@ walk(writing *w, PyObject *root)
     int result = write_value(w, root);
     while (result == PH_WRITTEN && writer->frames_used > 0) {
         PyObject *item = next_item(top(writer));
-        result = item != NULL ? write_value(w, item)
-                 : PyErr_Occurred() ? FAILED : close_frame(writer);
+        result = item != NULL ? write_value(w, item) : close_frame(writer);
     }
     return result;
 }
@@ -840,9 +972,12 @@ static void
 begin_memo(ph_writer *writer)
 {
     writer->slots_used = 0;
+    writer->n_shapes = 0;
     if (writer->slots_mask >= SLOTS_KEPT || writer->epoch == UINT32_MAX) {
         ph_free(writer->slots);
+        ph_free(writer->shapes);
         writer->slots = NULL;
+        writer->shapes = NULL;
         writer->slots_mask = 0;
         writer->epoch = 0;
     }
@@ -869,6 +1004,7 @@ ph_writer_clear(ph_writer *writer)
     ph_free(writer->bytes);
     ph_free(writer->spans);
     ph_free(writer->slots);
+    ph_free(writer->shapes);
     ph_free(writer->frames);
     memset(writer, 0, sizeof(*writer));
 }

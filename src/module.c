@@ -10,6 +10,7 @@
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "lend.h"
 #include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
@@ -32,6 +33,7 @@ typedef struct {
     bool has_datetime;              /* imported in this interpreter */
     ph_filling filling;
     ph_channels channels;
+    ph_lending lending;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -40,6 +42,12 @@ static module_state *
 state_of(PyObject *module)
 {
     return PyModule_GetState(module);
+}
+
+ph_lending *
+ph_lending_of(PyObject *module)
+{
+    return &state_of(module)->lending;
 }
 
 /* --- freeze, thaw, is_frozen ------------------------------------------------------- */
@@ -466,7 +474,8 @@ PyDoc_STRVAR(reclaim_doc,
 "return how many blocks still wait.  Likewise the buffers, channels and messages\n"
 "that only processes held which have ended.\n\n"
 "release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
-"call it when a process has ended.  O(buffers + processes of the family).");
+"call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
+"the family).");
 
 static PyObject *
 core_release(PyObject *module, PyObject *arg)
@@ -1012,7 +1021,8 @@ core_exec(PyObject *module)
     };
     if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
         || ph_channels_add(module, &state->channels, &interp->exceptions,
-                        &state->travels) < 0) {
+                           &state->travels) < 0
+        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
@@ -1032,7 +1042,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
     Py_VISIT(state->buffer_type);
-    return ph_channels_traverse(&state->channels, visit, arg);
+    int result = ph_channels_traverse(&state->channels, visit, arg);
+    return result != 0 ? result : ph_lending_traverse(&state->lending, visit, arg);
 }
 
 static int
@@ -1051,6 +1062,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);
     ph_channels_clear(&state->channels);
+    ph_lending_clear(&state->lending);
     return 0;
 }
 

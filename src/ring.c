@@ -406,6 +406,7 @@ static void
 announce(ph_end *end)
 {
     uint32_t waiting = atomic_fetch_and(&end->waiting, ~(uint32_t)SLEEPERS);
+    ph_death_point();
     if (waiting & SLEEPERS) {
         wake(end);
     }
@@ -495,13 +496,16 @@ has_room(ph_ring *ring, uint64_t tail, uint64_t record)
     return fits(ring, ring->senders.seen, tail, bytes);
 }
 
-/* Store the position: the message is sent, or received. */
+/* Store the position: the message is sent, or received.  (With spans the journal has stored
+   it already, and this changes nothing.) */
 static void
 move(ph_end *end, uint64_t position)
 {
     uint64_t n = atomic_load_explicit(&end->messages, memory_order_relaxed);
     atomic_store_explicit(&end->messages, n + 1, memory_order_relaxed);
+    ph_death_point();
     atomic_store_explicit(&end->position, position, memory_order_release);
+    ph_death_point();
 }
 
 static ph_status
@@ -516,6 +520,7 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
         return PH_FULL;
     }
     write_record(ring, tail, message);
+    ph_death_point();
     if (message->n_spans > 0) {
         ph_status status = ph_spans_publish(message->spans, message->n_spans,
                                             &end->position, tail + record);
@@ -856,31 +861,4 @@ ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
         }
         head += record_size(frame.n_spans, frame.size);
     }
-}
-
-/* --- Until spans.c and journal.c are there ---------------------------------------- */
-
-__attribute__((weak)) ph_status
-ph_journal_begin(void)
-{
-    return PH_OK;
-}
-
-__attribute__((weak)) void
-ph_journal_commit(void)
-{
-}
-
-__attribute__((weak)) ph_status
-ph_spans_publish(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
-                 uint64_t value)
-{
-    return ph_fail(PH_REFUSED, "permaheap: no spans yet");
-}
-
-__attribute__((weak)) ph_status
-ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
-              uint64_t value)
-{
-    return ph_fail(PH_REFUSED, "permaheap: no spans yet");
 }

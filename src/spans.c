@@ -55,6 +55,9 @@
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
 static uint32_t holds[PH_RUNS];             /* how often we hold each */
+static uint32_t held[PH_RUNS];              /* those that we hold, in no order, */
+static uint32_t held_ones;                  /* how many, */
+static uint32_t place[PH_RUNS];             /* and where each is among them */
 static uint32_t next_trash[PH_RUNS];        /* what we have to clean up: a list */
 static _Atomic uint32_t first_trash = NOTHING;
 static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the lock */
@@ -83,6 +86,28 @@ static ph_member *
 member_at(uint32_t slot)
 {
     return &ph_heap.header->member[slot];
+}
+
+static void
+count_hold(uint64_t index)
+{
+    if (has_bit(late, index)) {
+        set_bit(late, index, false);
+        late_ones--;
+    }
+    if (holds[index]++ == 0) {
+        place[index] = held_ones;
+        held[held_ones++] = (uint32_t)index;
+    }
+}
+
+static void
+forget_holds(uint64_t index)
+{
+    holds[index] = 0;
+    uint32_t last = held[--held_ones];
+    held[place[index]] = last;
+    place[last] = place[index];
 }
 
 /* --- Inside of transactions: holds ------------------------------------------------------ */
@@ -498,7 +523,7 @@ claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_
         ph_journal_undo();
         return status;
     }
-    holds[*p_index] = 1;
+    count_hold(*p_index);
     set_bit(making, *p_index, true);
     making_ones++;
     ph_journal_commit();
@@ -602,16 +627,6 @@ hold(uint64_t index)
     return status;
 }
 
-static void
-count_hold(uint64_t index)
-{
-    if (has_bit(late, index)) {
-        set_bit(late, index, false);
-        late_ones--;
-    }
-    holds[index]++;
-}
-
 ph_status
 ph_span_hold(ph_span_id id, ph_span_kind kind)
 {
@@ -659,7 +674,11 @@ ph_span_drop(ph_span_id id)
         return;
     }
     uint64_t index = find_live(id);
-    if (index != 0 && holds[index] > 0 && --holds[index] == 0) {
+    if (index != 0 && holds[index] > 1) {
+        holds[index]--;
+    }
+    else if (index != 0 && holds[index] == 1) {
+        forget_holds(index);
         (void)let_go(index);
     }
     ph_journal_commit();
@@ -793,45 +812,53 @@ forget_what_is_the_parents(void)
         if (has_bit(making, i)) {
             set_bit(making, i, false);
             making_ones--;
-            holds[i] = 0;
+            forget_holds(i);
         }
     }
 }
 
-/* The slot's bit becomes what it should be: ours, for what we hold; not that of a dead
-   process that had the slot.  Without a slot we hold for ever what we cannot count. */
+/* In our slot nobody holds anything yet: or else it was a dead process's.  Under the
+   lock, lest somebody be clearing just then, and be killed, and it be undone. */
 static void
-inherit(uint64_t index, uint32_t slot)
+clear_stale_bits(uint32_t slot)
 {
-    ph_span_run *run = ph_run_at(index);
-    if (slot == PH_MEMBERS) {
-        if (holds[index] > 0) {
-            ph_run_put(&run->messages, run->messages + 1);
-        }
+    if (ph_journal_begin_locked() != PH_OK) {
         return;
     }
-    bool had = has_holder(run, slot);
-    set_holder(run, slot, holds[index] > 0);
-    if (had && holds[index] == 0) {
-        (void)free_if_unheld(index);
+    bool stale = member_at(slot)->holds != 0;
+    ph_journal_commit_locked();
+    if (!stale) {
+        return;
+    }
+    uint64_t used = atomic_load(&ph_spans_table()->used);
+    for (uint64_t i = 1; i <= used; i++) {
+        ph_span_run *run = ph_run_at(i);
+        if (has_holder(run, slot) && ph_journal_begin_locked() == PH_OK) {
+            set_holder(run, slot, false);
+            (void)free_if_unheld(i);
+            ph_journal_commit_locked();
+        }
     }
 }
 
+/* Without a slot we hold for ever what we cannot count. */
 void
 ph_spans_after_fork(void)
 {
-    uint64_t used = atomic_load(&ph_spans_table()->used);
     uint32_t slot = ph_member_slot();
-    if (used == 0) {
-        return;
-    }
     forget_what_is_the_parents();
-    for (uint64_t i = 1; i <= used && i < PH_RUNS; i++) {
-        bool stale = slot != PH_MEMBERS && has_holder(ph_run_at(i), slot);
-        if ((holds[i] > 0 || stale) && ph_journal_begin_locked() == PH_OK) {
-            inherit(i, slot);
-            ph_journal_commit_locked();
+    if (slot != PH_MEMBERS && atomic_load(&ph_spans_table()->used) != 0) {
+        clear_stale_bits(slot);
+    }
+    for (uint32_t i = 0; i < held_ones && ph_journal_begin_locked() == PH_OK; i++) {
+        ph_span_run *run = ph_run_at(held[i]);
+        if (slot == PH_MEMBERS) {
+            ph_run_put(&run->messages, run->messages + 1);
         }
+        else {
+            set_holder(run, slot, true);
+        }
+        ph_journal_commit_locked();
     }
 }
 

@@ -338,17 +338,24 @@ audit_neighbours(const ph_span_run *run, uint64_t index)
            ? "two free neighbours" : NULL;
 }
 
+static uint64_t
+count_holders(audit *a, const ph_span_run *run)
+{
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < PH_MEMBERS / 64; i++) {
+        for (uint64_t bits = run->holders[i]; bits != 0; bits &= bits - 1, n++) {
+            a->holds[64 * i + (uint32_t)__builtin_ctzll(bits)]++;
+        }
+    }
+    return n;
+}
+
 static const char *
 audit_run(audit *a, uint64_t index)
 {
     const ph_span_run *run = ph_run_at(index);
     ph_run_state state = ph_run_state_of(run);
-    uint64_t bits = 0;
-    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        uint64_t bit = run->holders[i / 64] >> i % 64 & 1;
-        a->holds[i] += bit;
-        bits += bit;
-    }
+    uint64_t bits = count_holders(a, run);
     if (state == PH_RUN_NONE) {
         return bits == 0 ? NULL : "a holder of nothing";
     }

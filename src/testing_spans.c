@@ -4,6 +4,7 @@
 
 #include "testing_spans.h"
 
+#include "ring.h"
 #include "spans_table.h"
 
 static PyObject *
@@ -111,6 +112,31 @@ span_message(PyObject *Py_UNUSED(module), PyObject *args)
     return status == PH_OK ? Py_NewRef(Py_None) : raise_status(status);
 }
 
+/* Make a ring of a channel's span if there is none, and send a message with these. */
+static PyObject *
+span_send(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long channel, name;
+    if (!PyArg_ParseTuple(args, "KK:_span_send", &channel, &name)) {
+        return NULL;
+    }
+    ph_ring *ring = ph_span_address(id_of(channel));
+    if (ring == NULL) {
+        PyErr_SetString(PyExc_ValueError, "not held");
+        return NULL;
+    }
+    ph_status status = PH_OK;
+    if (ph_ring_capacity(ring) == 0) {
+        status = ph_ring_init(ring, PH_PAGE);
+    }
+    ph_span_id id = id_of(name);
+    ph_outgoing message = {.n_spans = 1, .spans = &id, .bytes = "", .size = 0};
+    if (status == PH_OK) {
+        status = ph_ring_send(ring, &message, PH_FOREVER);
+    }
+    return status == PH_OK ? Py_NewRef(Py_None) : raise_status(status);
+}
+
 static PyObject *
 span_sweep(PyObject *Py_UNUSED(module), PyObject *give_back)
 {
@@ -202,6 +228,7 @@ static PyMethodDef methods[] = {
     {"_span_drop", span_drop, METH_O, NULL},
     {"_span_view", span_view, METH_O, NULL},
     {"_span_message", span_message, METH_VARARGS, NULL},
+    {"_span_send", span_send, METH_VARARGS, NULL},
     {"_span_sweep", span_sweep, METH_O, NULL},
     {"_span_times", span_times, METH_VARARGS, NULL},
     {"_death", death, METH_O, NULL},

@@ -43,6 +43,7 @@ from permaheap import _supported
 _supported.check()
 
 from permaheap._core import (  # noqa: E402 - the check must come before the core is loaded
+    Borrowed,
     Buffer,
     Channel,
     Closed,
@@ -50,12 +51,16 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     FreezeError,
     Handle,
     HandleError,
+    Loan,
+    LoanError,
     MessageError,
+    call,
     forget,
     freeze,
     freeze_each,
     freeze_pairs,
     is_frozen,
+    lend,
     move,
     reclaim,
     release,
@@ -73,6 +78,7 @@ from permaheap._stats import Stats, stats  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "Borrowed",
     "Buffer",
     "Channel",
     "Closed",
@@ -82,11 +88,14 @@ __all__ = [
     "Handle",
     "HandleError",
     "Immortalized",
+    "Loan",
+    "LoanError",
     "MessageError",
     "Prefork",
     "Stats",
     "__version__",
     "builtin_default",
+    "call",
     "exit_quickly",
     "family_context",
     "forget",
@@ -96,6 +105,7 @@ __all__ = [
     "immortalize",
     "is_frozen",
     "json_default",
+    "lend",
     "move",
     "prefork",
     "reclaim",

@@ -41,6 +41,11 @@ ph_free(void *p)
     free(p);
 }
 
+void
+ph_death_point(void)
+{
+}
+
 bool
 ph_fault(void)
 {
