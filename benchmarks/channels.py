@@ -299,7 +299,7 @@ def measure_copied(messages: int, rounds: int) -> dict[str, Any]:
     ):
         link: Link = kind(both_ways(names))
         for what, values in (("whole", [records]), ("pieces", pieces)):
-            times = max(1, messages // 1000)
+            times = max(1, messages // 2000)
             samples = in_turns(
                 list(link.ends),
                 rounds,
