@@ -445,11 +445,14 @@ def by_name(link: Link, name: str, size: int, count: int, stack: ExitStack) -> C
 
 
 def by_view(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
-    """A view of a bytearray, of which the other interpreter gets one and sends it back."""
+    """A view of a bytearray, of which the other interpreter gets one and sends it back.
+
+    Who waits for such a queue looks at it 100 times a second, so that a few are enough.
+    """
     there, back = link.ends[name]
     view = memoryview(bytearray(size))
     return partial(
-        there_and_back, link, name, count, echo_view,
+        there_and_back, link, name, max(1, count // 50), echo_view,
         lambda: there.send(view),
         lambda: look(back.receive()),
     )  # fmt: skip
