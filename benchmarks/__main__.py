@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks import report, runner
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PACKAGES = ("permaheap", "numpy", "lmdb", "msgpack", "pyarrow", "orjson")
+PACKAGES = ("permaheap", "numpy", "lmdb", "msgpack", "pyarrow", "orjson", "faster-fifo")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

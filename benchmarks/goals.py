@@ -71,6 +71,23 @@ def pss(results: Results, peer: str) -> float:
     return float(results[f"family {peer}"]["pss"])
 
 
+def times_faster(key: str, part: str, peer: str) -> Callable[[Results], float]:
+    """How many times as long as a channel of permaheap another way takes."""
+    return lambda r: float(r[key][part]["ratio"][peer]["median"])
+
+
+def moved(results: Results, where: str = "processes", size: Callable[..., Any] = max) -> float:
+    """Seconds from send to received for the largest buffer (or the smallest, by `min`)."""
+    by_size = {int(key): each for key, each in results["channel moved"].items() if key.isdigit()}
+    return float(by_size[size(by_size)][where]["seconds"]["permaheap"])
+
+
+def sent_frozen(results: Results) -> float:
+    """Seconds for the largest frozen structure through a channel, against a small tuple."""
+    seconds = results["channel frozen"]["seconds"]
+    return float(seconds[max(filter(str.isdigit, seconds), key=int)] / seconds["small"])
+
+
 def largest(results: Results) -> str:
     """The key of the largest object that handles were measured with."""
     return max(results["handles"], key=int)
@@ -201,5 +218,106 @@ GOALS = (
         lambda r: r["causes"]["diff"]["named"],
         "{:.3f}",
         more=True,
+    ),
+    Goal(
+        "small tuple one way between processes, multiprocessing.Queue / channel",
+        always(10),
+        always(30),
+        times_faster("channel small", "processes", "Queue"),
+        more=True,
+    ),
+    Goal(
+        "small tuple one way between processes, faster-fifo / channel",
+        always(1.5),
+        always(5),
+        times_faster("channel small", "processes", "faster-fifo"),
+        more=True,
+    ),
+    Goal(
+        "small tuple one way between interpreters, concurrent.interpreters queue / channel",
+        always(5),
+        always(20),
+        times_faster("channel small", "interpreters", "interpreters"),
+        more=True,
+    ),
+    Goal(
+        "there and back between processes, spinning on two cores / multiprocessing.Pipe",
+        always(0.5),
+        always(0.1),
+        lambda r: 1 / r["channel latency"]["ratio"]["Pipe"]["median"],
+    ),
+    Goal(
+        "there and back between processes, never spinning / multiprocessing.Pipe",
+        always(1.0),
+        always(0.5),
+        lambda r: r["channel latency"]["never spinning"]["median"],
+    ),
+    Goal(
+        "a frozen table of 200 MB for four interpreters, in milliseconds",
+        always(5),
+        always(1),
+        lambda r: r["channel table permaheap"]["seconds"] * 1e3,
+        "{:.2f} ms",
+    ),
+    Goal(
+        "private memory that the table costs each of them, in MB",
+        always(2),
+        always(2),
+        lambda r: r["channel table permaheap"]["private"] / 1e6,
+        "{:.2f} MB",
+    ),
+    Goal(
+        "1 MB of records copied, pickle + multiprocessing.Pipe / channel",
+        always(2),
+        always(3),
+        times_faster("channel copied", "processes whole", "Pipe"),
+        more=True,
+    ),
+    Goal(
+        "the same as 100 values of 10 kB, pickle + multiprocessing.Pipe / channel",
+        always(2),
+        always(3),
+        times_faster("channel copied", "processes pieces", "Pipe"),
+        more=True,
+    ),
+    Goal(
+        "1 MB of records copied, concurrent.interpreters queue / channel",
+        always(5),
+        always(10),
+        times_faster("channel copied", "interpreters whole", "interpreters"),
+        more=True,
+    ),
+    Goal(
+        "the same as 100 values of 10 kB, concurrent.interpreters queue / channel",
+        always(5),
+        always(10),
+        times_faster("channel copied", "interpreters pieces", "interpreters"),
+        more=True,
+    ),
+    Goal(
+        "a buffer of 100 MB moved to another process, in microseconds",
+        always(20),
+        always(5),
+        lambda r: moved(r) * 1e6,
+        "{:.1f} us",
+    ),
+    Goal(
+        "a buffer of 100 MB moved to another process / one of 16 kB",
+        always(1.25),
+        always(1.1),
+        lambda r: moved(r) / moved(r, size=min),
+    ),
+    Goal(
+        "a frozen structure of 1 GB sent / a small tuple sent",
+        always(1.25),
+        always(1.0),
+        sent_frozen,
+    ),
+    Goal(
+        "processor time of a receiver or sender that waits, in per cent",
+        always(0.1),
+        always(0.1),
+        lambda r: 100 * max(r["channel idle"]["receiver"], r["channel idle"]["sender"]),
+        "{:.2f} %",
     ),
 )

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import goals, peers
+from benchmarks.channels import INTERPRETERS as INTERPRETER_WAYS
+from benchmarks.channels import WAYS_OF_PROCESSES
 from benchmarks.plots import Bars, bar_chart
 from benchmarks.runner import FORKED, INTERPRETERS, Options
+from benchmarks.ways import WAYS
 
 Run = Mapping[str, Any]
 Value = Callable[[goals.Results], float]
@@ -226,6 +229,82 @@ def failures(run: Run) -> dict[str, str]:
     return {key: each["error"] for key, each in run["results"].items() if "error" in each}
 
 
+def channels_table(run: Run, where: str, names: Sequence[str]) -> str:
+    """Channels and what one would use instead, from one process or interpreter to another."""
+    latency = where == "processes"
+    header = [f"between {where}", "small, us", "/ channel", *(["latency, us"] * latency),
+              "1 MB, ms", "/ channel", "100 x 10 kB, ms", "/ channel",
+              f"{human(largest_moved(run))} handed over, us"]  # fmt: skip
+    rows = []
+    for name in names:
+        absent = run["results"].get("channel small", {}).get(where, {}).get("absent", {})
+        cells = channel_cells(run, where, name)
+        if not latency:
+            del cells[2]
+        if name in absent:
+            cells[0] = absent[name]
+        if any(text != NOT_RUN for text in cells):
+            rows.append([WAYS[name].title, *cells])
+    return table(header, rows) if rows else ""
+
+
+def channel_cells(run: Run, where: str, name: str) -> list[str]:
+    """The numbers of one way."""
+    copied, moved = "channel copied", ("channel moved", str(largest_moved(run)), where)
+
+    def beside(*path: str) -> str:
+        return cell(run, at(*path, "ratio", name, "median"), "{:.2f}")
+
+    return [
+        cell(run, at("channel small", where, "seconds", name, scale=1e6), "{:.2f}"),
+        beside("channel small", where),
+        cell(run, at("channel latency", "seconds", name, scale=1e6), "{:.1f}"),
+        cell(run, at(copied, f"{where} whole", "seconds", name, scale=1e3), "{:.2f}"),
+        beside(copied, f"{where} whole"),
+        cell(run, at(copied, f"{where} pieces", "seconds", name, scale=1e5), "{:.2f}"),
+        beside(copied, f"{where} pieces"),
+        cell(run, at(*moved, "seconds", name, scale=1e6), "{:.1f}"),
+    ]
+
+
+def largest_moved(run: Run) -> int:
+    """Bytes of the largest buffer that was handed over, 0 when none was."""
+    sizes = run["results"].get("channel moved", {})
+    return max((int(size) for size in sizes if size.isdigit()), default=0)
+
+
+def handed_table(runs: Sequence[Run]) -> str:
+    """What it costs to hand on what is large, and to wait."""
+    rows: dict[str, Value] = {}
+    for way in ("permaheap", "interpreters"):
+        key, title = f"channel table {way}", WAYS[way].title
+        rows[f"table for four interpreters, {title}, ms"] = at(key, "seconds", scale=1e3)
+        rows[f"private memory of each, {title}, MB"] = at(key, "private", scale=1 / MB)
+    rows["size of that table when frozen, MB"] = at("channel table permaheap", "size", scale=1 / MB)
+    sizes = {size for run in runs for size in run["results"].get("channel frozen", {})
+             .get("seconds", {}) if size.isdigit()}  # fmt: skip
+    for size in ("small", *sorted(sizes, key=int)):
+        title = "a small tuple" if size == "small" else f"{human(int(size))}, frozen"
+        rows[f"{title}, sent, us"] = at("channel frozen", "seconds", size, scale=1e6)
+    moved = {size for run in runs for size in run["results"].get("channel moved", {})
+             if size.isdigit()}  # fmt: skip
+    for size in sorted(moved, key=int):
+        path = ("channel moved", size, "processes", "seconds")
+        rows[f"{human(int(size))}, buffer moved, us"] = at(*path, "permaheap", scale=1e6)
+        rows[f"{human(int(size))}, shared_memory by name, us"] = at(*path, "Pipe", scale=1e6)
+    for who in ("receiver", "sender"):
+        rows[f"processor, {who} that waits, %"] = at("channel idle", who, scale=100)
+    return by_run("", runs, rows, "{:.3f}")
+
+
+CHANNELS = """\
+*small* is a tuple of an int, a str, a float and a bool, sent one way, thousands in a row; *latency*
+is half of its way there and back. *1 MB* are records as above, pickled so large, in one message and
+in 100. *Handed over* is memory that the receiver reads in place: a Buffer moved; `shared_memory`
+that either end opens by a name that goes through a pipe; a memoryview in a queue. All ways take
+turns in one run. *never spinning* is a channel whose ends go to sleep at once when they wait."""
+
+
 # --- details --------------------------------------------------------------------------------------
 
 
@@ -402,6 +481,17 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
         section("Reading, operation by operation", operations_table(runs)),
         section("Collector and fork", process_table(runs)),
         section("Handles", handles_table(runs)),
+        section(
+            "Channels",
+            CHANNELS,
+            *(
+                f"{label(run)}:\n\n{channels_table(run, 'processes', WAYS_OF_PROCESSES)}\n\n"
+                f"{channels_table(run, 'interpreters', INTERPRETER_WAYS)}"
+                for run in runs
+                if any(key.startswith("channel ") for key in run["results"])
+            ),
+            handed_table(runs),
+        ),
         section("Other data", sets_table(runs)),
         section("Numbers behind the ratios", numbers_table(runs)),
         section("Reproducing", REPRODUCE),
@@ -513,7 +603,12 @@ SHORT = {
          "handle.get()", "handle.get(), largest / 1 kB", "two interpreters at once",
          "small freeze, time", "small freeze, bytes", "small freezes, mappings",
          "in place: private dirty memory", "prefork()", "causes named, trace",
-         "causes named, diff"),
+         "causes named, diff", "small message, Queue", "small message, faster-fifo",
+         "small message, interpreters", "latency, spinning", "latency, never spinning",
+         "table for four interpreters", "memory that it costs each", "1 MB copied, Pipe",
+         "100 x 10 kB copied, Pipe", "1 MB copied, interpreters",
+         "100 x 10 kB copied, interpreters", "100 MB moved", "100 MB moved / 16 kB",
+         "1 GB frozen / small tuple", "processor while waiting"),
         strict=True,
     )
 }  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import data, memory, peers, prefork, processes, speed
+from benchmarks import channels, data, memory, peers, prefork, processes, speed
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "family": memory.measure_family,
@@ -32,11 +32,18 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "interpreters": processes.measure_interpreters,
     "prefork": prefork.measure_prefork,
     "causes": prefork.measure_causes,
+    "small messages": channels.measure_small,
+    "latency": channels.measure_latency,
+    "copied": channels.measure_copied,
+    "frozen": channels.measure_frozen,
+    "table": channels.measure_table,
+    "moved": channels.measure_moved,
+    "idle": channels.measure_idle,
 }
 
 GROUPS = (
     "memory", "block", "freeze", "small", "reads", "operations", "gc", "fork", "handles",
-    "interpreters", "prefork", "peers", "sets",
+    "interpreters", "prefork", "channels", "peers", "sets",
 )  # fmt: skip
 
 # Peers whose workers are forked, in the order of the report.
@@ -61,6 +68,7 @@ class Options:
         largest: bytes of the largest object that a handle names.
         small: number of small freezes.
         puts: how often the data is put into each peer's store.
+        messages: through a channel, in each round.
         only: groups to run.
     """
 
@@ -71,12 +79,16 @@ class Options:
     largest: int = 1 << 30
     small: int = 100_000
     puts: int = 3
+    messages: int = 20_000
     only: tuple[str, ...] = GROUPS
 
 
 def quick() -> Options:
     """A tenth of the data and fewer rounds."""
-    return Options(records=20_000, lookups=5_000, rounds=5, largest=1 << 26, small=10_000, puts=1)
+    return Options(
+        records=20_000, lookups=5_000, rounds=5, largest=1 << 26, small=10_000, puts=1,
+        messages=2_000,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,9 @@ class Job:
 
 def plan(options: Options) -> list[Job]:
     """Everything that the options ask for, in the order of running."""
-    jobs = [*main_jobs(options), *peer_jobs(options), *set_jobs(options)]
+    jobs = [
+        *main_jobs(options), *channel_jobs(options), *peer_jobs(options), *set_jobs(options),
+    ]  # fmt: skip
     return [job for job in jobs if job.group in options.only]
 
 
@@ -120,6 +134,22 @@ def main_jobs(options: Options) -> Iterator[Job]:
     yield from family_jobs("in place", "prefork", options)
     yield Job("prefork", "prefork", "prefork", {"records": records})
     yield Job("causes", "prefork", "causes", {"records": records // 10})
+
+
+def channel_jobs(options: Options) -> Iterator[Job]:
+    """The measurements of channels, with the other ways from one to another beside them."""
+    many = {"messages": options.messages, "rounds": options.rounds}
+    few = {"messages": options.messages // 20, "rounds": options.rounds}
+    yield Job("channel small", "channels", "small messages", many)
+    yield Job("channel latency", "channels", "latency", few)
+    yield Job("channel copied", "channels", "copied", many)
+    yield Job("channel frozen", "channels", "frozen", many | {"sizes": [1 << 10, options.largest]})
+    yield Job("channel moved", "channels", "moved", few | {"sizes": [1 << 14, 100 << 20]})
+    for way in channels.INTERPRETERS:
+        # 200 MB when frozen
+        table = {"name": way, "records": options.records * 8 // 5}
+        yield Job(f"channel table {way}", "channels", "table", table)
+    yield Job("channel idle", "channels", "idle", {"seconds": 4.0})
 
 
 def peer_jobs(options: Options) -> Iterator[Job]:

@@ -5,8 +5,8 @@
    has the reference count it was given, and points only to permanent objects
    or static ones; and the objects reached take up the block's payload to the
    byte.  Other blocks are on its list of those that it uses, and are live.
-   Released blocks are stepped over.  Used by tests after whatever they did to the
-   heap. */
+   Released blocks are stepped over.  Extents of spans hold no blocks; the table of
+   spans audits itself.  Used by tests after whatever they did to the heap. */
 
 #include "check.h"
 
@@ -15,6 +15,7 @@
 
 #include "ledger.h"
 #include "memo.h"
+#include "spans_table.h"
 
 typedef struct {
     const ph_segment *home;
@@ -241,6 +242,18 @@ check_extent(checker *ck, uint32_t index)
     return 0;
 }
 
+static int
+check_spans(void)
+{
+    uint64_t where = 0;
+    const char *what = ph_runs_audit(&where);
+    if (what != NULL) {
+        PyErr_Format(PyExc_AssertionError, "permaheap: %s: span %llu", what,
+                     (unsigned long long)where);
+    }
+    return what == NULL ? 0 : -1;
+}
+
 Py_ssize_t
 ph_check(void)
 {
@@ -249,7 +262,7 @@ ph_check(void)
         return -1;
     }
     checker ck = {0};
-    int result = 0;
+    int result = check_spans();
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS && result == 0; i++) {
         result = check_extent(&ck, i);

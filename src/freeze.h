@@ -12,6 +12,7 @@ typedef struct {
     PyTypeObject *ordered_dict, *counter, *defaultdict;
     PyObject *freeze_name;          /* "__freeze__", interned */
     PyTypeObject *lock, *rlock;     /* of _thread */
+    struct ph_channels *channels;   /* for channel.c; in the module's state */
 } ph_interpreter;
 
 /* The frozen form of obj, or NULL with an exception and the heap as it was.

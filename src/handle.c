@@ -1,4 +1,4 @@
-/* handle.c -- naming a permanent object, and finding it again.
+/* handle.c -- naming a permanent object or a buffer, and finding it again.
 
    A handle carries the family's name, two offsets, and a tag: SipHash-2-4
    (Aumasson and Bernstein, 2012) of the block's nonce and the offsets, under a
@@ -7,7 +7,11 @@
    the family can read the key.
 
    Resolving reads one word outside of the header: the nonce, at an offset that
-   the handle claims, if it is in an extent that is mapped here. */
+   the handle claims, if it is in an extent that is mapped here.
+
+   A buffer is named by its span's index and generation, where others have an
+   offset; the generation does what the nonce does.  Such a handle keeps nothing
+   alive. */
 
 #include "handle.h"
 
@@ -59,13 +63,19 @@ sip_hash(const uint64_t key[2], const uint64_t *words, size_t n)
     return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
+uint64_t
+ph_tag(const uint64_t *words, size_t n)
+{
+    return sip_hash(ph_heap.header->key, words, n);
+}
+
 /* --- Handles ------------------------------------------------------------------- */
 
 static uint64_t
 tag_of(uint64_t nonce, const ph_handle *handle)
 {
     uint64_t words[3] = {nonce, handle->block, handle->object};
-    return sip_hash(ph_heap.header->key, words, 3);
+    return ph_tag(words, 3);
 }
 
 static ph_status
@@ -106,16 +116,16 @@ bad_handle(void)
                    "something that is no longer there");
 }
 
-static ph_status
-foreign_handle(void)
+ph_status
+ph_foreign(const char *thing)
 {
     return ph_fail(PH_BAD_HANDLE,
-                   "permaheap: this handle comes from another family of "
+                   "permaheap: this %s comes from another family of "
                    "processes. A family is a process and what was forked from "
                    "it after it imported permaheap; spawned children are "
                    "outside, and so are those of a fork server (the default "
                    "since Python 3.14) unless the server itself imported it. "
-                   "See permaheap.family_context()");
+                   "See permaheap.family_context()", thing);
 }
 
 static bool
@@ -126,23 +136,29 @@ may_hold_a_block(uint64_t offset)
            && ph_heap_is_mapped(offset + sizeof(ph_segment));
 }
 
-/* Of a handle that is whole: the block, or NULL if the object is static. */
+static ph_status
+check_family(const ph_handle *handle)
+{
+    ph_status status = ph_heap_ready();
+    if (status == PH_OK && memcmp(handle->family, ph_heap.header->family, 16) != 0) {
+        return ph_foreign("handle");
+    }
+    return status;
+}
+
+/* Of a handle that is whole: the block, or NULL if the object is in none. */
 static ph_status
 find_block(const ph_handle *handle, const ph_segment **p_home)
 {
-    ph_status status = ph_heap_ready();
-    if (status != PH_OK) {
-        return status;
+    ph_status status = check_family(handle);
+    if (status == PH_OK) {
+        status = ph_heap_refresh();
     }
-    if (memcmp(handle->family, ph_heap.header->family, 16) != 0) {
-        return foreign_handle();
-    }
-    status = ph_heap_refresh();
     if (status != PH_OK) {
         return status;
     }
     *p_home = NULL;
-    if (handle->block == 0) {
+    if (handle->block == 0 || ph_handle_is_span(handle)) {
         return handle->tag == tag_of(0, handle) ? PH_OK : bad_handle();
     }
     if (!may_hold_a_block(handle->block)) {
@@ -177,6 +193,35 @@ ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
     return PH_OK;
 }
 
+/* --- Spans ----------------------------------------------------------------------- */
+
+void
+ph_handle_of_span(ph_span_id id, ph_handle *handle)
+{
+    memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
+    handle->block = PH_HANDLE_SPAN;
+    handle->object = (uint64_t)id.generation << 32 | id.index;
+    handle->tag = tag_of(0, handle);
+}
+
+bool
+ph_handle_is_span(const ph_handle *handle)
+{
+    return handle->block == PH_HANDLE_SPAN;
+}
+
+ph_status
+ph_handle_span(const ph_handle *handle, ph_span_id *id)
+{
+    ph_status status = check_family(handle);
+    if (status == PH_OK && handle->tag != tag_of(0, handle)) {
+        return bad_handle();
+    }
+    id->index = (uint32_t)handle->object;
+    id->generation = (uint32_t)(handle->object >> 32);
+    return status;
+}
+
 /* --- Blocks ---------------------------------------------------------------------- */
 
 static ph_status
@@ -200,6 +245,10 @@ ph_status
 ph_handle_block(const ph_handle *handle, const ph_segment **p_home)
 {
     ph_status status = find_block(handle, p_home);
+    if (status == PH_OK && ph_handle_is_span(handle)) {
+        return ph_fail(PH_REFUSED, "permaheap: this handle names a Buffer, which is "
+                                   "given back by its own release(), where it is held");
+    }
     return status == PH_OK ? check_root(*p_home, handle->object) : status;
 }
 

@@ -55,8 +55,10 @@
 #include <string.h>
 
 #include "block.h"
+#include "journal.h"
 #include "members.h"
 #include "retire.h"
+#include "spans_table.h"
 
 #define RESERVE_MOST (1024 * PH_GIB)
 #define RESERVE_LEAST (64 * PH_MIB)
@@ -85,9 +87,11 @@ static uint64_t seen_filled[PH_MAX_EXTENTS];
 /* Of which generation what we have mapped is. */
 static uint32_t seen_generation[PH_MAX_EXTENTS];
 
-/* One bit for each unit of the heap: part of an extent that we have mapped. */
+/* One bit for each unit of the heap: part of an extent that we have mapped; of
+   permanent blocks, or of spans. */
 #define UNITS (RESERVE_MOST / PH_EXTENT_UNIT)
 static _Atomic uint64_t mapped_units[UNITS / 64];
+static _Atomic uint64_t mapped_span_units[UNITS / 64];
 
 const char *const ph_kind_names[PH_KINDS] = {
     "int", "float", "complex", "str", "bytes", "tuple", "mapping", "frozenset",
@@ -172,7 +176,9 @@ header_init(ph_header *header, uint64_t size)
                      + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
     header->ledger_words = words < UINT32_MAX ? words : UINT32_MAX;
     header->rows = header->ledger + ph_page_up(words * sizeof(uint32_t));
-    header->first = unit_up(header->rows + PH_ROWS_SIZE);
+    header->journal = header->rows + PH_ROWS_SIZE;
+    header->spans = header->journal + ph_page_up(sizeof(ph_journal));
+    header->first = unit_up(header->spans + PH_SPANS_TABLE_SIZE);
     atomic_store(&header->claimed, header->first);
 }
 
@@ -210,6 +216,13 @@ map_header(char *base, uint64_t size, int fd)
     ph_header *header = (ph_header *)base;
     header_init(header, size);
     err = ph_os_map(base, header->first, fd, 0, PH_MAP_SHARED);
+    if (err == 0) {
+        err = ph_os_allocate(fd, header->journal, header->spans - header->journal
+                                                  + PH_SPANS_HEAD_SIZE);
+    }
+    if (err == 0) {
+        err = ph_mutex_init(&((ph_journal *)(base + header->journal))->mutex);
+    }
     return err ? system_failure("map the heap's tables", header->first, err)
                : PH_OK;
 }
@@ -235,6 +248,8 @@ after_fork_child(void)
     atomic_fetch_add(&ph_heap.forks, 1);
     ph_blocks_after_fork();
     ph_members_after_fork();
+    ph_spans_after_fork();
+    ph_members_born();
     ph_os_unlock();
 }
 
@@ -351,26 +366,47 @@ map_extent(uint32_t index)
     if (status != PH_OK) {
         return status;
     }
+    bool spans = extent->kind == PH_EXTENT_SPANS;
     int err = ph_os_map(ph_address_of(offset), extent->size, ph_heap.fd, offset,
-                        ph_heap.mapping);
+                        spans ? PH_MAP_SHARED : ph_heap.mapping);
     if (err) {
         return system_failure("map an extent", extent->size, err);
     }
     seen_filled[index] = MAPPED_MARK + atomic_load(&extent->filled);
     seen_generation[index] = generation;
+    _Atomic uint64_t *units = spans ? mapped_span_units : mapped_units;
     for (uint64_t at = offset; at < offset + extent->size; at += PH_EXTENT_UNIT) {
         uint64_t unit = at / PH_EXTENT_UNIT;
-        atomic_fetch_or(&mapped_units[unit / 64], (uint64_t)1 << unit % 64);
+        atomic_fetch_or(&units[unit / 64], (uint64_t)1 << unit % 64);
     }
     return PH_OK;
+}
+
+static bool
+has_unit(_Atomic uint64_t *units, uint64_t offset)
+{
+    uint64_t unit = offset / PH_EXTENT_UNIT;
+    return offset < ph_heap.size && atomic_load(&units[unit / 64]) >> unit % 64 & 1;
 }
 
 bool
 ph_heap_is_mapped(uint64_t offset)
 {
-    uint64_t unit = offset / PH_EXTENT_UNIT;
-    return offset < ph_heap.size
-           && atomic_load(&mapped_units[unit / 64]) >> unit % 64 & 1;
+    return has_unit(mapped_units, offset);
+}
+
+ph_status
+ph_heap_map_spans(uint64_t offset)
+{
+    uint32_t n = atomic_load(&ph_heap.header->extents);
+    ph_status status = PH_OK;
+    for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS && status == PH_OK
+                         && !has_unit(mapped_span_units, offset); i++) {
+        if (ph_heap.header->extent[i].kind == PH_EXTENT_SPANS) {
+            status = map_extent(i);
+        }
+    }
+    return status;
 }
 
 uint64_t
@@ -530,7 +566,7 @@ heap_full(uint64_t size)
 }
 
 static ph_status
-claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
+claim_extent(ph_extent_kind kind, uint64_t least, uint64_t hint, uint32_t *p_index)
 {
     uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : unit_up(hint);
     size = size > EXTENT_MOST ? EXTENT_MOST : size;
@@ -548,13 +584,26 @@ claim_extent(uint64_t least, uint64_t hint, uint32_t *p_index)
         return heap_full(least);
     }
     ph_extent *extent = &ph_heap.header->extent[index];
-    (void)ph_os_lock_byte(ph_heap.fd, offset);
+    if (kind == PH_EXTENT_PERMANENT) {
+        (void)ph_os_lock_byte(ph_heap.fd, offset);
+        atomic_store(&extent->owner, ph_os_pid());
+    }
     extent->size = size;
-    extent->kind = PH_EXTENT_PERMANENT;
-    atomic_store(&extent->owner, ph_os_pid());
+    extent->kind = kind;
     atomic_store(&extent->offset, offset);
     *p_index = index;
     return PH_OK;
+}
+
+ph_status
+ph_extent_claim_spans(uint64_t least, uint64_t hint, uint32_t *p_index)
+{
+    ph_status status = claim_extent(PH_EXTENT_SPANS, least, hint, p_index);
+    if (status == PH_OK) {
+        atomic_fetch_add(&ph_heap.header->published, 1);
+        status = map_extent(*p_index);
+    }
+    return status;
 }
 
 static uint64_t
@@ -676,7 +725,7 @@ ph_extent_acquire(uint64_t size, uint64_t hint, uint32_t *p_index)
     ph_blocks_leave_gone();
     if (status == PH_OK && !find_inheritance(size, p_index)
         && !ph_reuse_locked(size, p_index)) {
-        status = claim_extent(size, hint, p_index);
+        status = claim_extent(PH_EXTENT_PERMANENT, size, hint, p_index);
     }
     if (status != PH_OK) {
         return status;
@@ -739,26 +788,40 @@ ph_heap_read(uint64_t offset, void *buf, uint64_t size)
     return err ? system_failure("read the heap's file", size, err) : PH_OK;
 }
 
+static ph_status
+check_limits_and_file(uint64_t size)
+{
+    ph_status status = check_limits(size);
+    if (status == PH_NOMEM && ph_spans_give_back() > 0) {
+        status = check_limits(size);
+    }
+    return status == PH_OK ? ph_heap_check_file() : status;
+}
+
+static ph_status
+allocate(uint64_t offset, uint64_t size)
+{
+    int err = ph_os_allocate(ph_heap.fd, offset, size);
+    return err ? system_failure("allocate memory for the heap", size, err) : PH_OK;
+}
+
 ph_status
 ph_heap_allocate(uint64_t offset, uint64_t size)
 {
-    ph_status status = check_limits(size);
-    if (status == PH_OK) {
-        status = ph_heap_check_file();
-    }
-    if (status != PH_OK) {
-        return status;
-    }
+    ph_status status = check_limits_and_file(size);
     uint64_t entry = ph_page_down(ph_offset_of(ph_directory_entry(offset)));
     uint64_t end = ph_offset_of(ph_directory_entry(offset + size)) + 8;
-    int err = ph_os_allocate(ph_heap.fd, entry, ph_page_up(end) - entry);
-    if (err == 0) {
-        err = ph_os_allocate(ph_heap.fd, offset, size);
+    if (status == PH_OK) {
+        status = allocate(entry, ph_page_up(end) - entry);
     }
-    if (err) {
-        return system_failure("allocate memory for the heap", size, err);
-    }
-    return PH_OK;
+    return status == PH_OK ? allocate(offset, size) : status;
+}
+
+ph_status
+ph_heap_allocate_spans(uint64_t offset, uint64_t size)
+{
+    ph_status status = check_limits_and_file(size);
+    return status == PH_OK ? allocate(offset, size) : status;
 }
 
 void

@@ -48,7 +48,8 @@ typedef enum {
 
 extern const char *const ph_kind_names[PH_KINDS];
 
-/* What an extent holds, for life.  Only permanent blocks exist so far. */
+/* What an extent holds, for life: permanent blocks; or spans, which the whole family
+   maps MAP_SHARED, readable and writable, and which spans_table.c cuts up. */
 typedef enum { PH_EXTENT_PERMANENT = 1, PH_EXTENT_SPANS = 2 } ph_extent_kind;
 
 #define PH_MAX_EXTENTS 16384u
@@ -81,7 +82,9 @@ typedef struct {
                                    yet; high: how often that was settled */
     _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
     _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
-    uint64_t unused[3];         /* a cache line for each */
+    _Atomic uint64_t holds;     /* spans that it holds: bits of it in their table */
+    _Atomic uint32_t bell;      /* who waits for several channels sleeps here: bell.c */
+    uint32_t unused[3];         /* a cache line for each */
 } ph_member;
 
 #define PH_MEMBERS 1024u
@@ -106,6 +109,8 @@ typedef struct {
     uint64_t ledger;            /* offset of the ledger: ledger.c */
     uint64_t ledger_words;      /* how many blocks it has room for */
     uint64_t rows;              /* offset of the members' rows: members.c */
+    uint64_t journal;           /* offset of the journal: journal.c */
+    uint64_t spans;             /* offset of the table of spans: spans_table.c */
     uint64_t namespace;         /* that the pids belong to */
     uint64_t first;             /* offset of the first extent */
     _Atomic uint64_t landmark;  /* address that must be the same in the whole
@@ -134,7 +139,7 @@ typedef struct {
     ph_retired retired[PH_RETIRED];
 } ph_header;
 
-#define PH_MAGIC 0x3270616568616d72ull      /* "rmaheap2": format version 2 */
+#define PH_MAGIC 0x3370616568616d72ull      /* "rmaheap3": format version 3 */
 
 /* This process's view of the heap.  Written under ph_os_lock(), except for
    what says otherwise. */
@@ -168,7 +173,7 @@ ph_status ph_heap_refresh_all(void);
 /* Bytes in committed blocks of the whole family, but for released ones.
    O(extents). */
 uint64_t ph_heap_used(void);
-/* May this process read there?  O(1). */
+/* Is that part of an extent of permanent blocks which this process can read?  O(1). */
 bool ph_heap_is_mapped(uint64_t offset);
 /* How far an extent is filled, in bytes, also when its owner was killed in the
    middle of saying so. */
@@ -231,6 +236,16 @@ ph_status ph_extent_reset(uint32_t index);
 /* Memory for [offset, offset + size), inside one extent, and for its part of the
    directory, if the process's limits allow for it. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
+
+/* The same without a part of the directory: of an extent of spans. */
+ph_status ph_heap_allocate_spans(uint64_t offset, uint64_t size);
+
+/* A new extent of spans: `least` bytes, or `hint` if there are so many; mapped.  With
+   ph_os_lock() held. */
+ph_status ph_extent_claim_spans(uint64_t least, uint64_t hint, uint32_t *p_index);
+/* Have the extent of spans mapped that has this offset.  O(1) if it is, else
+   O(extents).  With ph_os_lock() held. */
+ph_status ph_heap_map_spans(uint64_t offset);
 
 /* Give memory back that nothing committed uses. */
 void ph_heap_punch(uint64_t offset, uint64_t size);

@@ -21,16 +21,27 @@ typedef struct {
     } entry[PH_JOURNAL_MOST];
 } ph_journal;
 
-/* Take the family's lock, and undo what a killed process has left half done. */
+/* Take the process's lock (so that no fork is under way), then the family's, and undo
+   what a killed process has left half done. */
 ph_status ph_journal_begin(void);
 /* Note what the word holds, then write it. */
 void ph_journal_write(_Atomic uint64_t *word, uint64_t value);
-/* All that was written since ph_journal_begin() holds; let go of the lock. */
+/* All that was written since ph_journal_begin() holds; let go of the locks. */
 void ph_journal_commit(void);
 /* The same, at the moment when *word, which only grows, gets that value: others who
-   see it see all of it. */
+   see it see all of it.  Only the owner of a robust lock writes to such a word: who
+   is told that the owner before him died calls ph_journal_mend() before he writes to
+   it, or a change that was not made would be taken for made. */
 void ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value);
-/* Undo it, and let go of the lock. */
+/* Undo it, and let go of the locks. */
 void ph_journal_undo(void);
+/* Undo what a killed process has left half done. */
+void ph_journal_mend(void);
+
+/* --- With ph_os_lock() held: for longer work, and for a forked child -------------- */
+
+ph_status ph_journal_begin_locked(void);
+void ph_journal_commit_locked(void);
+void ph_journal_undo_locked(void);
 
 #endif

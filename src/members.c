@@ -7,8 +7,9 @@
    The slot also says how far the process has looked: blocks are numbered, and what
    was frozen elsewhere since it last looked for new ones it cannot have got hold of.
 
-   A process is its pid and the time of its start, in one word: a slot is taken,
-   and taken over from somebody dead, by one compare and swap.
+   A process is its pid and the time when it enlisted, in one word (who was started
+   later has only the same pid): a slot is taken, and taken over from somebody dead,
+   by one compare and swap.
 
         free --register--> taken --row written--> ready --it ends--> dead
           ^                                                            |
@@ -57,6 +58,8 @@ static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
 static uint64_t seen;                       /* as in our slot */
 static uint64_t settled;                    /* SETTLED_ONE times, at our last fork */
+static int forked_by = -1;                  /* pid of who last forked here */
+static uint32_t parent = NO_SLOT;           /* slot that our parent had at our birth */
 
 static ph_member *
 member_at(uint32_t index)
@@ -84,17 +87,19 @@ is_dead(const ph_member *member, uint64_t process)
 
 /* --- Registering ------------------------------------------------------------- */
 
-/* Free slots first: to tell that somebody is dead takes system calls. */
+/* Free slots first: to tell that somebody is dead takes system calls.  And rather one
+   whose last owner holds no spans. */
 static uint32_t
 take_slot(uint64_t me)
 {
     uint64_t from = atomic_load(&ph_heap.header->births);
-    for (int dead_too = 0; dead_too < 2; dead_too++) {
+    for (int any = 0; any < 2; any++) {
         for (uint32_t i = 0; i < PH_MEMBERS; i++) {
             uint32_t index = (uint32_t)(from + i) % PH_MEMBERS;
             ph_member *member = member_at(index);
             uint64_t process = atomic_load(&member->process);
-            if ((process == 0 || (dead_too && is_dead(member, process)))
+            bool clean = process == 0 && atomic_load(&member->holds) == 0;
+            if ((clean || (any && (process == 0 || is_dead(member, process))))
                 && atomic_compare_exchange_strong(&member->process, &process, me)) {
                 return index;
             }
@@ -124,14 +129,24 @@ write_row(void)
     }
 }
 
+/* Who sees its parent under the pid that the parent has for itself is in the same
+   namespace; that saves most children a look into /proc. */
+static bool
+is_in_namespace(int parent)
+{
+    return parent == ph_os_parent_pid()
+           || ph_os_pid_namespace() == ph_heap.header->namespace;
+}
+
+/* parent: the pid of a listed one, or -1. */
 static void
-enlist(void)
+enlist(int parent)
 {
     ph_header *header = ph_heap.header;
-    uint64_t me = ph_os_process();
+    ph_os_process_begins();
     slot = NO_SLOT;
-    if (ph_os_pid_namespace() == header->namespace) {
-        slot = take_slot(me);
+    if (is_in_namespace(parent)) {
+        slot = take_slot(ph_os_process());
     }
     if (slot == NO_SLOT) {
         atomic_fetch_add(&header->unlisted, 1);
@@ -139,7 +154,7 @@ enlist(void)
     }
     write_row();
     atomic_store(&member_at(slot)->seen, seen);
-    atomic_store(&member_at(slot)->ready, me);
+    atomic_store(&member_at(slot)->ready, ph_os_process());
     atomic_fetch_add(&header->births, 1);
 }
 
@@ -147,7 +162,7 @@ void
 ph_members_init(void)
 {
     ph_heap.header->namespace = ph_os_pid_namespace();
-    enlist();
+    enlist(-1);
 }
 
 /* --- Around a fork ------------------------------------------------------------- */
@@ -158,34 +173,41 @@ ph_members_before_fork(void)
     if (slot != NO_SLOT) {
         uint64_t before = atomic_fetch_add(&member_at(slot)->unborn, 1);
         settled = before & ~COUNT_MASK;
+        forked_by = ph_os_pid();
     }
 }
 
 /* Our parent may have settled the matter without us. */
 static void
-be_born(ph_member *parent)
+be_born(ph_member *member)
 {
-    uint64_t unborn = atomic_load(&parent->unborn);
+    uint64_t unborn = atomic_load(&member->unborn);
     while ((unborn & COUNT_MASK) != 0 && (unborn & ~COUNT_MASK) == settled
-           && !atomic_compare_exchange_weak(&parent->unborn, &unborn, unborn - 1)) {
+           && !atomic_compare_exchange_weak(&member->unborn, &unborn, unborn - 1)) {
     }
 }
 
 void
 ph_members_after_fork(void)
 {
-    uint32_t parent = slot;
-    enlist();
+    parent = slot;
+    enlist(parent == NO_SLOT ? -1 : forked_by);
+}
+
+void
+ph_members_born(void)
+{
     if (parent != NO_SLOT) {
         be_born(member_at(parent));
     }
 }
 
 static bool
-is_ready(uint64_t process)
+is_ready(uint64_t child)
 {
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (atomic_load(&member_at(i)->ready) == process
+        uint64_t process = atomic_load(&member_at(i)->ready);
+        if (ph_os_may_be(process, child)
             && atomic_load(&member_at(i)->process) == process) {
             return true;
         }
@@ -215,6 +237,33 @@ settle(void)
     }
     (void)atomic_compare_exchange_strong(&member_at(slot)->unborn, &unborn,
                                          (unborn & ~COUNT_MASK) + SETTLED_ONE);
+}
+
+/* --- For spans.c --------------------------------------------------------------------- */
+
+uint32_t
+ph_member_slot(void)
+{
+    return slot;
+}
+
+bool
+ph_member_has_unborn(void)
+{
+    return slot != NO_SLOT && has_unborn(member_at(slot));
+}
+
+void
+ph_member_settle(void)
+{
+    settle();
+}
+
+bool
+ph_member_is_gone(uint32_t index, uint64_t *p_process)
+{
+    *p_process = atomic_load(&member_at(index)->process);
+    return *p_process == 0 || (index != slot && is_dead(member_at(index), *p_process));
 }
 
 /* --- Looking, and letting go ------------------------------------------------------- */

@@ -4,15 +4,20 @@
    State: per interpreter in module_state; whatever the process or the family
    shares belongs to the core. */
 
+#include "buffer.h"
+#include "channel.h"
 #include "check.h"
 #include "freeze.h"
 #include "handle.h"
 #include "immortalize.h"
+#include "lend.h"
 #include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
 #include "prefork.h"
 #include "retire.h"
+#include "spans.h"
+#include "testing_spans.h"
 #include "thaw.h"
 #include "trace.h"
 
@@ -21,12 +26,15 @@
 #include "permaheap.h"
 
 typedef struct {
-    ph_interpreter interp;
-    PyTypeObject *handle_type;
-    bool has_datetime;              /* imported in this interpreter */
+    ph_interpreter interp;          /* first, with the exceptions first in it: types
+                                       in other files reach them by the module */
     ph_travels travels;
     PyObject *keys[PH_KEYS_KEPT];   /* of messages */
+    PyTypeObject *handle_type, *buffer_type;
+    bool has_datetime;              /* imported in this interpreter */
     ph_filling filling;
+    ph_channels channels;
+    ph_lending lending;
 } module_state;
 
 static struct PyModuleDef core_module;
@@ -35,6 +43,12 @@ static module_state *
 state_of(PyObject *module)
 {
     return PyModule_GetState(module);
+}
+
+ph_lending *
+ph_lending_of(PyObject *module)
+{
+    return &state_of(module)->lending;
 }
 
 /* --- freeze, thaw, is_frozen ------------------------------------------------------- */
@@ -215,6 +229,9 @@ resolve(module_state *state, const ph_handle *handle)
 {
     PyObject *obj;
     uint32_t flags;
+    if (ph_handle_is_span(handle)) {
+        return ph_buffer_resolve(state->buffer_type, handle);
+    }
     if (ph_handle_resolve(handle, &obj, &flags) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
@@ -238,8 +255,9 @@ resolve(module_state *state, const ph_handle *handle)
 PyDoc_STRVAR(handle_get_doc,
 "get($self, /)\n--\n\n"
 "The object that this handle names: the same one, in any process or\n"
-"interpreter of the family.  Raises HandleError when the handle is damaged or\n"
-"of another family, or when its block was released.  O(1), whatever the\n"
+"interpreter of the family; for a Buffer's, a read-only Buffer onto the same\n"
+"memory.  Raises HandleError when the handle is damaged or of another family,\n"
+"or when its block was released or the Buffer is gone.  O(1), whatever the\n"
 "object's size.");
 
 static PyObject *
@@ -312,11 +330,35 @@ static PyObject *
 handle_repr(PyObject *self)
 {
     const ph_handle *handle = handle_of(self);
-    return PyUnicode_FromFormat("<permaheap.Handle of offset %llu in family "
-                                "%02x%02x%02x%02x>",
-                                (unsigned long long)handle->object,
+    const char *what = ph_handle_is_span(handle) ? "Buffer" : "offset";
+    uint64_t number = ph_handle_is_span(handle) ? (uint32_t)handle->object
+                                                : handle->object;
+    return PyUnicode_FromFormat("<permaheap.Handle of %s %llu in family "
+                                "%02x%02x%02x%02x>", what,
+                                (unsigned long long)number,
                                 handle->family[0], handle->family[1],
                                 handle->family[2], handle->family[3]);
+}
+
+/* In a message: its bytes. */
+static int
+handle_write(ph_writer *writer, PyObject *obj)
+{
+    return ph_write_bytes(writer, handle_of(obj), PH_HANDLE_SIZE);
+}
+
+static PyObject *
+handle_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    ph_handle handle;
+    if (ph_read_bytes(reader, &bytes, PH_HANDLE_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&handle, bytes, PH_HANDLE_SIZE);
+    const module_state *state = (const module_state *)
+        ((const char *)travels - offsetof(module_state, travels));
+    return handle_new(state->handle_type, &handle);
 }
 
 static PyMethodDef handle_methods[] = {
@@ -328,8 +370,8 @@ static PyMethodDef handle_methods[] = {
 };
 
 PyDoc_STRVAR(handle_doc,
-"The name of a permanent object, made by share(): 40 bytes that may travel\n"
-"through any queue, pipe, file or pickle.");
+"The name of a permanent object or a read-only Buffer, made by share(): 40 bytes\n"
+"that may travel through any queue, pipe, file or pickle.");
 
 static PyType_Slot handle_slots[] = {
     {Py_tp_doc, (void *)handle_doc},
@@ -351,13 +393,20 @@ static PyType_Spec handle_spec = {
 
 PyDoc_STRVAR(share_doc,
 "share($module, frozen, /)\n--\n\n"
-"A Handle that names a permanent object, not only the root of a freeze.\n\n"
-"Raises TypeError for what is not permanent, HandleError for an object of a\n"
-"block that was released.  O(1).");
+"A Handle that names a permanent object, not only the root of a freeze, or a\n"
+"read-only Buffer, which it does not keep alive.\n\n"
+"Raises TypeError for what is not permanent and for a writable Buffer;\n"
+"HandleError for an object of a block that was released, ValueError for a\n"
+"released Buffer.  O(1).");
 
 static PyObject *
 share(module_state *state, PyObject *obj)
 {
+    ph_handle handle;
+    if (Py_TYPE(obj) == state->buffer_type) {
+        return ph_buffer_share(obj, &handle) < 0
+                   ? NULL : handle_new(state->handle_type, &handle);
+    }
     if (!api_is_frozen(obj)) {
         PyErr_Format(PyExc_TypeError,
                      "share: this %s is not a permanent object; freeze() it first",
@@ -368,7 +417,6 @@ share(module_state *state, PyObject *obj)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    ph_handle handle;
     if (ph_handle_make(obj, &handle) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
@@ -380,6 +428,21 @@ static PyObject *
 core_share(PyObject *module, PyObject *obj)
 {
     return share(state_of(module), obj);
+}
+
+PyDoc_STRVAR(move_doc,
+"move($module, buf, /)\n--\n\n"
+"Take a Buffer's ownership, to hand it on: a new Buffer onto the same memory,\n"
+"on the move; buf itself is released.\n\n"
+"A Channel takes it over when the message was sent; if that fails it is still\n"
+"yours.  Raises BufferError while a view exports buf, ValueError when it is\n"
+"released, TypeError for what is no Buffer.  O(1), whatever its size.\n\n"
+"The idea is from the actor languages: what is sent is no longer the sender's.");
+
+static PyObject *
+core_move(PyObject *module, PyObject *obj)
+{
+    return ph_buffer_move(state_of(module)->buffer_type, obj);
 }
 
 /* --- Giving back -------------------------------------------------------------------------- */
@@ -409,7 +472,8 @@ PyDoc_STRVAR(forget_doc,
 PyDoc_STRVAR(reclaim_doc,
 "reclaim($module, /)\n--\n\n"
 "Give back the memory of released blocks that no process can see any more, and\n"
-"return how many blocks still wait.\n\n"
+"return how many blocks still wait.  Likewise the buffers, channels and messages\n"
+"that only processes held which have ended.\n\n"
 "release(), forget(), stats() and a freeze that needs much memory do so as well;\n"
 "call it when a process has ended.  O(1) when nothing waits, else O(processes of\n"
 "the family).");
@@ -463,6 +527,7 @@ core_reclaim(PyObject *module, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     ph_reclaim();
+    (void)ph_spans_sweep();
     return PyLong_FromUnsignedLongLong(ph_retired_waiting());
 }
 
@@ -696,8 +761,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
     }
     ph_reclaim();
     ph_header *header = ph_heap.header;
+    ph_spans_figures spans = ph_spans_count();
     return Py_BuildValue(
-        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K}",
+        "{s:K, s:K, s:K, s:s, s:N, s:N, s:N, s:K, s:K, s:K, s:K, s:K, s:K, s:K,"
+        " s:K, s:K, s:K}",
         "reserved", (unsigned long long)header->size,
         "used", (unsigned long long)ph_heap_used(),
         "blocks", (unsigned long long)atomic_load(&header->blocks),
@@ -712,7 +779,10 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "waiting", (unsigned long long)ph_retired_waiting(),
         "reused", (unsigned long long)atomic_load(&header->reused),
         "returned", (unsigned long long)atomic_load(&header->returned),
-        "unlisted", (unsigned long long)atomic_load(&header->unlisted));
+        "unlisted", (unsigned long long)atomic_load(&header->unlisted),
+        "spans", (unsigned long long)spans.spans,
+        "span_bytes", (unsigned long long)spans.bytes,
+        "span_kept", (unsigned long long)spans.kept);
 }
 
 PyDoc_STRVAR(object_map_doc,
@@ -795,6 +865,7 @@ static PyMethodDef core_methods[] = {
     {"thaw", core_thaw, METH_O, thaw_doc},
     {"is_frozen", core_is_frozen, METH_O, is_frozen_doc},
     {"share", core_share, METH_O, share_doc},
+    {"move", core_move, METH_O, move_doc},
     {"release", core_release, METH_O, release_doc},
     {"forget", core_forget, METH_O, forget_doc},
     {"reclaim", core_reclaim, METH_NOARGS, reclaim_doc},
@@ -946,7 +1017,17 @@ core_exec(PyObject *module)
     state->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(
         module, &handle_spec, NULL);
     if (state->handle_type == NULL
-        || PyModule_AddType(module, state->handle_type) < 0) {
+        || PyModule_AddType(module, state->handle_type) < 0
+        || ph_testing_spans_add(module) < 0) {
+        return -1;
+    }
+    state->travels.traveller[state->travels.n++] = (ph_traveller){
+        .type = state->handle_type, .write = handle_write, .read = handle_read,
+    };
+    if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
+        || ph_channels_add(module, &state->channels, &interp->exceptions,
+                           &state->travels) < 0
+        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
@@ -965,7 +1046,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.lock);
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
-    return 0;
+    Py_VISIT(state->buffer_type);
+    int result = ph_channels_traverse(&state->channels, visit, arg);
+    return result != 0 ? result : ph_lending_traverse(&state->lending, visit, arg);
 }
 
 static int
@@ -985,6 +1068,9 @@ core_clear(PyObject *module)
         Py_CLEAR(state->keys[i]);
     }
     Py_CLEAR(state->handle_type);
+    Py_CLEAR(state->buffer_type);
+    ph_channels_clear(&state->channels);
+    ph_lending_clear(&state->lending);
     return 0;
 }
 

@@ -73,15 +73,21 @@ void ph_os_unlock_byte(int fd, uint64_t offset);
 int ph_os_pid(void);
 bool ph_os_pid_exists(int pid);
 
-/* This process, told from later ones with its pid: the pid and the time when it
-   was started.  Never 0. */
+/* This process, told from others that had its pid before: the pid, and the time when
+   the heap came to it, which is noted by the first of these, in a child too.  Never 0.
+   Takes no look into /proc, which costs a new process as much as all the rest of being
+   forked. */
+void ph_os_process_begins(void);
 uint64_t ph_os_process(void);
 /* Could that process still have `size` bytes of addresses?  False only when it
    has surely ended, or has fewer: by exec it begins anew. */
 bool ph_os_process_may_have(uint64_t process, uint64_t size);
-/* Up to `most` of this process's children, zombies left out.  How many there
-   are, or -1 when that cannot be told. */
+/* Up to `most` of this process's children, zombies left out: their pids, and the times
+   when they were started.  How many there are, or -1 when that cannot be told. */
 int ph_os_children(uint64_t *children, int most);
+/* Can that child be who said that it is that process? */
+bool ph_os_may_be(uint64_t process, uint64_t child);
+int ph_os_parent_pid(void);         /* 0: it is in another namespace */
 /* The namespace that its pid belongs to; 0 when that cannot be told. */
 uint64_t ph_os_pid_namespace(void);
 
@@ -131,6 +137,11 @@ void ph_os_give_back(ph_free_chunks *taken);
    n = 0 disarms.  Fired: whether one has failed since it was armed. */
 void ph_fault_arm(long n, bool persistent);
 bool ph_fault_fired(void);
+/* Arm: at the n-th next death point this process is killed; n = 0 disarms.  Death
+   points are between the steps of changes that have to be whole also then. */
+void ph_death_arm(long n);
+void ph_death_point(void);
+
 /* For os_*.c: is this call the one to fail? */
 bool ph_fault(void);
 

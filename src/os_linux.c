@@ -18,6 +18,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_READ          /* Linux 5.14; older kernels say EINVAL */
@@ -64,6 +65,23 @@ ph_fault(void)
 {
     return atomic_load_explicit(&fault_countdown, memory_order_relaxed) != 0
            && fault_due();
+}
+
+static atomic_long death_countdown;     /* 0: disarmed; 1: the next point */
+
+void
+ph_death_arm(long n)
+{
+    atomic_store(&death_countdown, n);
+}
+
+void
+ph_death_point(void)
+{
+    if (atomic_load_explicit(&death_countdown, memory_order_relaxed) != 0
+        && atomic_fetch_sub(&death_countdown, 1) == 1) {
+        (void)kill(getpid(), SIGKILL);
+    }
 }
 
 /* --- Address space and mappings ------------------------------------------ */
@@ -345,7 +363,7 @@ is_zombie(const process_stat *st)
     return (st->state == 'Z' || st->state == 'X') && st->threads <= 1;
 }
 
-/* Pids have up to 22 bits; 2**40 ticks are 300 years.  0: not known. */
+/* Pids have up to 22 bits; 2**40 ticks are 300 years. */
 #define STARTED_BITS 40
 #define STARTED_MASK (((uint64_t)1 << STARTED_BITS) - 1)
 
@@ -355,18 +373,50 @@ process_word(int pid, uint64_t started)
     return (uint64_t)pid << STARTED_BITS | (started & STARTED_MASK);
 }
 
+/* The kernel's unit of a process's start, and its clock (proc_pid_stat(5)). */
+static uint64_t
+ticks_since_boot(void)
+{
+    struct timespec now;
+    if (clock_gettime(CLOCK_BOOTTIME, &now) != 0) {
+        return STARTED_MASK;
+    }
+    uint64_t ticks = (uint64_t)sysconf(_SC_CLK_TCK);
+    return (uint64_t)now.tv_sec * ticks + (uint64_t)now.tv_nsec * ticks / 1000000000u;
+}
+
+static uint64_t this_process;
+
+void
+ph_os_process_begins(void)
+{
+    this_process = process_word(ph_os_pid(), ticks_since_boot());
+}
+
 uint64_t
 ph_os_process(void)
 {
-    process_stat st;
-    return process_word(ph_os_pid(), read_stat("self", &st) ? st.started : 0);
+    return this_process;
+}
+
+/* Who was started after `process` said who it is has only the same pid. */
+bool
+ph_os_may_be(uint64_t process, uint64_t child)
+{
+    return process >> STARTED_BITS == child >> STARTED_BITS
+           && (child & STARTED_MASK) <= (process & STARTED_MASK);
+}
+
+int
+ph_os_parent_pid(void)
+{
+    return getppid();
 }
 
 bool
 ph_os_process_may_have(uint64_t process, uint64_t size)
 {
     int pid = (int)(process >> STARTED_BITS);
-    uint64_t started = process & STARTED_MASK;
     char name[16];
     snprintf(name, sizeof(name), "%d", pid);
     process_stat st;
@@ -376,7 +426,7 @@ ph_os_process_may_have(uint64_t process, uint64_t size)
     if (!read_stat(name, &st)) {
         return ph_os_pid_exists(pid);
     }
-    if (is_zombie(&st) || (started != 0 && started != (st.started & STARTED_MASK))) {
+    if (is_zombie(&st) || !ph_os_may_be(process, process_word(pid, st.started))) {
         return false;
     }
     return st.state == 'Z' || st.addresses >= size;

@@ -31,12 +31,15 @@ typedef struct {
     uint64_t memory_size;
 } ph_incoming;
 
-/* Bytes of a span for a ring with room for `capacity` bytes of messages. */
+#define PH_RING_MOST ((uint64_t)4 * PH_GIB)     /* bytes of messages in a ring */
+
+/* Bytes of a span for a ring with room for `capacity` bytes of messages: rounded up to a
+   power of two, 16 KiB at least. */
 uint64_t ph_ring_span_size(uint64_t capacity);
 ph_status ph_ring_init(ph_ring *ring, uint64_t capacity);
 
-/* Bytes that message and spans may take together: what is larger travels in a
-   span. */
+/* Bytes that message and spans may take together (8 for each span), half of the ring:
+   what is larger travels in a span.  PH_MESSAGE_SPANS spans always fit. */
 uint64_t ph_ring_largest(const ph_ring *ring);
 uint64_t ph_ring_capacity(const ph_ring *ring);
 uint64_t ph_ring_messages(const ph_ring *ring);         /* that wait now; about */

@@ -37,6 +37,12 @@ ph_status ph_span_hold(ph_span_id id, ph_span_kind kind);
    go of what its messages hold.  Cannot fail. */
 void ph_span_drop(ph_span_id id);
 
+/* With the journal's lock held: the next live span of that kind after *p_index (0 at
+   first), for a walk over all of them.  NULL when there is none; else its address, where
+   it stays until the lock is let go. */
+void *ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id,
+                    uint64_t *p_size);
+
 /* Of a span that this process holds.  The size is the one asked for. */
 void *ph_span_address(ph_span_id id);
 uint64_t ph_span_size(ph_span_id id);

@@ -420,6 +420,32 @@ def test_memory_that_becomes_free(group):
     assert all("memory cgroup" in error for error in errors)
 
 
+SPANS = """
+import permaheap
+new, drop = permaheap._core._span_new, permaheap._core._span_drop
+spans = []
+while (span := attempt(new, 5_000_000, False, 1)) is not None:
+    ctypes.memset(permaheap._core._span_view(span)[0], 1, 5_000_000)
+    spans.append(span)
+print(len(spans) * 5_000_000)
+while spans:
+    drop(spans.pop())
+assert permaheap.stats().span_kept > 0
+for size in (20_000_000, 40_000_000):
+    assert len(permaheap.freeze([bytes(size)])[0]) == size
+permaheap._core._check()
+"""
+
+
+@needs_calloc
+def test_spans_fill_a_cgroup(group):
+    """What is kept for the next spans is given to whoever needs it."""
+    error, made = lines_of(start(SPANS, group=group.path))
+    assert error.startswith("MemoryError: permaheap: ")
+    assert "memory cgroup" in error
+    assert 60 * MIB < int(made) < 150 * MIB
+
+
 CACHE = """
 import permaheap
 with open(sys.argv[1], "wb") as file:

@@ -804,6 +804,8 @@ def gone(work=lambda: None):
 
 me = members()[0]
 assert me[0] == me[1] and me[0] >> 40 == os.getpid() and me[2] == 0
+before_us = os.getpid() << 40  # with our pid, but listed before we were started
+long_after = before_us | 2**40 - 1
 assert gone()
 """
 
@@ -814,9 +816,9 @@ def in_table(run, code):
 
 
 def test_pid_that_is_used_again(run):
-    """A process with that pid lives, but was started at another time: the member is dead."""
+    """A process with that pid lives, but was started after the member was listed: that is dead."""
     code = """
-put(7, me[0] + 5, me[0] + 5, 0, 0, 2**40)
+put(7, before_us + 5, before_us + 5, 0, 0, 2**40)
 assert gone()
 assert members()[7][0] == 0
 """
@@ -824,9 +826,9 @@ assert members()[7][0] == 0
 
 
 def test_process_that_cannot_be_told(run):
-    """Without /proc there is only the pid: it lives, so that nothing is given back."""
+    """Where nothing speaks against it, who has that pid is taken for the member."""
     code = """
-put(7, os.getpid() << 40, os.getpid() << 40, 0, 0, 2**40)
+put(7, long_after, long_after, 0, 0, 2**40)
 assert not gone()
 """
     in_table(run, code)
@@ -840,7 +842,7 @@ def test_more_processes_than_slots(run):
     """From the first one that finds no slot nothing is given back any more; all else works."""
     code = """
 for i in range(1, MEMBERS):
-    put(i, me[0] & ~(2**40 - 1), me[0], 0, 0, 0)
+    put(i, long_after, me[0], 0, 0, 0)
 with Child(lambda pipe: gone() or stats().unlisted) as child:
     assert child.join() == 1
 assert not gone()
@@ -855,7 +857,7 @@ assert stats().waiting == 3
 def test_dead_slots_are_taken_over(run):
     code = """
 for i in range(1, MEMBERS):
-    put(i, me[0] + i, me[0] + i, 0, 0, 2**40)
+    put(i, before_us + i, before_us + i, 0, 0, 2**40)
 with Child(lambda pipe: gone()) as child:
     child.join()
 assert gone()
@@ -867,10 +869,10 @@ assert stats().unlisted == 0
 def test_dead_parent_speaks_for_its_unborn_child(run):
     """It is neither buried nor taken over before the child has come."""
     code = """
-put(7, me[0] + 5, me[0] + 5, 1, 0, 0)
+put(7, before_us + 5, before_us + 5, 1, 0, 0)
 assert not gone()
-assert members()[7][0] == me[0] + 5
-put(7, me[0] + 5, me[0] + 5, 0, 0, 0)
+assert members()[7][0] == before_us + 5
+put(7, before_us + 5, before_us + 5, 0, 0, 0)
 reclaim()
 assert stats().waiting == 0
 """

@@ -42,6 +42,12 @@ class Stats:
     """Bytes of released blocks whose addresses are used again."""
     unlisted: int
     """Processes that found no place in the family's table: if not 0, nothing is given back."""
+    spans: int
+    """Spans in use: buffers, channels, and large messages that wait."""
+    span_bytes: int
+    """Bytes that they take."""
+    span_kept: int
+    """Bytes of memory of earlier spans that are kept for the next ones."""
 
 
 def stats() -> Stats:

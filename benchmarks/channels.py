@@ -1,0 +1,496 @@
+"""What it costs to get a value to somebody else: channels, and what one would use instead.
+
+The receiving end is a forked process, or an interpreter in a thread of this process. It does what
+it is asked to (receive so many, or send each one back), and all ways to it are timed in turns, by
+the wall clock, as both ends work at the same time.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import pickle
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmarks import ways
+from benchmarks.data import DATA_SETS
+from benchmarks.interpreters import Interpreter
+from benchmarks.memory import Forked, footprint
+from benchmarks.processes import frozen_of
+from benchmarks.timing import Samples, collector_set, medians, ratio
+from benchmarks.ways import WAYS, Way
+
+SMALL = (7, "job", 2.5, True)
+PROCESSES = ("permaheap", "Queue", "SimpleQueue", "Pipe", "faster-fifo")
+LATENCY = ("permaheap", "never spinning", "Pipe", "SimpleQueue", "faster-fifo")
+WAYS_OF_PROCESSES = ("permaheap", "never spinning", "Queue", "SimpleQueue", "Pipe", "faster-fifo")
+INTERPRETERS = ("permaheap", "interpreters")
+
+# --- the other end --------------------------------------------------------------------------------
+
+
+def receive(there: Way, back: Way, count: int) -> int:
+    """Receive values; answer when the last one was there, in nanoseconds of the monotonic clock."""
+    for _ in range(count):
+        there.receive()
+    return time.perf_counter_ns()
+
+
+def echo(there: Way, back: Way, count: int) -> int:
+    """Send each value back."""
+    for _ in range(count):
+        back.send(there.receive())
+    return time.perf_counter_ns()
+
+
+def echo_view(there: Way, back: Way, count: int) -> int:
+    """Send each view back."""
+    for _ in range(count):
+        back.send(look(there.receive()))
+    return time.perf_counter_ns()
+
+
+def move_back(there: Way, back: Way, count: int) -> int:
+    """Send each buffer back, moved."""
+    import permaheap
+
+    for _ in range(count):
+        back.send(permaheap.move(look(there.receive())))
+    return time.perf_counter_ns()
+
+
+def open_named(there: Way, back: Way, count: int) -> int:
+    """Map the shared memory of each name, and send the name back."""
+    for _ in range(count):
+        back.send(opened(there.receive()))
+    return time.perf_counter_ns()
+
+
+def opened(name: str) -> str:
+    """Map shared memory, look at a byte of it, and let go of it; its name."""
+    memory = ways.named_memory(name)
+    look(memory.buf)
+    memory.close()
+    return name
+
+
+def look(buffer: Any) -> Any:
+    """What was given, after a look at its first byte."""
+    with memoryview(buffer) as view:
+        assert view[0] == 0
+    return buffer
+
+
+JOBS = {job.__name__: job for job in (receive, echo, echo_view, move_back, open_named)}
+
+Ways = Mapping[str, tuple[Way, Way]]
+
+
+def serve(ends: Ways, ask: Callable[[], Any], answer: Callable[[Any], object]) -> None:
+    """Do one job after the other: say that it begins, do it, say what it returned."""
+    gc.disable()
+    while request := ask():
+        job, name, count = request
+        answer("ready")
+        answer(JOBS[job](*ends[name], count))
+
+
+class Link:
+    """Both ends of some ways there and back, of which the other one is served elsewhere."""
+
+    ends: Ways
+
+    def ask(self, request: Any) -> None:
+        raise NotImplementedError
+
+    def answer(self) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def begin(self, job: Callable[..., int], name: str, count: int) -> None:
+        """Have the other end begin a job."""
+        self.ask((job.__name__, name, count))
+        self.answer()
+
+
+class ProcessLink(Link):
+    """To a forked process."""
+
+    def __init__(self, ends: Ways) -> None:
+        def run(pipe: Connection) -> None:
+            serve(ends, pipe.recv, pipe.send)
+
+        self.ends = ends
+        self.process = Forked(run)
+
+    def ask(self, request: Any) -> None:
+        self.process.pipe.send(request)
+
+    def answer(self) -> Any:
+        return self.process.pipe.recv()
+
+    def close(self) -> None:
+        self.process.close()
+
+
+class InterpreterLink(Link):
+    """To an interpreter with a GIL of its own, in a thread."""
+
+    def __init__(self, ends: Ways) -> None:
+        self.ends = ends
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        self._reader = os.fdopen(self._answers)
+        tickets = {name: (there.ticket, back.ticket) for name, (there, back) in ends.items()}
+        self._interpreter = Interpreter()
+        script = (
+            "from benchmarks import channels\n"
+            f"channels.serve_by_pipe({tickets!r}, {requests}, {answers})"
+        )
+        self._thread = threading.Thread(target=self._interpreter.run, args=(script,))
+        self._thread.start()
+
+    def ask(self, request: Any) -> None:
+        os.write(self._requests, (json.dumps(request) + "\n").encode())
+
+    def answer(self) -> Any:
+        return json.loads(self._reader.readline())
+
+    def close(self) -> None:
+        self.ask(None)
+        self._thread.join()
+        self._interpreter.close()
+
+
+def serve_by_pipe(tickets: Mapping[str, Sequence[Any]], requests: int, answers: int) -> None:
+    """Serve in an interpreter that has just been made."""
+    ends = {
+        name: (WAYS[name].opened(there), WAYS[name].opened(back))
+        for name, (there, back) in tickets.items()
+    }
+    with os.fdopen(requests) as lines:
+        serve(
+            ends,
+            lambda: json.loads(lines.readline()),
+            lambda value: os.write(answers, (json.dumps(value) + "\n").encode()),
+        )
+
+
+def both_ways(names: Sequence[str]) -> Ways:
+    """A way there and a way back of each of these names that can be had here."""
+    return {name: (WAYS[name](), WAYS[name]()) for name in ways.here(*names)}
+
+
+# --- timing ---------------------------------------------------------------------------------------
+
+Timed = Callable[[str], float]
+
+
+def in_turns(names: Sequence[str], rounds: int, timed: Timed) -> Samples:
+    """Seconds by name, one number per round; the first round is not counted."""
+    samples: Samples = {name: [] for name in names}
+    with collector_set(False):
+        for turn in range(rounds + 1):
+            for offset in range(len(names)):
+                name = names[(turn + offset) % len(names)]
+                seconds = timed(name)
+                if turn:
+                    samples[name].append(seconds)
+    return samples
+
+
+def one_way(link: Link, values: Sequence[Any], times: int, name: str) -> float:
+    """Seconds for each value, from the first send until the last one was received."""
+    link.begin(receive, name, times * len(values))
+    send = link.ends[name][0].send
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        for value in values:
+            send(value)
+    return float(link.answer() - start) / 1e9 / times / len(values)
+
+
+def there_and_back(
+    link: Link,
+    name: str,
+    count: int,
+    job: Callable[..., int],
+    send: Callable[[], object],
+    received: Callable[[], object],
+) -> float:
+    """Seconds of one way, as half of what something takes there and back."""
+    link.begin(job, name, count)
+    start = time.perf_counter_ns()
+    for _ in range(count):
+        send()
+        received()
+    elapsed = time.perf_counter_ns() - start
+    link.answer()
+    return elapsed / 2e9 / count
+
+
+def faster(samples: Samples) -> dict[str, Any]:
+    """How many times as long the others took, median seconds, and who is not here."""
+    return {
+        "ratio": {name: ratio(samples, name, "permaheap") for name in samples},
+        "seconds": medians(samples),
+    }
+
+
+def absent(names: Sequence[str]) -> dict[str, str]:
+    """Why some ways were not measured, by name."""
+    return {name: why for name in names if (why := ways.unavailable(name)) is not None}
+
+
+# --- what the goals are about ---------------------------------------------------------------------
+
+
+def measure_small(messages: int, rounds: int) -> dict[str, Any]:
+    """A small tuple, one way, between processes and then between interpreters."""
+    result: dict[str, Any] = {}
+    for where, kind, names in (
+        ("processes", ProcessLink, PROCESSES),
+        ("interpreters", InterpreterLink, INTERPRETERS),
+    ):
+        link: Link = kind(both_ways(names))
+        samples = in_turns(
+            list(link.ends), rounds, lambda name, link=link: one_way(link, [SMALL], messages, name)
+        )
+        link.close()
+        result[where] = faster(samples) | {"absent": absent(names)}
+    return result
+
+
+def measure_latency(messages: int, rounds: int) -> dict[str, Any]:
+    """Half of the time of a small tuple there and back, between processes."""
+    link = ProcessLink(both_ways(LATENCY))
+
+    def timed(name: str) -> float:
+        there, back = link.ends[name]
+        return there_and_back(link, name, messages, echo, lambda: there.send(SMALL), back.receive)
+
+    samples = in_turns(list(link.ends), rounds, timed)
+    link.close()
+    result = faster(samples)
+    return result | {"never spinning": ratio(samples, "never spinning", "Pipe")}
+
+
+def measure_copied(messages: int, rounds: int) -> dict[str, Any]:
+    """1 MB of records at once, and in 100 pieces, through what copies them."""
+    records = DATA_SETS["records"].build(10_000)["records"]
+    each = len(pickle.dumps(records)) / len(records)
+    records = records[: int(1e6 / each)]
+    step = len(records) // 100
+    pieces = [records[start : start + step] for start in range(0, 100 * step, step)]
+    result: dict[str, Any] = {"pickled": len(pickle.dumps(records))}
+    for where, kind, names in (
+        ("processes", ProcessLink, ("permaheap", "Pipe", "SimpleQueue")),
+        ("interpreters", InterpreterLink, INTERPRETERS),
+    ):
+        link: Link = kind(both_ways(names))
+        for what, values in (("whole", [records]), ("pieces", pieces)):
+            times = max(1, messages // 1000)
+            samples = in_turns(
+                list(link.ends),
+                rounds,
+                lambda name, link=link, values=values, times=times: one_way(
+                    link, values, times, name
+                ),
+            )
+            result[f"{where} {what}"] = faster(samples)
+        link.close()
+    return result
+
+
+def measure_frozen(sizes: Sequence[int], messages: int, rounds: int) -> dict[str, Any]:
+    """Seconds for what is frozen, by its size, beside those for a small tuple."""
+    values: dict[str, Any] = {"small": SMALL}
+    for size in sizes:
+        values[str(size)] = frozen_of(size)
+    link = ProcessLink(both_ways(("permaheap",)))
+    samples = in_turns(
+        list(values), rounds, lambda name: one_way(link, [values[name]], messages, "permaheap")
+    )
+    link.close()
+    return {"seconds": medians(samples)}
+
+
+# --- a table for four interpreters ----------------------------------------------------------------
+
+TAKER = """
+from benchmarks import ways
+way = ways.WAYS[{name!r}].opened({ticket!r})
+while os.read({requests}, 1) == b"g":
+    table = way.receive()
+    count = len(table["records"])
+    os.write({answers}, b"x")
+"""
+
+
+class Taker:
+    """An interpreter that takes one table when told to, and keeps it."""
+
+    def __init__(self, way: Way) -> None:
+        requests, self.requests = os.pipe()
+        self.answers, answers = os.pipe()
+        script = "import os" + TAKER.format(
+            name=way.name, ticket=way.ticket, requests=requests, answers=answers
+        )
+        self.interpreter = Interpreter()
+        self.thread = threading.Thread(target=self.interpreter.run, args=(script,))
+        self.thread.start()
+        os.write(self.requests, b"g")
+
+    def wait(self) -> None:
+        """Until it has the table."""
+        os.read(self.answers, 1)
+
+    def close(self) -> None:
+        os.write(self.requests, b"q")
+        self.thread.join()
+        self.interpreter.close()
+
+
+def measure_table(name: str, records: int, interpreters: int = 4) -> dict[str, Any]:
+    """Seconds to hand a table to some interpreters, and bytes that it costs each of them.
+
+    permaheap's is frozen before; nobody else can send a frozen one.
+    """
+    if why := ways.unavailable(name):
+        return {"unavailable": why}
+    table: Any = DATA_SETS["records"].build(records)
+    size = 0
+    if name == "permaheap":
+        import permaheap
+
+        table = permaheap.freeze(table)
+        size = permaheap.stats().used
+    gc.collect()
+    way = WAYS[name]()
+    takers = [Taker(way) for _ in range(interpreters)]
+    warm_up(way, takers)
+    before = footprint().private_dirty
+    start = time.perf_counter()
+    for taker in takers:
+        os.write(taker.requests, b"g")
+        way.send(table)
+    for taker in takers:
+        taker.wait()
+    seconds = time.perf_counter() - start
+    private = footprint().private_dirty - before
+    for taker in takers:
+        taker.close()
+    return {"seconds": seconds, "private": max(0, private) / interpreters, "size": size}
+
+
+def warm_up(way: Way, takers: Sequence[Taker]) -> None:
+    """Hand all of them a table without records, so that each is running and has its modules."""
+    for _ in takers:
+        way.send({"records": (), "index": {}})
+    for taker in takers:
+        taker.wait()
+
+
+# --- buffers --------------------------------------------------------------------------------------
+
+
+def measure_moved(sizes: Sequence[int], messages: int, rounds: int) -> dict[str, Any]:
+    """Seconds from send to received for a buffer that changes hands, by its size and the way.
+
+    It goes there and back, and whoever gets it looks at its first byte.
+    """
+    result: dict[str, Any] = {str(size): {} for size in sizes}
+    for where, kind, works in (
+        ("processes", ProcessLink, {"permaheap": move, "Pipe": by_name}),
+        ("interpreters", InterpreterLink, {"permaheap": move, "interpreters": by_view}),
+    ):
+        link: Link = kind(both_ways(tuple(works)))
+        for size in sizes:
+            with ExitStack() as stack:
+                timed = {name: works[name](link, name, size, messages, stack) for name in link.ends}
+                samples = in_turns(list(timed), rounds, lambda name, timed=timed: timed[name]())
+                result[str(size)][where] = faster(samples)
+        link.close()
+    return result
+
+
+def move(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
+    """A buffer that is moved."""
+    import permaheap
+
+    there, back = link.ends[name]
+    held = [permaheap.Buffer(size)]
+    return partial(
+        there_and_back, link, name, count, move_back,
+        lambda: there.send(permaheap.move(held.pop())),
+        lambda: held.append(look(back.receive())),
+    )  # fmt: skip
+
+
+def by_name(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
+    """Shared memory, whose name is sent: either end maps it anew each time."""
+    there, back = link.ends[name]
+    memory = ways.new_memory(size)
+    stack.callback(memory.unlink)
+    stack.callback(memory.close)
+    memory.buf[:] = bytes(size)  # so that there is memory behind all of it
+    return partial(
+        there_and_back, link, name, count, open_named,
+        lambda: there.send(memory.name),
+        lambda: opened(back.receive()),
+    )  # fmt: skip
+
+
+def by_view(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
+    """A view of a bytearray, of which the other interpreter gets one and sends it back."""
+    there, back = link.ends[name]
+    view = memoryview(bytearray(size))
+    return partial(
+        there_and_back, link, name, count, echo_view,
+        lambda: there.send(view),
+        lambda: look(back.receive()),
+    )  # fmt: skip
+
+
+# --- ends that wait -------------------------------------------------------------------------------
+
+
+def measure_idle(seconds: float) -> dict[str, Any]:
+    """Processor time of a receiver that nobody sends to, and of a sender whose channel is full."""
+    import permaheap
+
+    empty, full = permaheap.Channel(), permaheap.Channel()
+    with suppress(permaheap.Full):
+        while True:
+            full.try_send(bytes(1000))
+    receiver = Forked(lambda pipe: wait(pipe, permaheap.Empty, lambda: empty.recv(seconds)))
+    sender = Forked(
+        lambda pipe: wait(pipe, permaheap.Full, lambda: full.send(bytes(1000), timeout=seconds))
+    )
+    for process in (receiver, sender):
+        process.pipe.send(None)
+    result = {"receiver": receiver.pipe.recv(), "sender": sender.pipe.recv()}
+    for process in (receiver, sender):
+        process.close()
+    return result
+
+
+def wait(pipe: Connection, error: type[Exception], work: Callable[[], object]) -> None:
+    """Answer one request with the share of a processor that the work took until it gave up."""
+    pipe.recv()
+    wall, busy = time.perf_counter(), time.process_time()
+    try:
+        work()
+    except error:
+        pipe.send((time.process_time() - busy) / (time.perf_counter() - wall))
+    else:
+        raise AssertionError("nobody was there to answer")

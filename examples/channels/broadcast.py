@@ -1,0 +1,92 @@
+"""A configuration for everybody: frozen once, and broadcast to running workers by its handle.
+
+A message has one receiver, so each worker has a channel of its own. What goes through is a handle
+of 40 bytes, however large the configuration is, and all workers read the same objects. Before the
+parent broadcasts a new configuration it releases the old one. Workers read on in that until they
+get to the message with the new one; its memory comes back when all have said that they forget it. A
+worker that was so slow that a message names what is gone by now gets an error, and takes the next.
+"""
+
+import multiprocessing
+import os
+import sys
+
+import permaheap
+
+FORK = multiprocessing.get_context("fork")
+
+
+def load(version, rules):
+    """Return a configuration."""
+    return {
+        "version": version,
+        "limits": {"requests": 100 * version, "bytes": 1 << 20},
+        "rules": [{"prefix": f"/part-{n}/", "allow": n % 3 != version % 3} for n in range(rules)],
+    }
+
+
+def in_force(config):
+    """Say in a few words what a configuration does."""
+    allowed = sum(rule["allow"] for rule in config["rules"])
+    return f"version {config['version']} allows {allowed} prefixes"
+
+
+def serve(handles, answers):
+    """Be a worker: take each configuration as it comes, and say what is in force."""
+    current = None
+    for handle in handles:
+        try:
+            config = handle.get()
+        except permaheap.HandleError:
+            continue  # released: there is a newer one
+        if current is not None:
+            permaheap.forget(current)  # nothing here holds a part of the old one: see below
+        current = handle
+        # The answer is a text of our own. A part of the configuration would go as what it is.
+        answers.send((os.getpid(), in_force(config)))
+        del config
+
+
+def broadcast(config, workers):
+    """Freeze a configuration, send its handle to all, and return it."""
+    handle = permaheap.share(permaheap.freeze(config))
+    for channel in workers:
+        channel.send(handle)
+    return handle
+
+
+def by_broadcast(versions, rules, count):
+    """Yield what is in force in each worker, after each broadcast."""
+    workers, answers = [permaheap.Channel() for _ in range(count)], permaheap.Channel()
+    processes = [FORK.Process(target=serve, args=(channel, answers)) for channel in workers]
+    for process in processes:
+        process.start()
+    current = None
+    for version in range(1, versions + 1):
+        if current is not None:
+            permaheap.release(current)
+            permaheap.forget(current)  # we hold but the handle
+        current = broadcast(load(version, rules), workers)
+        yield dict(answers.recv() for _ in workers)
+    for channel in workers:
+        channel.close()
+    for process in processes:
+        process.join()
+
+
+def one_after_the_other(versions, rules):
+    """Return what is in force after each broadcast, in a program without workers."""
+    return [in_force(load(version, rules)) for version in range(1, versions + 1)]
+
+
+def main(versions=4, rules=50_000, count=4):
+    """Show what the workers have."""
+    for found in by_broadcast(versions, rules, count):
+        print(f"in {len(found)} workers: {', '.join(set(found.values()))}")
+    permaheap.reclaim()
+    stats = permaheap.stats()
+    print(f"{stats.returned / 1e6:.1f} MB of old configurations have come back")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

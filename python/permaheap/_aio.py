@@ -1,0 +1,173 @@
+"""Channels in event loops: `await` until a message comes, or room.
+
+Each loop of a process has one datagram socket, its *bell*: whoever sends to a channel, or takes
+something out of it, rings the bells of those who wait there, in whatever process they are. A bell
+says no more than "look again", so that it does not matter when it rings in vain; and since one
+that cannot ring must not matter either (the channel's table of bells is full, or the other
+process lives in another network namespace), those who wait look by themselves five times a second.
+
+Nothing is taken out of a channel, or sent, on behalf of somebody who waits: a task that was told
+to look tries by itself, and one that is cancelled leaves its place to the next.
+"""
+
+import asyncio
+import errno
+import itertools
+import os
+import socket
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from permaheap._core import Channel, Closed, Empty, Full, _bell_name
+
+_LOOK_AGAIN = 0.2  # seconds
+
+_Queue = tuple[Channel, bool]  # who waits for room in a channel (True), or for a message
+
+
+class _Place:
+    """The place of a task among those that wait."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[None] | None = None
+
+    async def told(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future = loop.create_future()
+        try:
+            await self.future
+        finally:
+            self.future = None
+
+    def tell(self) -> None:
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+
+class _Bell:
+    """The socket of an event loop in this process, and who waits for it to ring."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.pid = os.getpid()
+        self.waiting: dict[_Queue, deque[_Place]] = {}
+        self.looks = False
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        weakref.finalize(loop, self.socket.close).atexit = False
+        self.number = self._bind()
+        loop.add_reader(self.socket.fileno(), self._rung)
+
+    def _bind(self) -> int:
+        for number in itertools.count(1):
+            try:
+                self.socket.bind(_bell_name(number))
+                return number
+            except OSError as error:  # another loop, or a process of our number elsewhere
+                if error.errno != errno.EADDRINUSE:
+                    raise
+        raise AssertionError
+
+    @contextmanager
+    def place(self, queue: _Queue) -> Iterator[_Place]:
+        """A place at the end of a queue; the next one is told to look when it is left."""
+        place = _Place()
+        if queue not in self.waiting:
+            self.waiting[queue] = deque()
+            self._watch(queue)
+        self.waiting[queue].append(place)
+        self._look_later()
+        try:
+            yield place
+        finally:
+            self.waiting[queue].remove(place)
+            if self.waiting[queue]:
+                self._tell(queue)
+            else:
+                del self.waiting[queue]
+                channel, room = queue
+                channel._unwatch(room, self.number)
+
+    def _watch(self, queue: _Queue) -> None:
+        channel, room = queue
+        channel._unwatch(room, self.number)  # not twice
+        channel._watch(room, self.number)
+
+    def _tell(self, queue: _Queue) -> None:
+        """Tell as many as may find something."""
+        channel, room = queue
+        places = self.waiting[queue]
+        most = len(places) if channel.closed else 1 if room else len(channel)
+        for place in itertools.islice(places, most):
+            place.tell()
+
+    def _look(self) -> None:
+        for queue in self.waiting:
+            self._watch(queue)
+            self._tell(queue)
+
+    def _rung(self) -> None:
+        try:
+            while self.socket.recv(1):
+                pass
+        except BlockingIOError:
+            pass
+        self._look()
+
+    def _look_later(self) -> None:
+        if self.waiting and not self.looks:
+            self.looks = True
+            asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._look_again)
+
+    def _look_again(self) -> None:
+        self.looks = False
+        self._look()
+        self._look_later()
+
+
+_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = weakref.WeakKeyDictionary()
+
+
+def _bell_of(loop: asyncio.AbstractEventLoop) -> _Bell:
+    bell = _bells.get(loop)
+    if bell is None or bell.pid != os.getpid():
+        bell = _bells[loop] = _Bell(loop)
+    return bell
+
+
+async def send(channel: Channel, obj: Any) -> None:
+    """`Channel.asend`."""
+    try:
+        return channel.try_send(obj)
+    except Full:
+        pass
+    loop = asyncio.get_running_loop()
+    with _bell_of(loop).place((channel, True)) as place:
+        while True:
+            try:
+                return channel.try_send(obj)
+            except Full:
+                await place.told(loop)
+
+
+async def recv(channel: Channel) -> Any:
+    """`Channel.arecv`."""
+    try:
+        return channel.try_recv()
+    except Empty:
+        pass
+    loop = asyncio.get_running_loop()
+    with _bell_of(loop).place((channel, False)) as place:
+        while True:
+            try:
+                return channel.try_recv()
+            except Empty:
+                await place.told(loop)
+
+
+async def next_of(channel: Channel) -> Any:
+    """`async for`."""
+    try:
+        return await recv(channel)
+    except Closed:
+        raise StopAsyncIteration from None

@@ -1,0 +1,62 @@
+"""What call() does in Python: values that only pickle can copy, and exceptions.
+
+Each function runs in one interpreter, and only bytes pass between two.
+"""
+
+import builtins
+import pickle
+import traceback
+from typing import Any
+
+PROTOCOL = 5
+
+
+def dumps(value: Any) -> bytes:
+    """Return a value as bytes."""
+    return pickle.dumps(value, PROTOCOL)
+
+
+def loads(data: bytes) -> Any:
+    """Return a copy of the value."""
+    return pickle.loads(data)
+
+
+def dumps_error(error: BaseException) -> bytes:
+    """Return an exception as bytes, whatever it is: its class, texts, and, if possible, itself."""
+    kind = type(error)
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its str() fails)"
+    try:
+        itself = dumps(error)
+    except Exception:
+        itself = b""
+    try:
+        lines = "".join(traceback.format_exception(error)).rstrip()
+    except Exception:
+        lines = text
+    return dumps((kind.__module__, kind.__qualname__, text, lines, itself))
+
+
+def loads_error(data: bytes, place: str, error_type: type[Exception]) -> BaseException:
+    """Return the exception, with a note of its place; error_type if it cannot be had itself."""
+    module, name, text, lines, itself = loads(data)
+    error = None
+    try:
+        error = loads(itself) if itself else None
+    except Exception:
+        error = None
+    if not isinstance(error, BaseException):
+        error = _builtin(module, name, text) or error_type(f"{place}: {module}.{name}: {text}")
+    error.add_note(f"{place}; there:\n{lines}")
+    return error
+
+
+def _builtin(module: str, name: str, text: str) -> BaseException | None:
+    kind = getattr(builtins, name, None) if module == "builtins" else None
+    try:
+        error = kind(text) if kind is not None else None
+    except Exception:
+        return None  # more arguments are needed
+    return error if isinstance(error, BaseException) else None

@@ -1,0 +1,261 @@
+/* call.c -- running a method of a lent object in its owner: an actor in one line.
+
+   Two interpreters never see each other's objects: a *packet*, bytes in raw memory, is
+   all that passes between them.  The caller packs (method, arguments), goes to the
+   owner as a guest, unpacks, calls, packs the result or the exception, goes back and
+   unpacks.  In the owner itself the same happens without the way: what a method gets
+   and returns is a copy, wherever it is called.
+
+   What is packed are ordinary values and what pickle can copy.  Loans and proxies go
+   by name; a name in a result is held until it has arrived (a method that returns
+   lend(...) has nobody else to hold that).
+
+   Deadlock: none that waits for an interpreter, see guests.c.  What is left are the
+   user's own locks: a thread that holds a lock of A while it calls into B, where
+   another thread that wants that lock is waited for, waits for ever, as in any program
+   of two threads.  And an interpreter does not end while a guest runs in it. */
+
+#include "lend.h"
+
+#include <string.h>
+
+#include "os.h"
+
+/* What passes between two interpreters. */
+typedef enum { PH_PICKLE, PH_ERROR, PH_ERROR_TEXT } packet_kind;
+
+typedef struct {
+    packet_kind kind;
+    char *bytes;                    /* ph_free() by whoever has the packet */
+    size_t size;
+} packet;
+
+/* -1 without an exception: there is no memory. */
+static int
+fill_packet(packet *out, packet_kind kind, const char *bytes, size_t size)
+{
+    out->bytes = ph_malloc(size + 1);
+    if (out->bytes == NULL) {
+        return -1;
+    }
+    memcpy(out->bytes, bytes, size);
+    out->bytes[size] = '\0';
+    out->size = size;
+    out->kind = kind;
+    return 0;
+}
+
+/* Call a function of permaheap._lend; steals `arg`, which may be NULL with an
+   exception. */
+static PyObject *
+helper(const char *name, PyObject *arg)
+{
+    PyObject *module = arg ? PyImport_ImportModule("permaheap._lend") : NULL;
+    PyObject *result = module ? PyObject_CallMethod(module, name, "(O)", arg) : NULL;
+    Py_XDECREF(module);
+    Py_XDECREF(arg);
+    return result;
+}
+
+/* The bytes object that a helper returned, which is stolen, into a packet. */
+static int
+pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
+{
+    char *data;
+    Py_ssize_t size;
+    if (bytes == NULL || PyBytes_AsStringAndSize(bytes, &data, &size) < 0) {
+        Py_XDECREF(bytes);
+        return -1;
+    }
+    int result = fill_packet(out, kind, data, (size_t)size);
+    Py_DECREF(bytes);
+    if (result < 0) {
+        PyErr_NoMemory();
+    }
+    return result;
+}
+
+/* A value of this interpreter into a packet.  -1 with an exception. */
+static int
+pack(packet *out, PyObject *value)
+{
+    return pack_bytes(out, PH_PICKLE, helper("dumps", Py_NewRef(value)));
+}
+
+/* The exception that is set, which is cleared, into a packet.  It cannot fail: at last
+   there is an empty text. */
+static void
+pack_error(packet *out)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    if (pack_bytes(out, PH_ERROR, helper("dumps_error", Py_NewRef(raised))) < 0) {
+        char text[256];
+        ph_guest_text(text, sizeof(text));
+        if (fill_packet(out, PH_ERROR_TEXT, text, strlen(text)) < 0) {
+            *out = (packet){.kind = PH_ERROR_TEXT};
+        }
+    }
+    Py_DECREF(raised);
+}
+
+static PyObject *
+bytes_of(const packet *in)
+{
+    return PyBytes_FromStringAndSize(in->bytes, (Py_ssize_t)in->size);
+}
+
+static PyObject *
+unpack(const packet *in)
+{
+    assert(in->kind == PH_PICKLE);
+    return helper("loads", bytes_of(in));
+}
+
+/* In the owner: run a method as `request`, (name, arguments), says. */
+static PyObject *
+run_method(PyObject *object, PyObject *request)
+{
+    PyObject *name, *args;
+    if (!PyArg_ParseTuple(request, "UO!:call", &name, &PyTuple_Type, &args)) {
+        return NULL;
+    }
+    PyObject *method = PyObject_GetAttr(object, name);
+    PyObject *result = method ? PyObject_CallObject(method, args) : NULL;
+    Py_XDECREF(method);
+    return result;
+}
+
+/* In the owner: a packet in, a packet out. */
+static int
+serve_packet(ph_loan *loan, const packet *in, packet *out)
+{
+    PyObject *object = ph_loan_object(loan);
+    if (object == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the loan is over");
+        return -1;
+    }
+    PyObject *request = unpack(in);
+    PyObject *result = request ? run_method(object, request) : NULL;
+    int status = result ? pack(out, result) : -1;
+    Py_XDECREF(result);
+    Py_XDECREF(request);
+    Py_DECREF(object);
+    return status;
+}
+
+/* The same, in whatever is returned: the exception is a packet, too. */
+static void
+serve(ph_loan *loan, const packet *in, packet *out, ph_transit *way)
+{
+    ph_transit *outer = ph_transit_begin(way);
+    if (serve_packet(loan, in, out) < 0) {
+        pack_error(out);
+    }
+    (void)ph_transit_begin(outer);
+}
+
+/* Back in the caller: raise what was raised there.  NULL. */
+static PyObject *
+raise_there(ph_lending *lending, ph_loan *loan, PyObject *name, const packet *answer)
+{
+    PyObject *place = PyUnicode_FromFormat(
+        "in interpreter %lld, by %U() of %s", (long long)ph_host_id(loan->host), name,
+        loan->type_name);
+    PyObject *helpers = place ? PyImport_ImportModule("permaheap._lend") : NULL;
+    PyObject *raised = NULL;
+    if (helpers != NULL && answer->kind == PH_ERROR_TEXT) {
+        PyErr_Format(lending->loan_error, "%U: %s", place,
+                     answer->bytes ? answer->bytes : "MemoryError");
+    }
+    else if (helpers != NULL) {
+        raised = PyObject_CallMethod(helpers, "loads_error", "NOO", bytes_of(answer),
+                                     place, lending->loan_error);
+    }
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
+    }
+    Py_XDECREF(helpers);
+    Py_XDECREF(place);
+    return NULL;
+}
+
+/* Serve it where the object is at home. */
+static int
+ask_owner(ph_lending *lending, ph_loan *loan, const packet *in, packet *out, ph_transit *way)
+{
+    if (ph_host_is_here(loan->host)) {
+        serve(loan, in, out, way);
+        return 0;
+    }
+    ph_guest visit;
+    if (ph_loan_visit(loan, &visit, lending->loan_error) < 0) {
+        return -1;
+    }
+    serve(loan, in, out, way);
+    ph_guest_leave(&visit);
+    return 0;
+}
+
+static PyObject *
+call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *args)
+{
+    packet question = {0}, answer = {0};
+    ph_transit way = {0};
+    PyObject *result = NULL;
+    PyObject *request = PyTuple_Pack(2, name, args);
+    if (request != NULL && pack(&question, request) == 0
+        && ask_owner(lending, loan, &question, &answer, &way) == 0) {
+        result = answer.kind == PH_PICKLE ? unpack(&answer)
+                                          : raise_there(lending, loan, name, &answer);
+    }
+    Py_XDECREF(request);
+    ph_free(question.bytes);
+    ph_free(answer.bytes);
+    ph_transit_clear(&way);
+    return result;
+}
+
+PyDoc_STRVAR(call_doc,
+"call($module, target, method, /, *args)\n--\n\n"
+"Run a method of a lent object in its owner, and return a copy of the result.\n\n"
+"target: a Loan or a Borrowed.  This thread goes there itself, so an idle owner\n"
+"answers as well as a busy one, and calls may call back.  Arguments and result are\n"
+"copied; a proxy arrives at the object's owner as the object.  An exception comes\n"
+"back as its own type if that is built in or can be pickled, else as LoanError, with\n"
+"a note that names the owner.  Raises LoanError when the loan is over.  O(size of\n"
+"arguments and result).\n\n"
+"The idea is the actor's of Hewitt (1973): objects that are only asked.");
+
+static PyObject *
+call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    ph_lending *lending = ph_lending_of(module);
+    if (nargs < 2 || !PyUnicode_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "call: needed are a Loan or a Borrowed, and the "
+                        "name of a method");
+        return NULL;
+    }
+    ph_loan *loan = ph_borrow(lending, args[0]);
+    if (loan == NULL) {
+        return NULL;
+    }
+    PyObject *rest = PyTuple_New(nargs - 2);
+    for (Py_ssize_t i = 2; rest != NULL && i < nargs; i++) {
+        PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
+    }
+    PyObject *result = rest ? call_entry(lending, loan, args[1], rest) : NULL;
+    Py_XDECREF(rest);
+    ph_loan_drop_proxy(loan);
+    return result;
+}
+
+static PyMethodDef call_methods[] = {
+    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, call_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+int
+ph_call_add(PyObject *module)
+{
+    return PyModule_AddFunctions(module, call_methods);
+}
