@@ -29,9 +29,9 @@ typedef struct {
     ph_interpreter interp;          /* first, with the exceptions first in it: types
                                        in other files reach them by the module */
     ph_travels travels;
-    PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
+    PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     ph_filling filling;
     ph_channels channels;
     ph_lending lending;
@@ -1027,7 +1027,7 @@ core_exec(PyObject *module)
     if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
         || ph_channels_add(module, &state->channels, &interp->exceptions,
                            &state->travels) < 0
-        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
+        || ph_lend_add(module, &state->travels) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);
