@@ -6,8 +6,8 @@
    unpacks.  In the owner itself the same happens without the way: what a method gets
    and returns is a copy, wherever it is called.
 
-   What is packed are ordinary values and what pickle can copy.  Loans and proxies go
-   by name; a name in a result is held until it has arrived (a method that returns
+   What is packed are ordinary values (message.c), permanent objects by reference,
+   Buffers, Channels, and else what pickle can copy.  Loans and proxies go by name; a name in a result is held until it has arrived (a method that returns
    lend(...) has nobody else to hold that).
 
    Deadlock: none that waits for an interpreter, see guests.c.  What is left are the
@@ -19,16 +19,30 @@
 
 #include <string.h>
 
+#include "buffer.h"
 #include "os.h"
 
 /* What passes between two interpreters. */
-typedef enum { PH_PICKLE, PH_ERROR, PH_ERROR_TEXT } packet_kind;
+typedef enum { PH_MESSAGE, PH_PICKLE, PH_ERROR, PH_ERROR_TEXT } packet_kind;
 
 typedef struct {
     packet_kind kind;
-    char *bytes;                    /* ph_free() by whoever has the packet */
+    char *bytes;
     size_t size;
+    ph_span_id *spans;              /* of a message: of Buffers and Channels, held */
+    uint32_t n_spans, next_span;    /* those before `next_span` have new holders */
+    bool arrived;                   /* it was unpacked */
 } packet;
+
+static void
+packet_clear(packet *old)
+{
+    while (old->next_span < old->n_spans) {
+        ph_span_drop(old->spans[old->next_span++]);
+    }
+    ph_free(old->spans);
+    ph_free(old->bytes);
+}
 
 /* -1 without an exception: there is no memory. */
 static int
@@ -75,11 +89,70 @@ pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
     return result;
 }
 
-/* A value of this interpreter into a packet.  -1 with an exception. */
+/* One more hold of this process, whatever the span is for. */
 static int
-pack(packet *out, PyObject *value)
+hold_span(ph_lending *lending, ph_span_id id)
 {
-    return pack_bytes(out, PH_PICKLE, helper("dumps", Py_NewRef(value)));
+    if (ph_span_hold(id, PH_SPAN_BUFFER) != PH_OK
+        && ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
+        return ph_raise(lending->travels->exceptions);
+    }
+    return 0;
+}
+
+/* What the writer has becomes the packet's. */
+static int
+take_message(ph_lending *lending, packet *out, ph_writer *writer)
+{
+    out->kind = PH_MESSAGE;
+    out->bytes = writer->bytes;
+    out->size = writer->used;
+    writer->bytes = NULL;
+    writer->used = writer->size = 0;
+    if (writer->n_spans == 0) {
+        return 0;
+    }
+    out->spans = ph_calloc(writer->n_spans, sizeof(ph_span_id));
+    if (out->spans == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    while (out->n_spans < writer->n_spans) {
+        out->spans[out->n_spans] = writer->spans[out->n_spans];
+        if (hold_span(lending, out->spans[out->n_spans]) < 0) {
+            return -1;
+        }
+        out->n_spans++;
+    }
+    return 0;
+}
+
+/* A value of this interpreter into a packet.  -1 with an exception.  *p_moved: a list
+   of the Buffers that it moves, or NULL. */
+static int
+pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
+{
+    ph_writer writer = {0};
+    int status = ph_message_write(lending->travels, value, &writer);
+    if (status == PH_WRITTEN) {
+        *p_moved = Py_XNewRef(writer.moved);
+        status = take_message(lending, out, &writer);
+    }
+    else if (status == PH_NOT_OURS) {
+        status = pack_bytes(out, PH_PICKLE, helper("dumps", Py_NewRef(value)));
+    }
+    ph_writer_clear(&writer);
+    return status;
+}
+
+/* The packet has arrived: what it moved is gone from here.  Steals the list. */
+static void
+consume(PyObject *moved, bool arrived)
+{
+    for (Py_ssize_t i = 0; moved != NULL && arrived && i < PyList_GET_SIZE(moved); i++) {
+        ph_buffer_consume(PyList_GET_ITEM(moved, i));
+    }
+    Py_XDECREF(moved);
 }
 
 /* The exception that is set, which is cleared, into a packet.  It cannot fail: at last
@@ -105,10 +178,22 @@ bytes_of(const packet *in)
 }
 
 static PyObject *
-unpack(const packet *in)
+unpack(ph_lending *lending, packet *in)
 {
-    assert(in->kind == PH_PICKLE);
-    return helper("loads", bytes_of(in));
+    PyObject *value;
+    if (in->kind == PH_PICKLE) {
+        value = helper("loads", bytes_of(in));
+    }
+    else {
+        ph_reader reader = {
+            .at = in->bytes, .end = in->bytes + in->size,
+            .spans = in->spans, .n_spans = in->n_spans,
+        };
+        value = ph_message_read(lending->travels, &reader);
+        in->next_span = reader.next_span;
+    }
+    in->arrived = value != NULL;
+    return value;
 }
 
 /* In the owner: run a method as `request`, (name, arguments), says. */
@@ -127,28 +212,38 @@ run_method(PyObject *object, PyObject *request)
 
 /* In the owner: a packet in, a packet out. */
 static int
-serve_packet(ph_loan *loan, const packet *in, packet *out)
+serve_packet(ph_loan *loan, packet *in, packet *out)
 {
-    PyObject *object = ph_loan_object(loan);
+    PyObject *core = PyImport_ImportModule("permaheap._core");  /* the owner's */
+    PyObject *object = core ? ph_loan_object(loan) : NULL;
     if (object == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the loan is over");
+        Py_XDECREF(core);
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_RuntimeError, "the loan is over");
+        }
         return -1;
     }
-    PyObject *request = unpack(in);
+    ph_lending *lending = ph_lending_of(core);
+    PyObject *moved = NULL;
+    PyObject *request = unpack(lending, in);
     PyObject *result = request ? run_method(object, request) : NULL;
-    int status = result ? pack(out, result) : -1;
+    int status = result ? pack(lending, out, result, &moved) : -1;
+    consume(moved, status == 0);
     Py_XDECREF(result);
     Py_XDECREF(request);
     Py_DECREF(object);
+    Py_DECREF(core);
     return status;
 }
 
 /* The same, in whatever is returned: the exception is a packet, too. */
 static void
-serve(ph_loan *loan, const packet *in, packet *out, ph_transit *way)
+serve(ph_loan *loan, packet *in, packet *out, ph_transit *way)
 {
     ph_transit *outer = ph_transit_begin(way);
     if (serve_packet(loan, in, out) < 0) {
+        packet_clear(out);
+        *out = (packet){0};
         pack_error(out);
     }
     (void)ph_transit_begin(outer);
@@ -181,7 +276,8 @@ raise_there(ph_lending *lending, ph_loan *loan, PyObject *name, const packet *an
 
 /* Serve it where the object is at home. */
 static int
-ask_owner(ph_lending *lending, ph_loan *loan, const packet *in, packet *out, ph_transit *way)
+ask_owner(ph_lending *lending, ph_loan *loan, packet *in, packet *out,
+          ph_transit *way)
 {
     if (ph_host_is_here(loan->host)) {
         serve(loan, in, out, way);
@@ -201,16 +297,17 @@ call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *args)
 {
     packet question = {0}, answer = {0};
     ph_transit way = {0};
-    PyObject *result = NULL;
+    PyObject *result = NULL, *moved = NULL;
     PyObject *request = PyTuple_Pack(2, name, args);
-    if (request != NULL && pack(&question, request) == 0
+    if (request != NULL && pack(lending, &question, request, &moved) == 0
         && ask_owner(lending, loan, &question, &answer, &way) == 0) {
-        result = answer.kind == PH_PICKLE ? unpack(&answer)
+        result = answer.kind <= PH_PICKLE ? unpack(lending, &answer)
                                           : raise_there(lending, loan, name, &answer);
     }
+    consume(moved, question.arrived);
     Py_XDECREF(request);
-    ph_free(question.bytes);
-    ph_free(answer.bytes);
+    packet_clear(&question);
+    packet_clear(&answer);
     ph_transit_clear(&way);
     return result;
 }

@@ -52,6 +52,7 @@ struct ph_host {
     uint32_t keepers;               /* those who hold a pointer */
     bool main;
     bool closed;
+    PyThreadState *doorkeeper;      /* or NULL; only used in the host */
 };
 
 static struct {
@@ -214,6 +215,31 @@ ph_host_admit(ph_host *host)
     return true;
 }
 
+/* The doorkeeper is a thread state that nobody ever uses: with it the interpreter is
+   never without one between two guests. */
+int
+ph_host_open(ph_host *host)
+{
+    if (PH_FIRST_STATE_RACES && !host->main && !host->closed
+        && host->doorkeeper == NULL) {
+        host->doorkeeper = PyThreadState_New(host->interp);
+        return host->doorkeeper == NULL ? -1 : 0;
+    }
+    return 0;
+}
+
+/* When the process ends, CPython has deleted it: "the" thread state of each interpreter
+   that is left. */
+static void
+dismiss_doorkeeper(ph_host *host)
+{
+    if (host->doorkeeper != NULL && !hosts.ending) {
+        PyThreadState_Clear(host->doorkeeper);
+        PyThreadState_Delete(host->doorkeeper);
+    }
+    host->doorkeeper = NULL;
+}
+
 static void
 depart(ph_host *host)
 {
@@ -259,6 +285,7 @@ ph_host_close(ph_host *host)
     }
     ph_hosts_unlock();
     PyEval_RestoreThread(tstate);
+    dismiss_doorkeeper(host);
 }
 
 /* --- Visits ------------------------------------------------------------------------- */

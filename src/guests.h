@@ -16,6 +16,8 @@ void ph_hosts_unlock(void);
 /* The running interpreter as a host, made at the first call; kept.  NULL after
    ph_fail().  After ph_heap_init(). */
 ph_host *ph_host_here(void);
+/* Get ready for guests; in the host.  -1: there is no memory. */
+int ph_host_open(ph_host *host);
 /* Let nobody in any more, and wait until those inside have left.  Of the main
    interpreter: all guests of the process, wherever they are.  In the host. */
 void ph_host_close(ph_host *host);

@@ -47,6 +47,22 @@ ph_shapes_usable(void)
     return PY_VERSION_HEX >= 0x030d0000 || ph_heap.mapping == PH_MAP_PRIVATE;
 }
 
+/* An interpreter without thread states gets its first one back while CPython is still
+   about to delete that: 3.13.0 aborts then ("thread state already initialized"). */
+#define PH_FIRST_STATE_RACES (PY_VERSION_HEX >> 16 == 0x030d)
+
+/* Is this thread attached to an interpreter?  Objects of interpreters that a forked
+   child has lost are deallocated without. */
+static inline bool
+ph_is_attached(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return PyThreadState_GetUnchecked() != NULL;
+#else
+    return _PyThreadState_UncheckedGet() != NULL;
+#endif
+}
+
 /* dicts with up to so many str keys can share their table of keys
    (SHARED_KEYS_MAX_SIZE of CPython's dictobject.c). */
 #define PH_SHAPE_MOST 30

@@ -506,6 +506,65 @@ ph_borrow(ph_lending *lending, PyObject *target)
     return proxy->loan;
 }
 
+/* --- In a message ------------------------------------------------------------------------ */
+
+static ph_lending *
+lending_in(const ph_travels *travels, PyObject *(*read)(const ph_travels *, ph_reader *))
+{
+    const ph_traveller *traveller = travels->traveller;
+    while (traveller->read != read) {
+        traveller++;
+    }
+    return traveller->context;
+}
+
+static int
+loan_write(ph_writer *writer, PyObject *op)
+{
+    Loan *self = (Loan *)op;
+    return ph_loan_send(self->loan) < 0 ? -1
+                                        : ph_write_bytes(writer, &self->name, PH_LOAN_SIZE);
+}
+
+static PyObject *
+loan_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    ph_loan_name name;
+    if (ph_read_bytes(reader, &bytes, PH_LOAN_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&name, bytes, PH_LOAN_SIZE);
+    return loan_of_name(lending_in(travels, loan_read), &name);
+}
+
+static int
+borrowed_write(ph_writer *writer, PyObject *op)
+{
+    Borrowed *self = (Borrowed *)op;
+    if (check_not_closed(self) < 0 || ph_loan_send(self->loan) < 0) {
+        return -1;
+    }
+    ph_loan_name name;
+    ph_loan_name_of(self->loan, &name);
+    return ph_write_word(writer, self->writable) < 0
+           ? -1 : ph_write_bytes(writer, &name, PH_LOAN_SIZE);
+}
+
+static PyObject *
+borrowed_read(const ph_travels *travels, ph_reader *reader)
+{
+    const void *bytes;
+    uint64_t writable;
+    ph_loan_name name;
+    if (ph_read_word(reader, &writable) < 0
+        || ph_read_bytes(reader, &bytes, PH_LOAN_SIZE) < 0) {
+        return NULL;
+    }
+    memcpy(&name, bytes, PH_LOAN_SIZE);
+    return borrowed_of_name(lending_in(travels, borrowed_read), &name, writable != 0);
+}
+
 /* --- lend ------------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(lend_doc,
@@ -523,6 +582,9 @@ lend(PyObject *module, PyObject *object)
     if (lending->host == NULL || ph_heap_ready() != PH_OK) {
         PyErr_SetString(PyExc_MemoryError, "permaheap: lend() needs the heap");
         return NULL;
+    }
+    if (ph_host_open(lending->host) < 0) {
+        return PyErr_NoMemory();
     }
     ph_loan *loan = ph_loan_new(lending->host, object, lending->loan_error);
     return loan ? loan_of(lending, loan) : NULL;
@@ -581,9 +643,10 @@ add_type(PyObject *module, PyType_Spec *spec)
 }
 
 int
-ph_lend_add(PyObject *module)
+ph_lend_add(PyObject *module, ph_travels *travels)
 {
     ph_lending *lending = ph_lending_of(module);
+    lending->travels = travels;
     lending->host = ph_host_here();
     if (lending->host == NULL) {
         PyErr_NoMemory();
@@ -599,6 +662,15 @@ ph_lend_add(PyObject *module)
     if (lending->loan_type == NULL || lending->borrowed_type == NULL) {
         return -1;
     }
+    assert(travels->n + 2 <= PH_TRAVELLERS);
+    travels->traveller[travels->n++] = (ph_traveller){
+        .type = lending->loan_type, .write = loan_write, .read = loan_read,
+        .context = lending,
+    };
+    travels->traveller[travels->n++] = (ph_traveller){
+        .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
+        .context = lending,
+    };
     return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : at_exit(module);
 }
 

@@ -119,8 +119,9 @@ give_back(ph_host *host, bool is_here, PyObject *object)
 static void
 settle(ph_loan *loan)
 {
-    bool is_here = ph_host_is_here(loan->host);
-    if (loan->object != NULL && !is_held(loan) && (is_here || ph_host_admit(loan->host))) {
+    bool is_here = ph_is_attached() && ph_host_is_here(loan->host);
+    if (loan->object != NULL && !is_held(loan)
+        && (is_here || (ph_is_attached() && ph_host_admit(loan->host)))) {
         PyObject *object = loan->object;
         loan->object = NULL;
         loan->pointers++;

@@ -1027,7 +1027,7 @@ core_exec(PyObject *module)
     if (ph_buffer_add(module, &state->travels, &state->buffer_type) < 0
         || ph_channels_add(module, &state->channels, &interp->exceptions,
                            &state->travels) < 0
-        || ph_lend_add(module) < 0 || ph_call_add(module) < 0) {
+        || ph_lend_add(module, &state->travels) < 0 || ph_call_add(module) < 0) {
         return -1;
     }
     return add_capsule(module);

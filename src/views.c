@@ -95,7 +95,7 @@ ph_borrowed_releasebuffer(PyObject *op, Py_buffer *view)
     view_state *state = view->internal;
     ph_guest visit;
     ph_hosts_lock();
-    bool admitted = ph_host_admit(self->loan->host);
+    bool admitted = ph_is_attached() && ph_host_admit(self->loan->host);
     ph_hosts_unlock();
     if (admitted && ph_guest_enter(&visit, self->loan->host) == 0) {
         PyBuffer_Release(&state->theirs);

@@ -110,6 +110,9 @@ def other():
 class Both:
     """An object of main that calls others."""
 
+    def add(self, *items):
+        return len(items)
+
     def bounce(self, other, n):
         return n if n == 0 else call(other, "bounce", self.loan, n - 1)
 
@@ -282,14 +285,14 @@ def test_a_proxy_as_argument(other):
         def has(self, *args):
             return [each is self or each is item for each in args]
 
-    item = Local()
-    owner = Owner()
+    item, owner = Local(), Owner()
+    loan, lent = lend(owner), lend(item)
     found = other.ask(
         OPEN
         + "item = pickle.loads(item).open()\n"
         + "result = call(proxy, 'has', proxy, item, item.loan, 1)",
-        name=name_of(lend(owner)),
-        item=name_of(lent := lend(item)),
+        name=name_of(loan),
+        item=name_of(lent),
     )
     assert found == [True, True, False, False]
     assert lent.alive
@@ -311,7 +314,7 @@ def exporters():
     yield numpy.arange(12, dtype="f4").reshape(3, 4)[:, ::2]
 
 
-@pytest.mark.parametrize("obj", exporters(), ids=lambda obj: type(obj).__name__)
+@pytest.mark.parametrize("obj", list(exporters()), ids=lambda obj: type(obj).__name__)
 def test_views_have_the_owners_bytes(other, obj):
     with memoryview(obj) as own:
         expected = [own.format, list(own.shape), list(own.strides), own.itemsize, own.tobytes().hex()]
@@ -371,7 +374,7 @@ def test_constant_bytes_stay_constant(other):
 
 def test_no_buffer(other):
     loan = lend([1])
-    with pytest.raises(Failed, match="BufferError: no view of this list of interpreter 0: TypeError"):
+    with pytest.raises(Failed, match="no view of this list of interpreter 0: TypeError"):
         other.run(OPEN + "memoryview(proxy)", name=name_of(loan))
 
 
@@ -385,6 +388,35 @@ def test_an_actor(other):
     assert call(proxy, "add", [3.0, {"four": (4,)}]) == 3
     assert call(proxy, "get") == [1, "two", [3.0, {"four": (4,)}]]
     assert other.ask("result = actor.items") == [1, "two", [3.0, {"four": [4]}]]
+
+
+def test_permanent_objects_come_and_go_by_reference(other):
+    actor = actor_of(other)
+    frozen = permaheap.freeze({"a": [1, 2]})
+    call(actor, "add", frozen)
+    assert call(actor, "get")[0] is frozen
+
+
+def test_buffers_are_moved(other):
+    actor = actor_of(other)
+    buffer = permaheap.Buffer.of(b"moved")
+    call(actor, "add", permaheap.move(buffer))
+    with pytest.raises(ValueError, match="released"):
+        memoryview(buffer)
+    assert other.ask("result = bytes(actor.items[0]).decode()") == "moved"
+    other.run("actor.items = permaheap.move(actor.items[0])")
+    assert bytes(call(actor, "get")) == b"moved"
+
+
+def test_loans_travel_through_channels(other):
+    channel = permaheap.Channel()
+    obj = Local()
+    loan = lend(obj)
+    other.run(OPEN + "channel = pickle.loads(channel)\nchannel.send([proxy, proxy.loan])",
+              name=name_of(loan), channel=pickle.dumps(channel))
+    proxy, name = channel.recv()
+    assert proxy is obj
+    assert name == loan
 
 
 def test_a_call_at_home_copies_as_well():
@@ -602,14 +634,13 @@ def test_the_owner_drops_what_it_lent_when_it_ends():
 import os, permaheap
 class Ends:
     def __del__(self):
-        write(writer, b"x")
+        write(pipe, b"x")
 write = os.write
 loan = permaheap.lend(Ends())
 result = bytes(loan).hex()
 """
-    loan = Loan.from_bytes(bytes.fromhex(owner.ask(f"writer = {writer}\n{code}", writer=writer)))
+    loan = Loan.from_bytes(bytes.fromhex(owner.ask(f"pipe = {writer}\n{code}")))
     proxy = loan.open()
-    owner.run(f"writer = {writer}")
     owner.close()
     os.close(writer)
     assert os.read(reader, 10) == b"x"
@@ -647,17 +678,22 @@ def test_an_owner_waits_for_its_guests():
     actor = actor_of(owner)
     owner.run(f"import atexit, os\natexit.register(os.write, {ending[1]}, b'x')")
     results = []
+
+    def release():
+        os.read(ending[0], 1)  # it does not come back from its atexit functions before
+        os.write(released[1], b"y")
+
     guest = threading.Thread(
         target=lambda: results.append(call(actor, "wait", entered[1], released[0]))
     )
+    releaser = threading.Thread(target=release)
     guest.start()
     os.read(entered[0], 1)
-    end = threading.Thread(target=owner.close)
-    end.start()
-    os.read(ending[0], 1)  # it will not come back from its atexit functions before
-    os.write(released[1], b"y")
+    releaser.start()
+    owner.close()
+    assert not actor.alive
     guest.join()
-    end.join()
+    releaser.join()
     assert results == [b"y"]
     for fd in (*entered, *released, *ending):
         os.close(fd)
@@ -757,19 +793,23 @@ def test_the_process_ends_with_all_open(run):
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
-def test_the_process_ends_while_threads_call(run):
+def test_owners_and_the_process_end_while_threads_call(run):
     done = run(
         AT_EXIT
         + """
-def work():
+import atexit
+atexit.register(first.close)
+atexit.register(second.close)
+
+def work(actor):
     while True:
         try:
             call(actor, "add", 1)
         except LoanError:
             return
-for _ in range(3):
-    threading.Thread(target=work, daemon=True).start()
-while call(actor, "add") < 100:
+for target in actor, another, actor, lend(Both()):
+    threading.Thread(target=work, args=[target], daemon=True).start()
+while call(actor, "add") < 100 or call(another, "add") < 100:
     pass
 print("end")
 """
@@ -777,7 +817,7 @@ print("end")
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
-ROUNDS = 40 if DEBUG else 150
+ROUNDS = 20 if DEBUG else 100
 
 
 @pytest.mark.slow
@@ -811,46 +851,56 @@ print(len(kept))
 # --- Other processes, forged names ----------------------------------------------------------------
 
 
-def test_a_forked_child_has_no_loans(in_child):
-    obj = Local()
-    loan = lend(obj)
-    name = pickle.dumps(loan)
+def test_a_forked_child_has_no_loans(run):
+    """In a process without sub-interpreters: beside them, CPython's children crash (see below)."""
+    done = run("""
+from test_lend import *
+from conftest import _fork
 
-    def child():
-        for each in loan, pickle.loads(name):
-            assert not each.alive
-            with pytest.raises(LoanError, match="another process"):
-                each.open()
-            with pytest.raises(LoanError, match="another process"):
-                call(each, "append", 1)
-        own = lend(obj)
-        assert call(own, "__len__") == 0
-        return bytes(own)
+obj = Local()
+loan = lend(obj)
+name = pickle.dumps(loan)
 
-    theirs = in_child(child)
-    assert loan.open() is obj
-    with pytest.raises(LoanError, match="another process"):
-        Loan.from_bytes(theirs).open()
+def child():
+    for each in loan, pickle.loads(name):
+        assert not each.alive
+        with pytest.raises(LoanError, match="another process"):
+            each.open()
+        with pytest.raises(LoanError, match="another process"):
+            call(each, "append", 1)
+    own = lend(obj)
+    assert call(own, "__len__") == 0
+    return bytes(own)
+
+theirs = _fork(child)
+assert loan.open() is obj
+with pytest.raises(LoanError, match="another process"):
+    Loan.from_bytes(theirs).open()
+print("done")
+""")
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
-def test_a_forked_child_has_no_owners(other, in_child):
-    actor = actor_of(other)
-    proxy = actor.open()
+FORK_BESIDE_AN_INTERPRETER = """
+import os, signal
+from interpreters import Interpreter
+other = Interpreter()
+other.run("import json, threading")
+if (pid := os.fork()) == 0:
+    signal.alarm(2)  # 3.12 hangs
+    os._exit(0)
+print(os.waitpid(pid, 0)[1] != 0)
+other.close()
+"""
 
-    def child():
-        assert not proxy.alive
-        with pytest.raises(LoanError):
-            call(proxy, "get")
-        with pytest.raises(LoanError):
-            proxy.loan.open()
-        obj = Local()
-        gone = weakref.ref(obj)
-        own = lend(obj)
-        del obj, own
-        assert gone() is None
 
-    in_child(child)
-    assert call(proxy, "add", 1) == 1
+def test_why_no_child_is_forked_here_beside_an_interpreter(run):
+    """A child dies in os.fork(), as CPython deletes the other interpreters, without permaheap.
+
+    When this fails, on a version that is new: a forked child can be tested to have no owners.
+    """
+    done = run(FORK_BESIDE_AN_INTERPRETER)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_another_family(run):

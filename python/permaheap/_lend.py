@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 PROTOCOL = 5
+MOST_NOTES = 8  # an exception may pass through any number of calls, there and back
 
 
 def dumps(value: Any) -> bytes:
@@ -33,9 +34,9 @@ def dumps_error(error: BaseException) -> bytes:
     except Exception:
         itself = b""
     try:
-        lines = "".join(traceback.format_exception(error)).rstrip()
+        lines = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     except Exception:
-        lines = text
+        lines = "(no traceback)"
     return dumps((kind.__module__, kind.__qualname__, text, lines, itself))
 
 
@@ -49,7 +50,8 @@ def loads_error(data: bytes, place: str, error_type: type[Exception]) -> BaseExc
         error = None
     if not isinstance(error, BaseException):
         error = _builtin(module, name, text) or error_type(f"{place}: {module}.{name}: {text}")
-    error.add_note(f"{place}; there:\n{lines}")
+    if len(getattr(error, "__notes__", ())) < MOST_NOTES:
+        error.add_note(f"{place}:\n{lines}")
     return error
 
 
