@@ -104,6 +104,8 @@ def actor_of(interpreter):
 @pytest.fixture
 def other():
     with Interpreter() as interpreter:
+        # 3.12 waits for ever for the thread that imported this, if it was another one.
+        interpreter.run("import threading")
         yield interpreter
 
 
@@ -882,18 +884,18 @@ print("done")
 
 
 FORK_BESIDE_AN_INTERPRETER = """
-import os, signal
+import os
 from interpreters import Interpreter
 other = Interpreter()
 other.run("import json, threading")
 if (pid := os.fork()) == 0:
-    signal.alarm(2)  # 3.12 hangs
     os._exit(0)
 print(os.waitpid(pid, 0)[1] != 0)
 other.close()
 """
 
 
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="the child does not die, but hangs")
 def test_why_no_child_is_forked_here_beside_an_interpreter(run):
     """A child dies in os.fork(), as CPython deletes the other interpreters, without permaheap.
 
