@@ -3,209 +3,35 @@
    A channel is a span of the family with a ring (ring.c) and, at its end, what else
    belongs to all who have the channel:
 
-       ph_ring ... | ph_shared: name, figures for stats()
+       ph_ring ... | ph_channel_shared: name, figures for stats()
 
    A Channel object is one interpreter's way to it.  Each object holds the span once;
    forked children inherit the holds, pickles do not hold, a Channel in a message does.
    Whether it may pickle, and how long it spins, belongs to the object and travels with
    it.
 
-   Sending:    pack the value (parcel.c), with the GIL; try to send; while the ring
-               is full wait for room and try again, without the GIL.
-   Receiving:  the same the other way round.  What was taken out of the ring is
-               turned into a value or an exception: it is never put back.
-
-   Names: a channel is listed once its flag `listed` is set, which is done and looked
-   at with the journal's lock held.  Whoever wants a name looks for it; if there is none,
-   makes a channel, looks again and lists its own, in one go; who finds another one by
-   then takes that.  The name is free when the span is.
-
-   Spinning pays if who is waited for runs at the same time on another processor.  Each
-   object keeps count of how often it was in vain lately, and stops when it is; now and
-   then it tries again. */
+   Sending packs the value (parcel.c), and transfers the message when there is room
+   (channel_wait.c).  Receiving is the same the other way round.  What was taken out of
+   the ring is turned into a value or an exception: it is never put back. */
 
 #include "channel.h"
 
 #include <string.h>
 
 #include "bell.h"
-#include "freeze.h"
-#include "handle.h"
-#include "journal.h"
+#include "channel_object.h"
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
-#define NAME_MOST 255u                  /* bytes of UTF-8 */
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
 #define SPIN_MOST 1.0                   /* seconds */
-#define PATIENCE 100000000u             /* nanoseconds that a lock or a bell may take */
-#define MILLISECOND 1000000u
 
-/* In the family's shared memory: what its senders write, its receivers, and nobody once
-   it is listed. */
-typedef struct {
-    _Alignas(64) _Atomic uint64_t sent;
-    _Atomic uint64_t bytes, pickled, large;
-    _Alignas(64) _Atomic uint64_t received;
-    _Alignas(64) _Atomic uint32_t listed;
-    uint32_t name_size;                 /* bytes; 0: none */
-    char name[NAME_MOST + 1];
-} ph_shared;
-
-typedef struct {
-    PyObject_HEAD
-    ph_channels *channels;
-    ph_span_id id;
-    ph_ring *ring;
-    ph_shared *shared;
-    uint64_t spin;                      /* nanoseconds; 0: never */
-    bool may_pickle;
-    uint8_t in_vain;                    /* waits in which spinning was for nothing */
-    PyObject *weak;                     /* list of the weak references */
-} ChannelObject;
-
-static ChannelObject *
-channel_of(PyObject *self)
-{
-    return (ChannelObject *)self;
-}
-
-/* The module's state begins with what all features share. */
 static ph_channels *
-state_of(PyTypeObject *type)
+channels_in(PyObject *module)
 {
-    return ((ph_interpreter *)PyType_GetModuleState(type))->channels;
+    return ((ph_interpreter *)PyModule_GetState(module))->channels;
 }
 
-/* --- Making ------------------------------------------------------------------------- */
-
-/* What is asked for when a Channel is made. */
-typedef struct {
-    uint64_t capacity;                  /* bytes */
-    bool capacity_given;
-    const char *name;                   /* NULL: none */
-    size_t name_size;
-    bool may_pickle;
-    uint64_t spin;
-} ph_wish;
-
-static ph_shared *
-shared_in(void *span, uint64_t size)
-{
-    return (ph_shared *)((char *)span + size - sizeof(ph_shared));
-}
-
-/* Of a span that we hold. */
-static ph_shared *
-shared_of(ph_span_id id)
-{
-    return shared_in(ph_span_address(id), ph_span_size(id));
-}
-
-/* A Channel for a span that the caller holds; the hold becomes the object's, or is
-   dropped. */
-static PyObject *
-channel_wrap(ph_channels *channels, ph_span_id id, bool may_pickle, uint64_t spin)
-{
-    ChannelObject *self = channel_of(channels->type->tp_alloc(channels->type, 0));
-    if (self == NULL) {
-        ph_span_drop(id);
-        return NULL;
-    }
-    self->channels = channels;
-    self->id = id;
-    self->ring = ph_span_address(id);
-    self->shared = shared_of(id);
-    self->may_pickle = may_pickle;
-    self->spin = spin;
-    return (PyObject *)self;
-}
-
-static ph_status
-make(const ph_wish *wish, ph_span_id *id)
-{
-    uint64_t size = ph_ring_span_size(wish->capacity);
-    size = (size + 63) / 64 * 64 + sizeof(ph_shared);
-    ph_status status = ph_span_new(PH_SPAN_CHANNEL, size, true, id);
-    if (status != PH_OK) {
-        return status;
-    }
-    ph_shared *shared = shared_of(*id);         /* zeroed, as all of a channel's span */
-    status = ph_ring_init(ph_span_address(*id), wish->capacity);
-    if (status != PH_OK) {
-        ph_span_drop(*id);
-        return status;
-    }
-    if (wish->name != NULL) {
-        shared->name_size = (uint32_t)wish->name_size;
-        memcpy(shared->name, wish->name, wish->name_size);
-    }
-    return PH_OK;
-}
-
-/* With the journal's lock held. */
-static bool
-find_listed(const ph_wish *wish, ph_span_id *id)
-{
-    void *span;
-    uint64_t size;
-    uint32_t index = 0;
-    while ((span = ph_spans_next(PH_SPAN_CHANNEL, &index, id, &size)) != NULL) {
-        const ph_shared *shared = shared_in(span, size);
-        if (atomic_load(&shared->listed) && shared->name_size == wish->name_size
-            && memcmp(shared->name, wish->name, wish->name_size) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The channel of that name, held; or with `fresh`, which gets the name if it is free. */
-static ph_status
-hold_listed(const ph_wish *wish, const ph_span_id *fresh, bool *p_found, ph_span_id *id)
-{
-    for (;;) {
-        ph_status status = ph_journal_begin();
-        if (status != PH_OK) {
-            return status;
-        }
-        *p_found = find_listed(wish, id);
-        if (!*p_found && fresh != NULL) {
-            atomic_store(&shared_of(*fresh)->listed, 1);
-        }
-        ph_journal_commit();
-        if (!*p_found || ph_span_hold(*id, PH_SPAN_CHANNEL) == PH_OK) {
-            return PH_OK;
-        }
-    }                               /* dropped by the last one meanwhile: look again */
-}
-
-static ph_status
-find_or_make(const ph_wish *wish, ph_span_id *id)
-{
-    if (wish->name == NULL) {
-        return make(wish, id);
-    }
-    bool found;
-    ph_span_id fresh;
-    ph_spans_sweep();               /* the dead hold no names */
-    ph_status status = hold_listed(wish, NULL, &found, id);
-    if (status != PH_OK || found) {
-        return status;
-    }
-    status = make(wish, &fresh);
-    if (status != PH_OK) {
-        return status;
-    }
-    status = hold_listed(wish, &fresh, &found, id);
-    if (status != PH_OK || found) {
-        ph_span_drop(fresh);
-        return status;
-    }
-    *id = fresh;
-    return PH_OK;
-}
-
-/* --- Arguments ------------------------------------------------------------------------ */
+/* --- Making -------------------------------------------------------------------------- */
 
 /* Seconds as nanoseconds; -1 with an exception. */
 static int
@@ -216,7 +42,8 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
         return -1;
     }
     if (!(seconds >= 0.0)) {
-        PyErr_Format(PyExc_ValueError, "%s must not be negative, but it is %R", name, obj);
+        PyErr_Format(PyExc_ValueError, "%s must not be negative, but it is %R", name,
+                     obj);
         return -1;
     }
     *p_ns = (uint64_t)((seconds < most ? seconds : most) * 1e9);
@@ -240,7 +67,7 @@ parse_timeout(PyObject *obj, uint64_t *p_until)
 }
 
 static int
-parse_capacity(PyObject *obj, ph_wish *wish)
+parse_capacity(PyObject *obj, ph_channel_wish *wish)
 {
     wish->capacity = CAPACITY;
     wish->capacity_given = obj != NULL && obj != Py_None;
@@ -261,7 +88,7 @@ parse_capacity(PyObject *obj, ph_wish *wish)
 }
 
 static int
-parse_name(PyObject *obj, ph_wish *wish)
+parse_name(PyObject *obj, ph_channel_wish *wish)
 {
     if (obj == Py_None) {
         return 0;
@@ -276,9 +103,9 @@ parse_name(PyObject *obj, ph_wish *wish)
     if (wish->name == NULL) {
         return -1;
     }
-    if (size == 0 || size > (Py_ssize_t)NAME_MOST) {
+    if (size == 0 || size > (Py_ssize_t)PH_CHANNEL_NAME_MOST) {
         PyErr_Format(PyExc_ValueError, "name must have from 1 to %u bytes of UTF-8, "
-                     "not %zd", NAME_MOST, size);
+                     "not %zd", PH_CHANNEL_NAME_MOST, size);
         return -1;
     }
     wish->name_size = (size_t)size;
@@ -290,7 +117,7 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"capacity", "name", "pickle", "spin", NULL};
     PyObject *capacity = NULL, *name = Py_None, *spin = Py_None;
-    ph_wish wish = {.spin = SPIN};
+    ph_channel_wish wish = {.spin = SPIN};
     int may_pickle = 1;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O$OpO:Channel", names, &capacity,
                                      &name, &may_pickle, &spin)
@@ -299,9 +126,9 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             && parse_seconds(spin, "spin", SPIN_MOST, &wish.spin) < 0)) {
         return NULL;
     }
-    ph_channels *channels = state_of(type);
+    ph_channels *channels = ph_channels_of(type);
     ph_span_id id;
-    if (ph_heap_ready() != PH_OK || find_or_make(&wish, &id) != PH_OK) {
+    if (ph_heap_ready() != PH_OK || ph_channel_find_or_make(&wish, &id) != PH_OK) {
         ph_raise(channels->parcels.exceptions);
         return NULL;
     }
@@ -314,24 +141,24 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         ph_span_drop(id);
         return NULL;
     }
-    return channel_wrap(channels, id, may_pickle, wish.spin);
+    return ph_channel_wrap(channels, id, may_pickle, wish.spin);
 }
 
 static void
 channel_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
-    if (channel_of(self)->weak != NULL) {
+    if (ph_channel_of(self)->weak != NULL) {
         PyObject_ClearWeakRefs(self);
     }
-    if (channel_of(self)->ring != NULL) {
-        ph_span_drop(channel_of(self)->id);
+    if (ph_channel_of(self)->ring != NULL) {
+        ph_span_drop(ph_channel_of(self)->id);
     }
     type->tp_free(self);
     Py_DECREF(type);
 }
 
-/* --- Waiting ---------------------------------------------------------------------------- */
+/* --- Exceptions ---------------------------------------------------------------------- */
 
 PyDoc_STRVAR(full_doc, "There was no room in a channel in time.");
 
@@ -380,134 +207,10 @@ raise_status(ChannelObject *self, ph_status status)
     }
 }
 
-static uint64_t
-sooner(uint64_t until, uint64_t ns)
-{
-    uint64_t point = ph_os_now() + ns;
-    return point < until ? point : until;
-}
-
-#define VAIN_MOST 4                     /* so often in a row, then spin no more, */
-#define VAIN_AGAIN 32                   /* but after so many waits try again */
-
-static uint64_t
-spin_for(ChannelObject *self)
-{
-    if (self->spin == 0 || !ph_os_may_spin()) {
-        return 0;
-    }
-    if (self->in_vain >= VAIN_MOST && self->in_vain < VAIN_AGAIN) {
-        self->in_vain++;
-        return 0;
-    }
-    return self->spin;
-}
+/* --- Sending and receiving ----------------------------------------------------------- */
 
 static void
-learn(ChannelObject *self, uint64_t spin, uint64_t took)
-{
-    if (spin != 0) {
-        if (took < spin) {
-            self->in_vain = 0;
-        }
-        else if (self->in_vain >= VAIN_AGAIN) {
-            self->in_vain = VAIN_MOST;
-        }
-        else {
-            self->in_vain++;
-        }
-    }
-}
-
-/* One direction of a channel: a message that goes, or one that comes. */
-typedef struct {
-    const ph_outgoing *out;
-    ph_incoming *in;
-} ph_transfer;
-
-static ph_status
-try_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
-{
-    if (transfer->out != NULL) {
-        return ph_ring_send(self->ring, transfer->out, until);
-    }
-    return ph_ring_recv(self->ring, transfer->in, until);
-}
-
-static ph_status
-wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
-              uint64_t until)
-{
-    if (transfer->out != NULL) {
-        const ph_outgoing *out = transfer->out;
-        uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
-        return ph_ring_wait_room(self->ring, size, spin, until);
-    }
-    return ph_ring_wait_message(self->ring, spin, until);
-}
-
-/* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is
-   over, and at signals. */
-static ph_status
-wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
-{
-    uint64_t spin = spin_for(self);
-    ph_status status;
-    Py_BEGIN_ALLOW_THREADS
-    uint64_t start = spin ? ph_os_now() : 0;
-    status = wait_transfer(self, transfer, spin, until);
-    if (spin != 0) {
-        learn(self, spin, ph_os_now() - start);
-    }
-    if (status == PH_OK) {
-        status = try_transfer(self, transfer, sooner(until, PATIENCE));
-    }
-    Py_END_ALLOW_THREADS
-    return status;
-}
-
-/* Without waiting, but for a lock that is held for the time of a copy: unless whoever has
-   it was stopped. */
-static ph_status
-try_now(ChannelObject *self, const ph_transfer *transfer)
-{
-    ph_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = try_transfer(self, transfer, ph_os_now() + 20 * MILLISECOND);
-    Py_END_ALLOW_THREADS
-    return status;
-}
-
-static bool
-must_wait(ph_status status)
-{
-    return status == PH_FULL || status == PH_EMPTY || status == PH_INTERRUPTED;
-}
-
-/* Send or receive until that point in time. */
-static ph_status
-transfer_until(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
-{
-    ph_status status = try_transfer(self, transfer, 0);
-    if (!must_wait(status)) {
-        return status;
-    }
-    if (until == 0) {
-        return try_now(self, transfer);
-    }
-    do {
-        status = wait_and_try(self, transfer, until);
-        if (must_wait(status) && PyErr_CheckSignals() < 0) {
-            return PH_EXCEPTION;
-        }
-    } while (must_wait(status) && (until == PH_FOREVER || ph_os_now() < until));
-    return status == PH_INTERRUPTED ? (transfer->out ? PH_FULL : PH_EMPTY) : status;
-}
-
-/* --- Sending and receiving ------------------------------------------------------------------ */
-
-static void
-count_sent(ph_shared *shared, const ph_parcel *parcel)
+count_sent(ph_channel_shared *shared, const ph_parcel *parcel)
 {
     atomic_fetch_add_explicit(&shared->sent, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&shared->bytes, ph_parcel_size(parcel),
@@ -534,7 +237,7 @@ send_until(ChannelObject *self, PyObject *obj, uint64_t until)
         return NULL;
     }
     ph_transfer transfer = {.out = &parcel->out};
-    ph_status status = transfer_until(self, &transfer, until);
+    ph_status status = ph_channel_transfer(self, &transfer, until);
     if (status == PH_OK) {
         count_sent(self->shared, parcel);
         ph_parcel_sent(parcel);
@@ -560,7 +263,7 @@ recv_until(ChannelObject *self, uint64_t until, ph_status *p_status)
         return NULL;
     }
     ph_transfer transfer = {.in = incoming};
-    *p_status = transfer_until(self, &transfer, until);
+    *p_status = ph_channel_transfer(self, &transfer, until);
     PyObject *obj = NULL;
     if (*p_status == PH_OK) {
         atomic_fetch_add_explicit(&self->shared->received, 1, memory_order_relaxed);
@@ -625,7 +328,7 @@ channel_send(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *
         || parse_timeout(timeout, &until) < 0) {
         return NULL;
     }
-    return send_until(channel_of(self), args[0], until);
+    return send_until(ph_channel_of(self), args[0], until);
 }
 
 PyDoc_STRVAR(try_send_doc,
@@ -635,16 +338,16 @@ PyDoc_STRVAR(try_send_doc,
 static PyObject *
 channel_try_send(PyObject *self, PyObject *obj)
 {
-    return send_until(channel_of(self), obj, 0);
+    return send_until(ph_channel_of(self), obj, 0);
 }
 
 static PyObject *
 recv_or_raise(PyObject *self, uint64_t until)
 {
     ph_status status;
-    PyObject *obj = recv_until(channel_of(self), until, &status);
+    PyObject *obj = recv_until(ph_channel_of(self), until, &status);
     if (obj == NULL && status != PH_EXCEPTION) {
-        raise_status(channel_of(self), status);
+        raise_status(ph_channel_of(self), status);
     }
     return obj;
 }
@@ -689,14 +392,14 @@ static PyObject *
 channel_next(PyObject *self)
 {
     ph_status status;
-    PyObject *obj = recv_until(channel_of(self), PH_FOREVER, &status);
+    PyObject *obj = recv_until(ph_channel_of(self), PH_FOREVER, &status);
     if (obj == NULL && status != PH_EXCEPTION && status != PH_CLOSED) {
-        raise_status(channel_of(self), status);
+        raise_status(ph_channel_of(self), status);
     }
     return obj;
 }
 
-/* --- Closing, looking -------------------------------------------------------------------------- */
+/* --- Closing, looking ---------------------------------------------------------------- */
 
 PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
@@ -706,7 +409,7 @@ PyDoc_STRVAR(close_doc,
 static PyObject *
 channel_close(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    ph_ring_close(channel_of(self)->ring);
+    ph_ring_close(ph_channel_of(self)->ring);
     Py_RETURN_NONE;
 }
 
@@ -725,7 +428,7 @@ channel_enter(PyObject *self, PyObject *Py_UNUSED(ignored))
 static Py_ssize_t
 channel_len(PyObject *self)
 {
-    return (Py_ssize_t)ph_ring_messages(channel_of(self)->ring);
+    return (Py_ssize_t)ph_ring_messages(ph_channel_of(self)->ring);
 }
 
 /* An empty channel is a channel. */
@@ -751,7 +454,7 @@ PyDoc_STRVAR(channel_stats_doc,
 static PyObject *
 channel_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    ph_shared *shared = channel_of(self)->shared;
+    ph_channel_shared *shared = ph_channel_of(self)->shared;
     return Py_BuildValue("{s:N,s:N,s:N,s:N,s:N}", "sent", number_of(&shared->sent),
                          "received", number_of(&shared->received), "bytes",
                          number_of(&shared->bytes), "pickled",
@@ -762,19 +465,19 @@ channel_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
 static PyObject *
 channel_closed(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(ph_ring_is_closed(channel_of(self)->ring));
+    return PyBool_FromLong(ph_ring_is_closed(ph_channel_of(self)->ring));
 }
 
 static PyObject *
 channel_capacity(PyObject *self, void *Py_UNUSED(closure))
 {
-    return PyLong_FromUnsignedLongLong(ph_ring_capacity(channel_of(self)->ring));
+    return PyLong_FromUnsignedLongLong(ph_ring_capacity(ph_channel_of(self)->ring));
 }
 
 static PyObject *
 channel_name(PyObject *self, void *Py_UNUSED(closure))
 {
-    const ph_shared *shared = channel_of(self)->shared;
+    const ph_channel_shared *shared = ph_channel_of(self)->shared;
     if (shared->name_size == 0) {
         Py_RETURN_NONE;
     }
@@ -784,15 +487,16 @@ channel_name(PyObject *self, void *Py_UNUSED(closure))
 static PyObject *
 channel_repr(PyObject *self)
 {
-    ChannelObject *channel = channel_of(self);
+    ChannelObject *channel = ph_channel_of(self);
     const char *state = ph_ring_is_closed(channel->ring) ? "closed, " : "";
     unsigned long waiting = (unsigned long)ph_ring_messages(channel->ring);
     PyObject *name = channel_name(self, NULL);
     if (name == NULL) {
         return NULL;
     }
-    PyObject *text = PyUnicode_FromFormat("<permaheap.Channel %u name=%R, %s%lu waiting>",
-                                          channel->id.index, name, state, waiting);
+    PyObject *text = PyUnicode_FromFormat("<permaheap.Channel %u name=%R, %s%lu "
+                                          "waiting>", channel->id.index, name, state,
+                                          waiting);
     Py_DECREF(name);
     return text;
 }
@@ -809,200 +513,18 @@ channel_richcompare(PyObject *self, PyObject *other, int op)
     if ((op != Py_EQ && op != Py_NE) || Py_TYPE(other) != Py_TYPE(self)) {
         Py_RETURN_NOTIMPLEMENTED;
     }
-    bool equal = is_same(channel_of(self), channel_of(other));
+    bool equal = is_same(ph_channel_of(self), ph_channel_of(other));
     return PyBool_FromLong(equal == (op == Py_EQ));
 }
 
 static Py_hash_t
 channel_hash(PyObject *self)
 {
-    ph_span_id id = channel_of(self)->id;
+    ph_span_id id = ph_channel_of(self)->id;
     return (Py_hash_t)((uint64_t)id.generation << 20 ^ id.index);
 }
 
-/* --- Travelling ---------------------------------------------------------------------------------- */
-
-/* A Channel as bytes, in a pickle: it does not hold the channel. */
-typedef struct {
-    uint8_t family[16];
-    ph_span_id id;
-    uint64_t options;
-    uint64_t tag;                       /* of the above */
-} ph_channel_name;
-
-#define TAG_OF_CHANNEL 0x6c656e6e616863ull      /* tells it from other tags */
-
-static uint64_t
-options_of(const ChannelObject *self)
-{
-    return self->spin << 1 | self->may_pickle;
-}
-
-static uint64_t
-tag_of(const ph_channel_name *name)
-{
-    uint64_t words[3] = {
-        TAG_OF_CHANNEL, (uint64_t)name->id.generation << 32 | name->id.index,
-        name->options,
-    };
-    return ph_tag(words, 3);
-}
-
-static PyObject *
-channel_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
-{
-    ph_channel_name name = {
-        .id = channel_of(self)->id, .options = options_of(channel_of(self)),
-    };
-    memcpy(name.family, ph_heap.header->family, sizeof(name.family));
-    name.tag = tag_of(&name);
-    PyObject *from_bytes = PyObject_GetAttrString((PyObject *)Py_TYPE(self),
-                                                  "_from_bytes");
-    if (from_bytes == NULL) {
-        return NULL;
-    }
-    return Py_BuildValue("N(N)", from_bytes,
-                         PyBytes_FromStringAndSize((const char *)&name, sizeof(name)));
-}
-
-static ph_status
-resolve_name(const ph_channel_name *name)
-{
-    ph_status status = ph_heap_ready();
-    if (status != PH_OK) {
-        return status;
-    }
-    if (memcmp(name->family, ph_heap.header->family, sizeof(name->family)) != 0) {
-        return ph_foreign("channel");
-    }
-    if (name->tag != tag_of(name)) {
-        return ph_fail(PH_BAD_HANDLE, "permaheap: this pickle of a channel is damaged or "
-                                      "forged");
-    }
-    status = ph_span_hold(name->id, PH_SPAN_CHANNEL);
-    if (status == PH_BAD_HANDLE) {
-        return ph_fail(PH_BAD_HANDLE, "permaheap: this channel is gone, since nobody held "
-                                      "it any more. A pickle does not: keep the Channel "
-                                      "until the other side has unpickled it");
-    }
-    return status;
-}
-
-static PyObject *
-channel_from_bytes(PyObject *type, PyObject *data)
-{
-    ph_channels *channels = state_of((PyTypeObject *)type);
-    ph_channel_name name;
-    if (!PyBytes_Check(data) || PyBytes_GET_SIZE(data) != sizeof(name)) {
-        PyErr_SetString(PyExc_ValueError, "a channel's name has another form");
-        return NULL;
-    }
-    memcpy(&name, PyBytes_AS_STRING(data), sizeof(name));
-    if (resolve_name(&name) != PH_OK) {
-        ph_raise(channels->parcels.exceptions);
-        return NULL;
-    }
-    return channel_wrap(channels, name.id, name.options & 1, name.options >> 1);
-}
-
-/* In a message, which holds it. */
-static int
-write_channel(ph_writer *writer, PyObject *obj)
-{
-    if (ph_write_word(writer, options_of(channel_of(obj))) < 0) {
-        return -1;
-    }
-    return ph_write_span(writer, channel_of(obj)->id);
-}
-
-static ph_channels *
-context_of(const ph_travels *travels)
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->write != write_channel) {
-        traveller++;
-    }
-    return traveller->context;
-}
-
-static PyObject *
-read_channel(const ph_travels *travels, ph_reader *reader)
-{
-    uint64_t options;
-    ph_span_id id;
-    if (ph_read_word(reader, &options) < 0 || ph_read_span(reader, &id) < 0) {
-        return NULL;
-    }
-    ph_channels *channels = context_of(travels);
-    if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
-        ph_span_drop(id);
-        (void)ph_message_damaged(travels, "a channel in it is none");
-        return NULL;
-    }
-    ph_span_drop(id);
-    return channel_wrap(channels, id, options & 1, options >> 1);
-}
-
-/* --- Several at once ---------------------------------------------------------------------------- */
-
-/* Would recv() return or raise at once? */
-static bool
-is_ready(PyObject *channel)
-{
-    ph_ring *ring = channel_of(channel)->ring;
-    return ph_ring_messages(ring) > 0 || ph_ring_is_closed(ring);
-}
-
-static PyObject *
-ready_of(PyObject *tuple)
-{
-    PyObject *ready = PyList_New(0);
-    for (Py_ssize_t i = 0; ready != NULL && i < PyTuple_GET_SIZE(tuple); i++) {
-        PyObject *channel = PyTuple_GET_ITEM(tuple, i);
-        if (is_ready(channel) && PyList_Append(ready, channel) < 0) {
-            Py_CLEAR(ready);
-        }
-    }
-    return ready;
-}
-
-static bool
-is_any_ready(PyObject *tuple)
-{
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++) {
-        if (is_ready(PyTuple_GET_ITEM(tuple, i))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* Sleep until one of them may be ready, without the GIL; EINTR. */
-static int
-sleep_for(PyObject *tuple, uint64_t until)
-{
-    static _Atomic uint32_t nobody;     /* wakes us, when we have no bell */
-    _Atomic uint32_t *word = &nobody;
-    uint64_t watcher = 0;
-    bool all = ph_bell_word(&word, &watcher);
-    uint32_t before = atomic_load(word);
-    Py_ssize_t n = PyTuple_GET_SIZE(tuple);
-    Py_ssize_t watched = 0;
-    int err = 0;
-    for (; watcher != 0 && watched < n; watched++) {
-        ph_ring *ring = channel_of(PyTuple_GET_ITEM(tuple, watched))->ring;
-        all &= ph_ring_watch(ring, PH_WATCH_MESSAGE, watcher);
-    }
-    if (!is_any_ready(tuple)) {
-        err = ph_os_wait(word, before,
-                         sooner(until, all ? 2 * PATIENCE : 10 * MILLISECOND));
-    }
-    for (Py_ssize_t i = 0; i < watched; i++) {
-        ph_ring *ring = channel_of(PyTuple_GET_ITEM(tuple, i))->ring;
-        ph_ring_unwatch(ring, PH_WATCH_MESSAGE, watcher);
-    }
-    return err;
-}
+/* --- Several at once ----------------------------------------------------------------- */
 
 static int
 check_channels(ph_channels *channels, PyObject *tuple)
@@ -1023,32 +545,13 @@ check_channels(ph_channels *channels, PyObject *tuple)
     return 0;
 }
 
-static PyObject *
-select_until(PyObject *tuple, uint64_t until)
-{
-    for (;;) {
-        if (until == 0 || is_any_ready(tuple)) {
-            return ready_of(tuple);
-        }
-        Py_BEGIN_ALLOW_THREADS
-        (void)sleep_for(tuple, until);
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() < 0) {
-            return NULL;
-        }
-        if (until != PH_FOREVER && ph_os_now() >= until) {
-            until = 0;
-        }
-    }
-}
-
 PyDoc_STRVAR(select_doc,
 "select($module, /, channels, timeout=None)\n--\n\n"
 "Wait until there is something to receive from at least one of several channels.\n\n"
 "channels: an iterable of Channels.  timeout: seconds to wait; None: for ever; 0: not\n"
 "at all.  Returns a list of the channels from which recv() would not wait, those that\n"
-"are closed among them, in the order given; an empty list when the time is over.  Another\n"
-"receiver may be quicker: use try_recv() then.\n\n"
+"are closed among them, in the order given; an empty list when the time is over.\n"
+"Another receiver may be quicker: use try_recv() then.\n\n"
 "Raises TypeError for what is no Channel, ValueError for no channels at all.\n"
 "O(channels).  The idea is from select(2).");
 
@@ -1067,16 +570,16 @@ core_select(PyObject *module, PyObject *args, PyObject *kwargs)
     if (tuple == NULL) {
         return NULL;
     }
-    ph_channels *channels = ((ph_interpreter *)PyModule_GetState(module))->channels;
+    ph_channels *channels = channels_in(module);
     PyObject *ready = NULL;
     if (check_channels(channels, tuple) == 0) {
-        ready = select_until(tuple, until);
+        ready = ph_channel_select(tuple, until);
     }
     Py_DECREF(tuple);
     return ready;
 }
 
-/* --- Event loops: permaheap._aio waits, here is what it asks for ------------------------------------ */
+/* --- Event loops: what permaheap._aio asks for --------------------------------------- */
 
 static PyObject *
 call_aio(const char *function, PyObject *const *args, size_t n)
@@ -1144,7 +647,7 @@ channel_watch(PyObject *self, PyObject *args)
     if (parse_watch(args, "pI:_watch", &what, &watcher) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(ph_ring_watch(channel_of(self)->ring, what, watcher));
+    return PyBool_FromLong(ph_ring_watch(ph_channel_of(self)->ring, what, watcher));
 }
 
 PyDoc_STRVAR(unwatch_doc,
@@ -1159,7 +662,7 @@ channel_unwatch(PyObject *self, PyObject *args)
     if (parse_watch(args, "pI:_unwatch", &what, &watcher) < 0) {
         return NULL;
     }
-    ph_ring_unwatch(channel_of(self)->ring, what, watcher);
+    ph_ring_unwatch(ph_channel_of(self)->ring, what, watcher);
     Py_RETURN_NONE;
 }
 
@@ -1175,7 +678,7 @@ core_bell_name(PyObject *module, PyObject *arg)
         return NULL;
     }
     if (ph_heap_ready() != PH_OK) {
-        ph_channels *channels = ((ph_interpreter *)PyModule_GetState(module))->channels;
+        ph_channels *channels = channels_in(module);
         ph_raise(channels->parcels.exceptions);
         return NULL;
     }
@@ -1192,12 +695,12 @@ PyDoc_STRVAR(ring_doc,
 static PyObject *
 channel_ring(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    ChannelObject *channel = channel_of(self);
+    ChannelObject *channel = ph_channel_of(self);
     return PyMemoryView_FromMemory((char *)channel->ring,
                                    (Py_ssize_t)ph_span_size(channel->id), PyBUF_WRITE);
 }
 
-/* --- The type -------------------------------------------------------------------------------------- */
+/* --- The type ------------------------------------------------------------------------ */
 
 static PyMethodDef channel_methods[] = {
     {"send", (PyCFunction)(void (*)(void))channel_send, METH_FASTCALL | METH_KEYWORDS,
@@ -1213,8 +716,8 @@ static PyMethodDef channel_methods[] = {
     {"_watch", channel_watch, METH_VARARGS, watch_doc},
     {"_unwatch", channel_unwatch, METH_VARARGS, unwatch_doc},
     {"_ring", channel_ring, METH_NOARGS, ring_doc},
-    {"_from_bytes", channel_from_bytes, METH_O | METH_CLASS, NULL},
-    {"__reduce__", channel_reduce, METH_NOARGS, NULL},
+    {"_from_bytes", ph_channel_from_bytes, METH_O | METH_CLASS, NULL},
+    {"__reduce__", ph_channel_reduce, METH_NOARGS, NULL},
     {"__enter__", channel_enter, METH_NOARGS, NULL},
     {"__exit__", channel_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -1228,7 +731,8 @@ static PyGetSetDef channel_getset[] = {
 };
 
 static PyMemberDef channel_members[] = {
-    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(ChannelObject, weak), Py_READONLY, NULL},
+    {"__weaklistoffset__", Py_T_PYSSIZET, offsetof(ChannelObject, weak), Py_READONLY,
+     NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -1273,7 +777,7 @@ static PyType_Spec channel_spec = {
     .slots = channel_slots,
 };
 
-/* --- For module.c ----------------------------------------------------------------------------------- */
+/* --- For module.c -------------------------------------------------------------------- */
 
 PyDoc_STRVAR(empty_doc, "Nothing came through a channel in time.");
 PyDoc_STRVAR(closed_doc, "The channel is closed; and empty, for who receives.");
@@ -1313,7 +817,7 @@ core_getattr(PyObject *module, PyObject *name)
                      "%R", name);
         return NULL;
     }
-    return Py_XNewRef(full_class(((ph_interpreter *)PyModule_GetState(module))->channels));
+    return Py_XNewRef(full_class(channels_in(module)));
 }
 
 static PyMethodDef functions[] = {
@@ -1332,14 +836,15 @@ ph_channels_add(PyObject *module, ph_channels *channels,
     channels->parcels.travels = travels;
     ((ph_interpreter *)PyModule_GetState(module))->channels = channels;
     ph_bells_init();
-    channels->type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec, NULL);
+    channels->type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec,
+                                                              NULL);
     if (channels->type == NULL || PyModule_AddType(module, channels->type) < 0
         || PyModule_AddFunctions(module, functions) < 0
         || add_exceptions(module, channels) < 0) {
         return -1;
     }
     travels->traveller[travels->n++] = (ph_traveller){
-        .type = channels->type, .write = write_channel, .read = read_channel,
+        .type = channels->type, .write = ph_channel_write, .read = ph_channel_read,
         .context = channels,
     };
     return 0;

@@ -46,7 +46,7 @@ damaged(const ph_parcels *parcels, const char *what)
     return ph_message_damaged(parcels->travels, what);
 }
 
-/* --- Parcels and their memory ---------------------------------------------------- */
+/* --- Parcels and their memory -------------------------------------------------------- */
 
 static ph_parcel *
 parcel_take(ph_parcels *parcels)
@@ -133,7 +133,7 @@ ph_parcels_clear(ph_parcels *parcels)
     parcels->spare_incoming = NULL;
 }
 
-/* --- Bodies ------------------------------------------------------------------------ */
+/* --- Bodies -------------------------------------------------------------------------- */
 
 static bool
 fits(uint64_t size, uint32_t n_spans, uint64_t largest)
@@ -253,7 +253,8 @@ dumps(ph_parcels *parcels, PyObject *obj, PyObject *buffers)
 {
     PyObject *append = PyObject_GetAttrString(buffers, "append");
     PyObject *args = Py_BuildValue("(Oi)", obj, 5);
-    PyObject *kwargs = append ? Py_BuildValue("{s:O}", "buffer_callback", append) : NULL;
+    PyObject *kwargs = append ? Py_BuildValue("{s:O}", "buffer_callback", append)
+                              : NULL;
     PyObject *pickle = NULL;
     if (args != NULL && kwargs != NULL) {
         pickle = PyObject_Call(parcels->dumps, args, kwargs);
@@ -410,7 +411,7 @@ ph_parcel_pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t lar
     return parcel;
 }
 
-/* --- Opening ----------------------------------------------------------------------- */
+/* --- Opening ------------------------------------------------------------------------- */
 
 static PyObject *
 open_object(ph_parcels *parcels, ph_reader *reader)
@@ -551,7 +552,8 @@ PyObject *
 ph_parcel_open(ph_parcels *parcels, const ph_incoming *incoming)
 {
     ph_reader reader = {
-        .travels = parcels->travels, .at = incoming->bytes, .end = incoming->bytes + incoming->size,
+        .travels = parcels->travels,
+        .at = incoming->bytes, .end = incoming->bytes + incoming->size,
         .spans = incoming->spans, .n_spans = incoming->n_spans,
     };
     ph_span_id body;
