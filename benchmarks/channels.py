@@ -379,6 +379,7 @@ def measure_table(name: str, records: int, rounds: int, interpreters: int = 4) -
         taker.close()
     return {
         "seconds": statistics.median(seconds),
+        "first": seconds[0],
         "private": max(0, private) / interpreters,
         "size": size,
     }
