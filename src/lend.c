@@ -689,6 +689,7 @@ ph_lending_clear(ph_lending *lending)
     Py_CLEAR(lending->loan_type);
     Py_CLEAR(lending->borrowed_type);
     Py_CLEAR(lending->loan_error);
+    ph_writer_clear(&lending->spare);
     if (lending->host != NULL) {
         ph_hosts_lock();
         ph_host_drop(lending->host);
