@@ -333,13 +333,41 @@ channel_dealloc(PyObject *self)
 
 /* --- Waiting ---------------------------------------------------------------------------- */
 
+PyDoc_STRVAR(full_doc, "There was no room in a channel in time.");
+
+/* queue.Full is Python code, and its module imports threading.  That is not for every
+   program, and must not be imported by the thread that happens to run an interpreter
+   first: 3.12 then waits for ever when another one ends the interpreter.  So the class
+   is made when it is needed.  Borrowed; NULL with an exception. */
+static PyObject *
+full_class(ph_channels *channels)
+{
+    if (channels->full == NULL) {
+        PyObject *queue = PyImport_ImportModule("queue");
+        PyObject *base = queue ? PyObject_GetAttrString(queue, "Full") : NULL;
+        PyObject *full = base ? PyErr_NewExceptionWithDoc("permaheap.Full", full_doc,
+                                                          base, NULL) : NULL;
+        Py_XDECREF(base);
+        Py_XDECREF(queue);
+        if (channels->full == NULL) {
+            channels->full = full;
+        }
+        else {
+            Py_XDECREF(full);       /* another thread was quicker */
+        }
+    }
+    return channels->full;
+}
+
 static int
 raise_status(ChannelObject *self, ph_status status)
 {
     ph_channels *channels = self->channels;
     switch (status) {
     case PH_FULL:
-        PyErr_SetString(channels->full, "the channel is full");
+        if (full_class(channels) != NULL) {
+            PyErr_SetString(channels->full, "the channel is full");
+        }
         return -1;
     case PH_EMPTY:
         PyErr_SetString(channels->empty, "the channel is empty");
@@ -1247,7 +1275,6 @@ static PyType_Spec channel_spec = {
 
 /* --- For module.c ----------------------------------------------------------------------------------- */
 
-PyDoc_STRVAR(full_doc, "There was no room in a channel in time.");
 PyDoc_STRVAR(empty_doc, "Nothing came through a channel in time.");
 PyDoc_STRVAR(closed_doc, "The channel is closed; and empty, for who receives.");
 
@@ -1262,28 +1289,38 @@ add_exception(PyObject *module, const char *name, const char *doc, PyObject *bas
 static int
 add_exceptions(PyObject *module, ph_channels *channels)
 {
-    PyObject *queue = PyImport_ImportModule("queue");
-    PyObject *full = queue ? PyObject_GetAttrString(queue, "Full") : NULL;
-    PyObject *empty = full ? PyObject_GetAttrString(queue, "Empty") : NULL;
+    PyObject *queue = PyImport_ImportModule("_queue");      /* the base is built in */
+    PyObject *empty = queue ? PyObject_GetAttrString(queue, "Empty") : NULL;
     int result = -1;
     if (empty != NULL
-        && add_exception(module, "permaheap.Full", full_doc, full, &channels->full) == 0
         && add_exception(module, "permaheap.Empty", empty_doc, empty,
                          &channels->empty) == 0
         && add_exception(module, "permaheap.Closed", closed_doc, PyExc_Exception,
                          &channels->closed) == 0) {
         result = 0;
     }
-    Py_XDECREF(full);
     Py_XDECREF(empty);
     Py_XDECREF(queue);
     return result;
+}
+
+/* For the module's attribute Full (PEP 562). */
+static PyObject *
+core_getattr(PyObject *module, PyObject *name)
+{
+    if (PyUnicode_CompareWithASCIIString(name, "Full") != 0) {
+        PyErr_Format(PyExc_AttributeError, "module 'permaheap._core' has no attribute "
+                     "%R", name);
+        return NULL;
+    }
+    return Py_XNewRef(full_class(((ph_interpreter *)PyModule_GetState(module))->channels));
 }
 
 static PyMethodDef functions[] = {
     {"select", (PyCFunction)(void (*)(void))core_select, METH_VARARGS | METH_KEYWORDS,
      select_doc},
     {"_bell_name", core_bell_name, METH_O, bell_name_doc},
+    {"__getattr__", core_getattr, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

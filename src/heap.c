@@ -3,8 +3,10 @@
    Vocabulary.  The *heap* is a range of addresses, reserved once with
    PROT_NONE and backed by one memfd, both inherited by fork.  It starts with
    the *header* and its tables (the *page directory*; the *ledger* of ledger.c,
-   the *rows* of members.c), mapped MAP_SHARED; the rest is cut into *extents*,
-   claimed from the front.  A *builder* writes through the
+   the *rows* of members.c; journal and table of spans), mapped MAP_SHARED; the rest
+   is cut into *extents*, claimed from the front, of permanent blocks, or of spans
+   (spans.c): these everybody maps MAP_SHARED, writable, whatever the mode, nobody owns
+   them, and `filled` stays 0.  A *builder* writes through the
    *window*: a second range of the same size, at a constant distance, that no
    forked child inherits.
 
@@ -792,7 +794,7 @@ static ph_status
 check_limits_and_file(uint64_t size)
 {
     ph_status status = check_limits(size);
-    if (status == PH_NOMEM && ph_spans_give_back() > 0) {
+    if (status == PH_NOMEM && ph_spans_sweep() + ph_spans_give_back() > 0) {
         status = check_limits(size);
     }
     return status == PH_OK ? ph_heap_check_file() : status;

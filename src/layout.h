@@ -283,6 +283,11 @@ PyObject *ph_int_from_bytes(const char *bytes, size_t size);
 bool ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item);
 /* A dict with room for n items. */
 PyObject *ph_dict_new(Py_ssize_t n);
+/* The items of a dict if it keeps them like this, all keys being str; or NULL. */
+typedef struct {
+    PyObject *key, *value;
+} ph_entry;
+const ph_entry *ph_dict_entries(PyObject *dict);
 /* A copy of a dict of str keys whose values are None, into which nothing was ever
    inserted twice; and set its i-th value, once.  Takes that reference. */
 PyObject *ph_record_new(PyObject *shape);

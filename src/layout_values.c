@@ -4,6 +4,7 @@
 #include "layout_internal.h"
 
 #include <datetime.h>
+#include <stddef.h>
 
 /* --- int ------------------------------------------------------------------------- */
 
@@ -53,6 +54,21 @@ ph_dict_new(Py_ssize_t n)
     return n > 5 ? _PyDict_NewPresized(n) : PyDict_New();
 }
 
+_Static_assert(sizeof(ph_entry) == sizeof(PyDictUnicodeEntry)
+               && offsetof(ph_entry, value) == offsetof(PyDictUnicodeEntry, me_value),
+               "what an entry of a dict looks like");
+
+const ph_entry *
+ph_dict_entries(PyObject *dict)
+{
+    const PyDictObject *d = (PyDictObject *)dict;
+    if (d->ma_values != NULL || !DK_IS_UNICODE(d->ma_keys)
+        || d->ma_keys->dk_nentries != d->ma_used) {
+        return NULL;
+    }
+    return (const ph_entry *)DK_UNICODE_ENTRIES(d->ma_keys);
+}
+
 PyObject *
 ph_record_new(PyObject *shape)
 {
@@ -60,9 +76,7 @@ ph_record_new(PyObject *shape)
     if (record == NULL) {
         return NULL;
     }
-    const PyDictObject *d = (PyDictObject *)record;
-    if (d->ma_values != NULL || !DK_IS_UNICODE(d->ma_keys)
-        || d->ma_keys->dk_nentries != d->ma_used) {
+    if (ph_dict_entries(record) == NULL) {
         Py_DECREF(record);
         PyErr_SetString(PyExc_SystemError, "permaheap: a dict of str is of an unknown "
                                            "layout in this version of Python");
@@ -114,7 +128,9 @@ static PyDateTime_CAPI datetime_api;
 void
 ph_datetime_keep(const void *api)
 {
-    datetime_api = *(const PyDateTime_CAPI *)api;
+    if (datetime_api.DateType == NULL) {
+        datetime_api = *(const PyDateTime_CAPI *)api;
+    }
 }
 
 void

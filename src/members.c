@@ -37,6 +37,9 @@
       or if it has fewer addresses than the heap (it was replaced by exec).
    7. A process without a slot (there are more than PH_MEMBERS, or its pid belongs
       to another namespace) is unlisted for ever: nothing is given back from then.
+   8. `holds` is the number of spans that have the slot's bit: spans.c's, like the
+      bits.  They may outlive their process, and who takes the slot clears them
+      first of all.
 
    A child that never comes (the fork failed, or it was killed before its first
    instruction) leaves its parent's `unborn` raised.  The parent settles that when
@@ -251,6 +254,12 @@ bool
 ph_member_has_unborn(void)
 {
     return slot != NO_SLOT && has_unborn(member_at(slot));
+}
+
+uint64_t
+ph_member_unborn(void)
+{
+    return slot != NO_SLOT ? atomic_load(&member_at(slot)->unborn) : 0;
 }
 
 void

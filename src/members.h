@@ -18,10 +18,11 @@ void ph_members_after_fork(void);       /* in the child: plain C, system calls *
 void ph_members_born(void);             /* its parent no longer speaks for it */
 
 /* For spans.c: our slot, or PH_MEMBERS if we have none; whether we have forked
-   children that have not said yet that they are there, and to look for ones that will
-   never come; whether nobody lives in slot `index`, and who did not (0: it is free). */
+   children that have not said yet that they are there (the word that counts them, which
+   is another one after a fork), and to look for ones that will never come; whether nobody lives in slot `index`, and who did not (0: it is free). */
 uint32_t ph_member_slot(void);
 bool ph_member_has_unborn(void);
+uint64_t ph_member_unborn(void);
 void ph_member_settle(void);
 bool ph_member_is_gone(uint32_t index, uint64_t *p_process);
 

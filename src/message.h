@@ -3,7 +3,7 @@
    Each object arrives as the same type: a list as a list.  What was one object
    stays one (shared lists, cycles through lists, dicts and sets); permanent
    objects travel by reference, to be the same object there.  As with pickle,
-   numbers are equal there and no more.  Nothing that arrives is trusted: damaged
+   numbers are equal there and no more; equal keys may become one str.  Nothing that arrives is trusted: damaged
    bytes are an error, never a crash.
 
    message_format.h draws the bytes; message_write.c and message_read.c are the
@@ -67,11 +67,17 @@ typedef struct {
 
 #define PH_TRAVELLERS 8
 
+/* Short str that were keys of dicts in earlier messages: the same names come again and
+   again, and making and hashing one takes longer than finding it.  By their bytes;
+   owned, or NULL. */
+#define PH_KEYS_KEPT 256u
+
 /* Per interpreter. */
 struct ph_travels {
     const ph_exceptions *exceptions;
     const ph_interpreter *interp;
     bool *has_datetime;             /* imported in this interpreter */
+    PyObject **keys;                /* PH_KEYS_KEPT of them */
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;
 };

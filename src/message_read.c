@@ -299,6 +299,50 @@ read_str_1(reading *r)
                                              (Py_ssize_t)n) : NULL;
 }
 
+#define KEY_MOST 32u                /* bytes of a key that is kept */
+
+/* Where a key of 1 to KEY_MOST bytes is kept. */
+static size_t
+place_of_key(const char *bytes, size_t n)
+{
+    uint64_t first = 0, last = 0;
+    if (n < 8) {
+        for (size_t i = 0; i < n; i++) {
+            first = first << 8 | (unsigned char)bytes[i];
+        }
+    }
+    else {
+        memcpy(&first, bytes, 8);
+        memcpy(&last, bytes + n - 8, 8);
+    }
+    uint64_t hash = (first ^ (last << 1 | last >> 63) ^ n) * 0x9e3779b97f4a7c15ull;
+    return (hash >> 32) % PH_KEYS_KEPT;
+}
+
+/* A str of 1-byte characters that is a key: the one of an earlier message, if it is
+   kept. */
+static PyObject *
+read_key(reading *r)
+{
+    size_t n;
+    const char *bytes = take_counted(r, 1, &n);
+    if (bytes == NULL) {
+        return NULL;
+    }
+    PyObject **kept = n < 2 || n > KEY_MOST ? NULL
+                      : &r->travels->keys[place_of_key(bytes, n)];
+    if (kept != NULL && *kept != NULL && (size_t)PyUnicode_GET_LENGTH(*kept) == n
+        && memcmp(PyUnicode_1BYTE_DATA(*kept), bytes, n) == 0) {
+        return Py_NewRef(*kept);
+    }
+    PyObject *key = PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes,
+                                              (Py_ssize_t)n);
+    if (key != NULL && kept != NULL) {
+        Py_XSETREF(*kept, Py_NewRef(key));
+    }
+    return key;
+}
+
 /* Characters of 2 or 4 bytes, copied to where they are aligned. */
 static PyObject *
 read_wide_str(reading *r, int kind)
@@ -709,6 +753,17 @@ is_container(uint8_t tag)
     return tag >= PH_TAG_TUPLE && tag <= PH_TAG_PROXY;
 }
 
+/* Is a key what comes next? */
+static inline bool
+waits_for_key(const reading *r)
+{
+    if (r->frames_used == 0) {
+        return false;
+    }
+    const read_frame *frame = &r->frames[r->frames_used - 1];
+    return ph_tag_is_mapping(frame->tag) && frame->key == NULL;
+}
+
 /* An atom, or a container that has been opened. */
 static int
 read_value(reading *r, PyObject **p_obj)
@@ -733,7 +788,7 @@ read_value(reading *r, PyObject **p_obj)
                ? open_record(r, tag, index) : open_container(r, tag, index);
     }
     r->depth = 0;
-    *p_obj = read_atom(r, tag);
+    *p_obj = tag == PH_TAG_STR_1 && waits_for_key(r) ? read_key(r) : read_atom(r, tag);
     if (*p_obj == NULL) {
         return FAILED;
     }

@@ -20,7 +20,8 @@
 #include "handle.h"
 
 #define SLOTS_LEAST 64u
-#define SLOTS_KEPT 65536u           /* a larger memo is given back */
+#define SLOTS_KEPT 16384u           /* a larger memo, and */
+#define FRAMES_KEPT 4096u           /* a larger stack, is given back */
 #define BYTES_LEAST 256u
 
 /* What the functions below return beside PH_WRITTEN and PH_NOT_OURS. */
@@ -38,6 +39,7 @@ typedef struct ph_write_slot {
 typedef struct ph_write_frame {
     PyObject *source;               /* borrowed */
     PyObject *keys;                 /* owned: of an OrderedDict, in order; or NULL */
+    const ph_entry *entries;        /* of a record */
     PyObject *value;                /* of a mapping: its key is written; borrowed */
     Py_ssize_t pos;                 /* of the next item */
     uint32_t last_mutable;          /* number of the last frame up to this one that
@@ -498,43 +500,37 @@ open_fixed(writing *w, PyObject *obj, int tag)
 }
 
 static bool
-has_shape(const ph_write_shape *shape, PyObject *dict)
+has_shape(const ph_writer *writer, const ph_write_shape *shape,
+          const ph_entry *entries, Py_ssize_t n)
 {
-    PyObject *key;
-    Py_ssize_t pos = 0, i = 0;
-    while (PyDict_Next(dict, &pos, &key, NULL)) {
-        if (key != shape->keys[i++]) {
-            return false;
-        }
+    if (shape->epoch != writer->epoch || shape->n != n) {
+        return false;
     }
-    return true;
+    Py_ssize_t i = 0;
+    while (i < n && shape->keys[i] == entries[i].key) {
+        i++;
+    }
+    return i == n;
 }
 
-/* Remember the keys of a dict, if they are all str. */
 static void
-note_shape(const ph_writer *writer, ph_write_shape *shape, PyObject *dict)
+note_shape(const ph_writer *writer, ph_write_shape *shape, const ph_entry *entries,
+           Py_ssize_t n)
 {
-    PyObject *key;
-    Py_ssize_t pos = 0, i = 0;
-    shape->epoch = 0;
-    while (PyDict_Next(dict, &pos, &key, NULL)) {
-        if (!PyUnicode_CheckExact(key)) {
-            return;
-        }
-        shape->keys[i++] = key;
-    }
-    shape->n = i;
-    shape->number = UNDEFINED;
     shape->epoch = writer->epoch;
+    shape->number = UNDEFINED;
+    shape->n = n;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        shape->keys[i] = entries[i].key;
+    }
 }
 
-/* The shape of a dict that has 1 to PH_SHAPE_MOST items, if it was met before; else it
-   is noted.  -1 with MemoryError. */
+/* The shape of a dict with these 1 to PH_SHAPE_MOST items, if it was met before; else
+   it is noted.  -1 with MemoryError. */
 static int
-find_shape(ph_writer *writer, PyObject *dict, ph_write_shape **p_shape)
+find_shape(ph_writer *writer, const ph_entry *entries, Py_ssize_t n,
+           ph_write_shape **p_shape)
 {
-    PyObject *first;
-    Py_ssize_t pos = 0, n = PyDict_GET_SIZE(dict);
     *p_shape = NULL;
     if (writer->shapes == NULL) {
         writer->shapes = ph_calloc(SHAPES_CACHED, sizeof(ph_write_shape));
@@ -543,14 +539,14 @@ find_shape(ph_writer *writer, PyObject *dict, ph_write_shape **p_shape)
             return FAILED;
         }
     }
-    (void)PyDict_Next(dict, &pos, &first, NULL);
-    size_t hash = ((uintptr_t)first >> 4) + ((uintptr_t)first >> 9) + (size_t)n;
+    uintptr_t first = (uintptr_t)entries[0].key;
+    size_t hash = (first >> 4) + (first >> 9) + (size_t)n;
     ph_write_shape *shape = &writer->shapes[hash % SHAPES_CACHED];
-    if (shape->epoch == writer->epoch && shape->n == n && has_shape(shape, dict)) {
+    if (has_shape(writer, shape, entries, n)) {
         *p_shape = shape;
     }
     else {
-        note_shape(writer, shape, dict);
+        note_shape(writer, shape, entries, n);
     }
     return PH_WRITTEN;
 }
@@ -574,7 +570,7 @@ write_keys(writing *w, ph_write_shape *shape)
 }
 
 static int
-open_record(writing *w, PyObject *obj, ph_write_shape *shape)
+open_record(writing *w, PyObject *obj, ph_write_shape *shape, const ph_entry *entries)
 {
     bool first = shape->number == UNDEFINED;
     int tag, result = meet(w, obj, first ? PH_TAG_SHAPE : PH_TAG_RECORD, &tag);
@@ -589,20 +585,27 @@ open_record(writing *w, PyObject *obj, ph_write_shape *shape)
         result = write_counted(w->writer, tag, shape->number, NULL, 0);
     }
     tag = PH_TAG_RECORD | (tag & PH_REMEMBER);
-    return result != PH_WRITTEN ? result : push_frame(w->writer, obj, tag, NULL);
+    if (result == PH_WRITTEN) {
+        result = push_frame(w->writer, obj, tag, NULL);
+    }
+    if (result == PH_WRITTEN) {
+        top(w->writer)->entries = entries;
+    }
+    return result;
 }
 
 static int
 open_dict(writing *w, PyObject *obj)
 {
     Py_ssize_t n = PyDict_GET_SIZE(obj);
-    if (n > 0 && n <= PH_SHAPE_MOST) {
+    const ph_entry *entries = ph_dict_entries(obj);
+    if (n > 0 && n <= PH_SHAPE_MOST && entries != NULL) {
         ph_write_shape *shape;
-        if (find_shape(w->writer, obj, &shape) < 0) {
+        if (find_shape(w->writer, entries, n, &shape) < 0) {
             return FAILED;
         }
         if (shape != NULL) {
-            return open_record(w, obj, shape);
+            return open_record(w, obj, shape, entries);
         }
     }
     return open_counted(w, obj, PH_TAG_DICT, n);
@@ -624,24 +627,18 @@ write_range(writing *w, PyObject *obj)
     return result;
 }
 
-/* Attributes of their own are not for us. */
-static int
+/* Attributes of its own are not for us. */
+static bool
 has_attributes(PyObject *obj)
 {
-    PyObject *dict = PyObject_GenericGetDict(obj, NULL);
-    if (dict == NULL) {
-        return FAILED;
-    }
-    int result = PyDict_GET_SIZE(dict) == 0 ? PH_WRITTEN : PH_NOT_OURS;
-    Py_DECREF(dict);
-    return result;
+    PyObject **p_dict = _PyObject_GetDictPtr(obj);
+    return p_dict != NULL && *p_dict != NULL && PyDict_GET_SIZE(*p_dict) > 0;
 }
 
 static int
 open_counter(writing *w, PyObject *obj)
 {
-    int result = has_attributes(obj);
-    return result != PH_WRITTEN ? result
+    return has_attributes(obj) ? PH_NOT_OURS
            : open_counted(w, obj, PH_TAG_COUNTER, PyDict_GET_SIZE(obj));
 }
 
@@ -672,11 +669,10 @@ list_of_keys(PyObject *obj, PyObject **p_keys)
 static int
 open_ordered_dict(writing *w, PyObject *obj)
 {
-    int tag, result = has_attributes(obj);
-    if (result != PH_WRITTEN) {
-        return result;
+    if (has_attributes(obj)) {
+        return PH_NOT_OURS;
     }
-    result = meet(w, obj, PH_TAG_ORDERED_DICT, &tag);
+    int tag, result = meet(w, obj, PH_TAG_ORDERED_DICT, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -897,7 +893,8 @@ next_item(ph_write_frame *frame)
         return frame->pos < PyTuple_GET_SIZE(source)
                ? PyTuple_GET_ITEM(source, frame->pos++) : NULL;
     case PH_TAG_RECORD:
-        return PyDict_Next(source, &frame->pos, NULL, &item) ? item : NULL;
+        return frame->pos < PyDict_GET_SIZE(source)
+               ? frame->entries[frame->pos++].value : NULL;
     case PH_TAG_SET:
     case PH_TAG_FROZENSET:
         return ph_set_next(source, &frame->pos, &item) ? item : NULL;
@@ -958,6 +955,17 @@ drop_frames(ph_writer *writer)
     }
 }
 
+static void
+free_memo(ph_writer *writer)
+{
+    ph_free(writer->slots);
+    ph_free(writer->shapes);
+    writer->slots = NULL;
+    writer->shapes = NULL;
+    writer->slots_mask = 0;
+    writer->epoch = 0;
+}
+
 void
 ph_writer_reset(ph_writer *writer)
 {
@@ -965,22 +973,25 @@ ph_writer_reset(ph_writer *writer)
     writer->used = 0;
     writer->n_spans = 0;
     Py_CLEAR(writer->moved);
+    if (writer->slots_mask >= SLOTS_KEPT) {
+        free_memo(writer);
+    }
+    if (writer->frames_size > FRAMES_KEPT) {
+        ph_free(writer->frames);
+        writer->frames = NULL;
+        writer->frames_size = 0;
+    }
 }
 
 /* An empty memo, at no cost but once in 2**32 messages. */
 static void
 begin_memo(ph_writer *writer)
 {
+    if (writer->epoch == UINT32_MAX) {
+        free_memo(writer);
+    }
     writer->slots_used = 0;
     writer->n_shapes = 0;
-    if (writer->slots_mask >= SLOTS_KEPT || writer->epoch == UINT32_MAX) {
-        ph_free(writer->slots);
-        ph_free(writer->shapes);
-        writer->slots = NULL;
-        writer->shapes = NULL;
-        writer->slots_mask = 0;
-        writer->epoch = 0;
-    }
     writer->epoch++;                /* that of an unused slot is 0 */
 }
 
@@ -1003,8 +1014,7 @@ ph_writer_clear(ph_writer *writer)
     ph_writer_reset(writer);
     ph_free(writer->bytes);
     ph_free(writer->spans);
-    ph_free(writer->slots);
-    ph_free(writer->shapes);
+    free_memo(writer);
     ph_free(writer->frames);
     memset(writer, 0, sizeof(*writer));
 }

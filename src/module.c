@@ -31,6 +31,7 @@ typedef struct {
     ph_travels travels;
     PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
+    PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     ph_filling filling;
     ph_channels channels;
     ph_lending lending;
@@ -674,19 +675,22 @@ core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)
 /* --- Messages, for tests ------------------------------------------------------------------ */
 
 PyDoc_STRVAR(pack_doc,
-"_pack($module, obj, /)\n--\n\n"
-"The bytes that a value travels as through a channel.  Raises TypeError for what\n"
-"channels pickle.");
+"_pack($module, /, *values)\n--\n\n"
+"The bytes that the last value travels as through a channel, after the others have\n"
+"been written in the same memory.  Raises TypeError for what channels pickle.");
 
 static PyObject *
-core_pack(PyObject *module, PyObject *obj)
+core_pack(PyObject *module, PyObject *const *values, Py_ssize_t n)
 {
     ph_writer writer = {.used = 0};
     PyObject *bytes = NULL;
-    int result = ph_message_write(&state_of(module)->travels, obj, &writer);
+    int result = PH_NOT_OURS;
+    for (Py_ssize_t i = 0; i < n && result >= 0; i++) {
+        result = ph_message_write(&state_of(module)->travels, values[i], &writer);
+    }
     if (result == PH_NOT_OURS) {
         PyErr_Format(PyExc_TypeError, "_pack: this %s is, or holds, what channels "
-                     "pickle", Py_TYPE(obj)->tp_name);
+                     "pickle", n > 0 ? Py_TYPE(values[n - 1])->tp_name : "nothing");
     }
     else if (result == PH_WRITTEN) {
         bytes = PyBytes_FromStringAndSize(writer.bytes, (Py_ssize_t)writer.used);
@@ -876,7 +880,7 @@ static PyMethodDef core_methods[] = {
     {"_record_faults", core_record_faults, METH_VARARGS, record_faults_doc},
     {"_take_faults", core_take_faults, METH_O, take_faults_doc},
     {"_trace_begin", core_trace_begin, METH_O, trace_begin_doc},
-    {"_pack", core_pack, METH_O, pack_doc},
+    {"_pack", (PyCFunction)(void (*)(void))core_pack, METH_FASTCALL, pack_doc},
     {"_unpack", core_unpack, METH_O, unpack_doc},
     {"_check", core_check, METH_NOARGS, check_doc},
     {"_fault", (PyCFunction)(void (*)(void))core_fault,
@@ -998,7 +1002,8 @@ core_exec(PyObject *module)
     }
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
-                                  .has_datetime = &state->has_datetime};
+                                  .has_datetime = &state->has_datetime,
+                                  .keys = state->keys};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -1059,6 +1064,9 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.lock);
     Py_CLEAR(state->interp.rlock);
     Py_CLEAR(state->interp.freeze_name);
+    for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
+        Py_CLEAR(state->keys[i]);
+    }
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);
     ph_channels_clear(&state->channels);

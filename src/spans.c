@@ -38,7 +38,7 @@
    more is given back at once; all of it, when somebody finds no memory.
 
    State: the table belongs to the family, the statics below to this process, under
-   ph_os_lock(). */
+   ph_os_lock() but for what says otherwise. */
 
 #include "spans.h"
 
@@ -50,11 +50,15 @@
 
 #define KEEP_MOST (256 * PH_MIB)
 #define GROW_BY (64 * PH_MIB)
-#define SWEEP_EVERY 256u            /* new spans of this process */
+#define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
+#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
+#define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
+#define AWAIT_STEP 50000u
 #define BIT_WORDS (PH_MEMBERS / 64)
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
-static uint32_t holds[PH_RUNS];             /* how often we hold each */
+static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; also read
+                                               without the lock, by who holds it */
 static uint32_t held[PH_RUNS];              /* those that we hold, in no order, */
 static uint32_t held_ones;                  /* how many, */
 static uint32_t place[PH_RUNS];             /* and where each is among them */
@@ -64,7 +68,7 @@ static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the 
 static uint32_t making_ones;                /* how many of them */
 static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
 static _Atomic uint32_t late_ones;
-static uint32_t until_sweep = SWEEP_EVERY;
+static _Atomic uint64_t since_sweep;        /* bytes: see SWEEP_EVERY; without a lock */
 
 /* The channel that this thread empties, and what of it was done before. */
 static _Thread_local uint64_t emptying, to_skip;
@@ -328,10 +332,29 @@ let_go_of_late_ones(void)
     return bytes;
 }
 
+/* Somebody drops what a child inherits just after the fork: the child is there in a
+   moment, and may want to have it alone.  But once for a child that does not come. */
+static void
+await_children(void)
+{
+    static _Atomic uint32_t never;              /* nobody wakes us */
+    static _Atomic uint64_t gave_up;
+    uint64_t unborn = ph_member_unborn(), now = ph_os_now();
+    uint64_t until = now + AWAIT_MOST;
+    if (unborn == atomic_load(&gave_up)) {
+        return;
+    }
+    for (; ph_member_has_unborn() && now < until; now = ph_os_now()) {
+        (void)ph_os_wait(&never, 0, now + AWAIT_STEP);
+    }
+    atomic_store(&gave_up, ph_member_has_unborn() ? ph_member_unborn() : 0);
+}
+
 static void
 tidy(void)
 {
-    if (late_ones > 0 && !ph_member_has_unborn()) {
+    if (late_ones > 0) {
+        await_children();
         (void)let_go_of_late_ones();
     }
     clean_up();
@@ -413,6 +436,7 @@ ph_spans_sweep(void)
     if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS) {
         return 0;
     }
+    atomic_store(&since_sweep, 0);
     ph_os_lock();
     ph_member_settle();
     ph_os_unlock();
@@ -567,6 +591,7 @@ try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
         return status;
     }
     *id = id_of(index);
+    atomic_fetch_add(&since_sweep, SWEEP_SHARE + (warm ? 0 : size));
     status = back(index, zeroed, warm);
     ph_os_lock();
     set_bit(making, index, false);
@@ -592,8 +617,7 @@ ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
     }
     zeroed = zeroed || kind == PH_SPAN_CHANNEL;     /* a ring, or surely none */
     tidy();
-    if (--until_sweep == 0) {
-        until_sweep = SWEEP_EVERY;
+    if (atomic_load_explicit(&since_sweep, memory_order_relaxed) >= SWEEP_EVERY) {
         (void)ph_spans_sweep();
     }
     status = try_new(kind, size, zeroed, id);
@@ -627,10 +651,38 @@ hold(uint64_t index)
     return status;
 }
 
+/* One hold more, or one fewer, of a span that we hold anyway: nothing that is shared
+   changes. */
+static bool
+hold_again(ph_span_id id, ph_span_kind kind)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool ours = index != 0 && holds[index] > 0
+                && ph_run_kind_of(ph_run_at(index)) == kind;
+    holds[index] += ours;
+    ph_os_unlock();
+    return ours;
+}
+
+static bool
+drop_one_of_many(ph_span_id id)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool many = index != 0 && holds[index] > 1;
+    holds[index] -= many;
+    ph_os_unlock();
+    return many;
+}
+
 ph_status
 ph_span_hold(ph_span_id id, ph_span_kind kind)
 {
     ph_status status = ready();
+    if (status == PH_OK && hold_again(id, kind)) {
+        return PH_OK;
+    }
     if (status == PH_OK) {
         status = ph_journal_begin();
     }
@@ -670,12 +722,12 @@ void
 ph_span_drop(ph_span_id id)
 {
     if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
-        || ph_journal_begin() != PH_OK) {
+        || drop_one_of_many(id) || ph_journal_begin() != PH_OK) {
         return;
     }
     uint64_t index = find_live(id);
     if (index != 0 && holds[index] > 1) {
-        holds[index]--;
+        holds[index]--;                         /* another thread came between */
     }
     else if (index != 0 && holds[index] == 1) {
         forget_holds(index);

@@ -157,6 +157,7 @@ def test_weak_references_die_with_it():
         memoryview(b"abcdefgh")[::2],
         memoryview(b"abcdefgh")[::-1],
         memoryview(bytes(range(24))).cast("B", (2, 3, 4)),
+        memoryview(bytes(range(24))).cast("B", (4, 6))[::2],
         filled(b"buffer"),
         random.Random(1).randbytes(3 * MIB),
         memoryview(random.Random(2).randbytes(3 * MIB))[::3],
@@ -753,30 +754,28 @@ def test_what_was_not_sent_is_still_mine():
 
 
 def test_nobody_touches_it_while_it_is_sent():
-    ch = Channel(capacity=4096)
     moved, shared = move(filled(b"moved")), filled(b"shared").toreadonly()
-    with pytest.raises(Full):
-        while True:
-            ch.try_send(b"x" * 500)
-    sender = threading.Thread(target=ch.send, args=([moved, shared, b"x" * 500],))
-    sender.start()
-    while True:  # until the sender has come so far
-        try:
-            bytes(moved)
-        except BufferError:
-            break
-    for refused in (moved.release, moved.toreadonly, shared.release, lambda: move(shared)):
+    with Channel(4096) as ch:  # at the latest it is closed then, and the sender ends
+        with pytest.raises(Full):
+            while True:
+                ch.try_send(b"x" * 500)
+        sender = threading.Thread(target=ch.send, args=([moved, shared, b"x" * 500],), daemon=True)
+        sender.start()
         with pytest.raises(BufferError, match="being sent by another thread"):
-            refused()
-    with pytest.raises(BufferError, match="being sent by another thread"):
-        ch.send(moved)
-    assert bytes(shared) == b"shared"
-    while type(message := ch.recv()) is not list:
-        pass
-    sender.join()
-    assert moved.released and not shared.released
-    assert [bytes(buf) for buf in message[:2]] == [b"moved", b"shared"]
-    shared.release()
+            for _ in range(1_000_000):  # until the sender has come so far
+                bytes(moved)
+        for refused in (moved.release, moved.toreadonly, shared.release, lambda: move(shared)):
+            with pytest.raises(BufferError, match="being sent by another thread"):
+                refused()
+        with pytest.raises(BufferError, match="being sent by another thread"):
+            ch.send(moved)
+        assert bytes(shared) == b"shared"
+        while type(message := ch.recv(timeout=60)) is not list:
+            pass
+        sender.join()
+        assert moved.released and not shared.released
+        assert [bytes(buf) for buf in message[:2]] == [b"moved", b"shared"]
+        shared.release()
 
 
 def _receive(pipe, ch):

@@ -1,5 +1,6 @@
 """Senders and receivers of channels that are killed at any instant: nothing is lost or held."""
 
+import contextlib
 import os
 import random
 import signal
@@ -56,33 +57,20 @@ def sender(pipe, channel, number, books):
         i += 1
 
 
-def receiver(pipe, channel, number):
-    """Receive, and write what it got into a pipe: whole lines or, killed, none."""
+def receiver(pipe, channel, log):
+    """Receive, and write into a file what it got: whole lines or, killed, none."""
     while True:
         try:
             sent_by, i = name_in(channel.recv())
         except Closed:
             return
-        os.write(pipe.fileno(), b"%d %7d\n" % (sent_by, i))
+        os.write(log, b"%d %d\n" % (sent_by, i))
 
 
-class Log:
-    """What one receiver has got, through a pipe that holds it all."""
-
-    def __init__(self):
-        self.reader, self.writer = os.pipe()
-
-    def fileno(self):
-        return self.writer
-
-    def close(self):
-        os.close(self.writer)
-        with os.fdopen(self.reader) as stream:
-            return [tuple(map(int, line.split())) for line in stream]
-
-
-def receiving(pipe, channel, number, logs):
-    receiver(logs[number], channel, number)
+def read_log(log):
+    with os.fdopen(log) as stream:
+        stream.seek(0)
+        return [tuple(map(int, line.split())) for line in stream]
 
 
 def shared_words(n):
@@ -95,29 +83,26 @@ def one_round(seed):
     chance = random.Random(seed)
     channel = Channel(SMALL)
     books = shared_words(2 * N)
-    logs = [Log() for _ in range(N)]
-    senders = [Child(sender, channel, i, books) for i in range(N)]
-    receivers = [Child(receiving, channel, i, logs) for i in range(N)]
-    victims = senders[: chance.randint(1, N)] + receivers[: chance.randint(0, N - 1)]
-    chance.shuffle(victims)
-    while channel.stats()["received"] < chance.randint(1, 60):
-        os.sched_yield()
-    for victim in victims:
-        for _ in range(chance.randint(0, 2000)):
-            pass
-        victim.kill()
-    for child in senders:
-        if child not in victims:
+    logs = [os.memfd_create("log") for _ in range(N)]
+    with contextlib.ExitStack() as stack:
+        senders = [stack.enter_context(Child(sender, channel, i, books)) for i in range(N)]
+        receivers = [stack.enter_context(Child(receiver, channel, log)) for log in logs]
+        doomed = senders[: chance.randint(1, N)] + receivers[: chance.randint(0, N - 1)]
+        chance.shuffle(doomed)
+        while channel.stats()["received"] < chance.randint(1, 60):
+            os.sched_yield()
+        for child in doomed:
+            for _ in range(chance.randint(0, 2000)):
+                pass
             child.kill()
-    channel.close()
-    for child in receivers:
-        if child not in victims:
+        for child in set(senders) - set(doomed):
+            child.kill()
+        channel.close()
+        for child in set(receivers) - set(doomed):
             child.join()
-    killed = sum(1 for child in receivers if child in victims)
+    killed = len(set(receivers) & set(doomed))
     rest = [name_in(value) for value in channel]
-    check(books, [log.close() for log in logs], rest, killed)
-    for child in senders + receivers:
-        child.pipe.close()
+    check(books, [read_log(log) for log in logs], rest, killed)
 
 
 def check(books, logs, rest, killed):

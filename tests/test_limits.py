@@ -431,8 +431,8 @@ print(len(spans) * 5_000_000)
 while spans:
     drop(spans.pop())
 assert permaheap.stats().span_kept > 0
-for size in (20_000_000, 40_000_000):
-    assert len(permaheap.freeze([bytes(size)])[0]) == size
+assert len(freeze_until_full(lambda n: [n, bytes(5_000_000)])) > 10
+assert permaheap.stats().span_kept == 0
 permaheap._core._check()
 """
 
@@ -440,9 +440,10 @@ permaheap._core._check()
 @needs_calloc
 def test_spans_fill_a_cgroup(group):
     """What is kept for the next spans is given to whoever needs it."""
-    error, made = lines_of(start(SPANS, group=group.path))
-    assert error.startswith("MemoryError: permaheap: ")
-    assert "memory cgroup" in error
+    first, made, second = lines_of(start(SPANS, group=group.path))
+    for error in (first, second):
+        assert error.startswith("MemoryError: permaheap: ")
+        assert "memory cgroup" in error
     assert 60 * MIB < int(made) < 150 * MIB
 
 

@@ -180,26 +180,35 @@ def test_another_kind_is_another_span():
 
 @settings(max_examples=300)
 @given(
-    st.integers(0, 2**64 - 1)
-    | st.builds(lambda a, b: a << 32 | b, st.integers(0, 3), st.integers(0, 40))
+    generation=st.integers(2**31, 2**32 - 1), index=st.integers(0, 100) | st.integers(0, 2**32 - 1)
 )
-def test_forged_name(name):
+def test_forged_name(generation, index):
+    refused(generation << 32 | index)
+
+
+def test_name_of_another_generation():
     span = new(100)
-    if name != span:
-        before = permaheap.stats()
-        for kind in (0, BUFFER, CHANNEL, MESSAGE):
-            with pytest.raises(ValueError, match="names no buffer"):
-                _core._span_hold(name, kind)
-        assert _core._span_view(name) is None
-        drop(name)
-        box = Box()
-        for take in (False, True):
-            with pytest.raises(ValueError, match="names no buffer"):
-                _core._span_message(take, (name,), box.address, 1)
-        assert box.position == 0
-        drop(box.span)
-        assert permaheap.stats().spans == before.spans
+    for bit in range(32, 64):
+        refused(span ^ 1 << bit)
     drop(span)
+    refused(span)
+
+
+def refused(name):
+    """Assert that this names nothing, whoever asks."""
+    before = permaheap.stats()
+    for kind in (0, BUFFER, CHANNEL, MESSAGE):
+        with pytest.raises(ValueError, match="names no buffer"):
+            _core._span_hold(name, kind)
+    assert _core._span_view(name) is None
+    drop(name)
+    box = Box()
+    for take in (False, True):
+        with pytest.raises(ValueError, match="names no buffer"):
+            _core._span_message(take, (name,), box.address, 1)
+    assert box.position == 0
+    drop(box.span)
+    assert permaheap.stats().spans == before.spans
 
 
 def test_too_large():
@@ -233,7 +242,7 @@ def test_memory_is_used_again():
         span = new(10_000_000)
         words(span)[i % 1000 * 512] = i
         drop(span)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 5000
     assert memory() - before < 20_000_000
 
 
@@ -469,6 +478,7 @@ def test_child_inherits_holds():
     fill(span, 3)
 
     def child(pipe):
+        pipe.send("here")
         pipe.recv()
         assert holds(span, 3)
         fill(span, 4)
@@ -480,6 +490,7 @@ def test_child_inherits_holds():
         pipe.recv()
 
     with Child(child) as process:
+        process.recv()
         _core._span_hold(span, BUFFER)
         drop(span, span)
         spans = permaheap.stats().spans
@@ -634,6 +645,30 @@ def test_fork_while_another_thread_works():
     assert not failures
 
 
+def test_fork_while_another_thread_makes_a_span():
+    """A child does not hold what a thread of its parent had not got yet."""
+    drop(new(100 * MIB))
+    for _ in range(20):
+        before, made = permaheap.stats().spans, []
+        thread = threading.Thread(target=lambda made=made: made.append(new(100 * MIB, zeroed=True)))
+        thread.start()
+        while permaheap.stats().spans == before:
+            pass
+        with Child(lambda pipe: pipe.recv()) as child:
+            too_late = bool(made)
+            thread.join()
+            drop(*made)
+            reclaim()
+            assert too_late or permaheap.stats().spans == before
+            child.send(None)
+            child.join()
+        reclaim()
+        if not too_late:
+            break
+    else:
+        pytest.skip("this machine zeroes 100 MiB before it forks")
+
+
 # --- Limits and faults ---------------------------------------------------------------------------
 
 
@@ -749,15 +784,25 @@ def nothing(*_):
     pass
 
 
-def test_killed_while_making_and_dropping():
-    def cold():
-        _core._span_sweep(True)
-        return ()
+def test_killed_while_making_without_memory():
+    """What had no memory yet is not taken for kept."""
 
-    assert all_deaths(cold, lambda: drop(new(3 * PAGE), new(100 * PAGE)), nothing) > 50
+    def prepare():
+        _core._span_sweep(True)
+        return (memory(),)
+
+    def settle(killed, before):
+        reclaim()
+        assert memory() - before >= permaheap.stats().span_kept
+
+    assert all_deaths(prepare, lambda _: drop(new(3 * PAGE), new(10 * MIB)), settle) > 50
+
+
+@pytest.mark.parametrize("kind", [BUFFER, CHANNEL])
+def test_killed_while_making_with_kept_memory(kind):
     drop(new(20 * PAGE))
-    assert all_deaths(lambda: (), lambda: drop(new(3 * PAGE, zeroed=True)), nothing) > 20
-    assert all_deaths(lambda: (), lambda: drop(new(9 * PAGE, kind=CHANNEL)), nothing) > 20
+    work = lambda: drop(new(3 * PAGE, zeroed=True, kind=kind))  # noqa: E731
+    assert all_deaths(lambda: (), work, nothing) > 20
 
 
 def test_killed_while_coalescing():
@@ -832,29 +877,34 @@ def test_killed_while_emptying_a_channel():
         outer, inner, a, b = channel(), channel(), new(100), new(100)
         for to, what in [(outer, a), (outer, inner), (outer, a), (inner, b), (inner, a)]:
             _core._span_send(to, what)
+        box = Box()
+        box.publish(a, a)
         drop(inner, b)
-        return outer, a
+        return box, outer, a
 
-    def work(outer, a):
+    def work(box, outer, a):
         drop(outer)
 
-    def settle(killed, outer, a):
+    def settle(killed, box, outer, a):
         drop(outer)
         reclaim()
+        assert not _core._span_view(a)[2]
+        drop(*box.take())
         assert _core._span_view(a)[2]  # no message holds it any more, and we do
-        drop(a)
+        drop(a, box.span)
 
     assert all_deaths(prepare, work, settle) > 5
 
-    def sweeper(outer, a):
+    def sweeper(*_):
         reclaim()
 
     def abandoned():
         with Child(lambda pipe: pipe.send(prepare()) or pipe.recv()) as process:
-            outer, a = process.recv()
+            box, outer, a = process.recv()
             _core._span_hold(a, BUFFER)
+            _core._span_hold(box.span, BUFFER)
             process.kill()
-        return outer, a
+        return box, outer, a
 
     assert all_deaths(abandoned, sweeper, settle) > 50
 

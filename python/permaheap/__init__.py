@@ -36,6 +36,7 @@ With `PERMAHEAP_TRACE=1`, what this process forks is traced: see docs/profiler.m
 """
 
 from os import environ as _environ
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from permaheap import _supported
 
@@ -48,7 +49,6 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     Closed,
     Empty,
     FreezeError,
-    Full,
     Handle,
     HandleError,
     Loan,
@@ -116,6 +116,19 @@ __all__ = [
     "stats",
     "thaw",
 ]
+
+if _TYPE_CHECKING:
+    from permaheap._core import Full
+
+
+def __getattr__(name: str) -> object:
+    """Make `Full` when it is asked for: its base is in a module that imports threading."""
+    if name == "Full":
+        from permaheap import _core
+
+        return _core.Full
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 if _environ.get("PERMAHEAP_TRACE", "") not in ("", "0"):
     from permaheap.cow._trace import start_or_warn as _start_or_warn

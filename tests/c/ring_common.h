@@ -3,10 +3,12 @@
 #ifndef RING_COMMON_H
 #define RING_COMMON_H
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "ring.h"
@@ -48,14 +50,25 @@ random_below(uint32_t *state, uint32_t limit)
     return *state % limit;
 }
 
-/* As a caller of ring.c is meant to do it. */
-static inline void
+/* A child that does not outlive us: or it would keep our pipes open. */
+static inline pid_t
+fork_worker(void)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
+    return pid;
+}
+
+/* As a caller of ring.c is meant to do it.  PH_OK, or PH_CLOSED. */
+static inline ph_status
 send_to(ph_ring *ring, const ph_outgoing *message, uint64_t spin)
 {
     for (;;) {
         ph_status status = ph_ring_send(ring, message, PH_FOREVER);
-        if (status == PH_OK) {
-            return;
+        if (status == PH_OK || status == PH_CLOSED) {
+            return status;
         }
         if (status != PH_FULL) {
             fail("send");

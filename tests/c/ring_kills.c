@@ -16,7 +16,6 @@
    killed receiver excuses the loss of that one message, not of another. */
 
 #define _GNU_SOURCE
-#include <signal.h>
 #include <sys/wait.h>
 
 #include "ring_common.h"
@@ -146,7 +145,7 @@ be_born(uint32_t who, uint32_t seed)
     all->life[mine].is_sender = who < WORKERS / 2;
     atomic_store(&all->worker[who].life, mine);
     atomic_store(&all->worker[who].stopped, 0);
-    pid_t pid = fork();
+    pid_t pid = fork_worker();
     if (pid == 0) {
         (who < WORKERS / 2 ? work_as_sender : work_as_receiver)(who, seed | 1);
         _exit(0);

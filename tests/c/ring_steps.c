@@ -1,22 +1,24 @@
 /* ring_steps.c -- a process is killed at each instruction of a send, a receive and a close.
 
-   ring_steps [STRIDE]
+   ring_steps [STRIDE [FIRST]]
 
    With the real heap, spans and journal.  A child is traced, taken one instruction at a time
-   to the n-th of the operation, and killed there, for each n (or each STRIDE-th).  After
+   to the n-th of the operation, and killed there, for each n (or each STRIDE-th from FIRST on).  After
    that the others must be able to go on: what waited arrives, once and in order, what the
    child sent or took is whole or not at all, and when the dead were swept nobody but us
    holds the span that the messages held.  Exits with 77 when tracing is not allowed. */
 
 #define _GNU_SOURCE
 #include <sched.h>
-#include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
 #include "ring_common.h"
 
 #define CAPACITY 16384
+#define LAST 9                      /* the message that follows: without a span, so that
+                                       nothing but the lock leads to the journal, and
+                                       longer, so that tail passes where it was to be */
 #define NOBODY 1                    /* a watcher that means nothing */
 
 static ph_ring *ring;
@@ -34,12 +36,19 @@ typedef struct {
 
 static bool with_span;
 
+static uint32_t
+spans_of(uint32_t kind)
+{
+    return with_span && kind != LAST;
+}
+
 static void
 send_one(uint32_t kind)
 {
-    ph_outgoing message = {.kind = kind, .spans = &span, .n_spans = with_span,
-                           .bytes = "a message", .size = 9};
-    send_to(ring, &message, 0);
+    ph_outgoing message = {.kind = kind, .spans = &span, .n_spans = spans_of(kind),
+                           .bytes = "a message, padded to be longer than any other one",
+                           .size = kind == LAST ? 50 : 9};
+    (void)send_to(ring, &message, 0);
 }
 
 static void
@@ -87,7 +96,7 @@ check_after(const operation *op)
     uint32_t next = 1, last = op->waiting;
     bool closed = ph_ring_is_closed(ring);
     if (!closed) {
-        send_one(9);
+        send_one(LAST);
     }
     for (;;) {
         ph_status status = ph_ring_recv(ring, &incoming, PH_FOREVER);
@@ -95,7 +104,7 @@ check_after(const operation *op)
             break;
         }
         if (status != PH_OK || memcmp(incoming.bytes, "a message", 9) != 0
-            || incoming.n_spans != with_span) {
+            || incoming.n_spans != spans_of(incoming.kind)) {
             fail("a message is damaged");
         }
         for (uint32_t i = 0; i < incoming.n_spans; i++) {
@@ -106,14 +115,14 @@ check_after(const operation *op)
         if (incoming.kind == next && next <= last + op->sends) {
             next++;
         }
-        else if (incoming.kind == 9 && next > last) {
-            next = 10;
+        else if (incoming.kind == LAST && next > last) {
+            next = LAST + 1;
         }
         else {
             fail("a message came that must not");
         }
     }
-    if (closed ? next != last + 1 || !op->closes : next != 10) {
+    if (closed ? next != last + 1 || !op->closes : next != LAST + 1) {
         fail("a message did not come");
     }
     if (ph_ring_messages(ring) != 0) {
@@ -128,7 +137,7 @@ check_after(const operation *op)
 static pid_t
 start_traced(void (*act)(void))
 {
-    pid_t pid = fork();
+    pid_t pid = fork_worker();
     if (pid == 0) {
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0) {
             _exit(77);
@@ -168,6 +177,7 @@ int
 main(int argc, char **argv)
 {
     uint32_t stride = argc > 1 ? (uint32_t)atoi(argv[1]) : 1;
+    uint32_t first = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
     cpu_set_t one;                  /* processor: there is no waiting for another one */
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
@@ -181,7 +191,7 @@ main(int argc, char **argv)
     for (size_t i = 0; i < 2 * sizeof(operations) / sizeof(*operations); i++) {
         const operation *op = &operations[i / 2];
         with_span = i % 2;
-        uint32_t n = 0;
+        uint32_t n = first;
         bool more = true;
         for (; more; n += stride) {
             prepare(op);

@@ -1,10 +1,14 @@
 /* ring_stress.c -- senders and receivers at work on one ring, as threads or processes.
 
-   ring_stress threads|processes SENDERS RECEIVERS MESSAGES CAPACITY LARGEST SPIN
+   ring_stress threads|processes SENDERS RECEIVERS MESSAGES CAPACITY LARGEST SPIN [CLOSE]
 
    Each sender sends MESSAGES messages of random sizes up to LARGEST; each must arrive
-   exactly once, whole, and after those that its sender sent before.  Receivers spin for
-   SPIN nanoseconds before they sleep.  Prints nanoseconds for each message. */
+   exactly once, whole, and after those that its sender sent before.  They spin for
+   SPIN nanoseconds before they sleep.  Who receives message CLOSE of sender 0 closes the
+   ring; then what senders were told is sent must arrive.  Prints nanoseconds for each
+   message.
+
+   Who sleeps here never wakes by itself: ph_os_wait() is wrapped.  A lost wake-up hangs. */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -20,12 +24,22 @@ typedef struct {
 } note;
 
 static struct {
-    uint32_t senders, receivers, messages;
+    uint32_t senders, receivers, messages, close_at;
+    _Atomic uint32_t sent[MOST];
     uint64_t capacity, largest, spin;
     ph_ring *ring;
     _Atomic unsigned char *seen;    /* [sender * messages + number] */
     _Atomic uint32_t senders_left;
 } *run;
+
+int __real_ph_os_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until);
+
+int
+__wrap_ph_os_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until)
+{
+    (void)until;
+    return __real_ph_os_wait(word, value, PH_FOREVER);
+}
 
 static unsigned char
 pattern(uint32_t sender, uint32_t number, uint64_t i)
@@ -52,7 +66,10 @@ work_as_sender(uint32_t sender)
             bytes[i] = pattern(sender, number, i);
         }
         ph_outgoing message = {.kind = sender, .bytes = bytes, .size = head.size};
-        send_to(run->ring, &message, run->spin);
+        if (send_to(run->ring, &message, run->spin) == PH_CLOSED) {
+            break;
+        }
+        atomic_store(&run->sent[sender], number + 1);
     }
     free(bytes);
     if (atomic_fetch_sub(&run->senders_left, 1) == 1) {
@@ -81,6 +98,9 @@ check_message(const ph_incoming *message, int64_t *last)
         fail("a message that came too late");
     }
     last[head.sender] = head.number;
+    if (head.sender == 0 && head.number == run->close_at) {
+        ph_ring_close(run->ring);
+    }
     uint64_t index = (uint64_t)head.sender * run->messages + head.number;
     if (atomic_fetch_add(&run->seen[index], 1) != 0) {
         fail("a message that came twice");
@@ -132,7 +152,7 @@ static void
 run_processes(uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        if (fork() == 0) {
+        if (fork_worker() == 0) {
             worker((void *)(uintptr_t)i);
             _exit(0);
         }
@@ -149,9 +169,11 @@ int
 main(int argc, char **argv)
 {
     run = shared(sizeof(*run));
-    if (argc != 8) {
-        fail("usage: threads|processes SENDERS RECEIVERS MESSAGES CAPACITY LARGEST SPIN");
+    if (argc < 8) {
+        fail("usage: threads|processes SENDERS RECEIVERS MESSAGES CAPACITY LARGEST SPIN "
+             "[CLOSE]");
     }
+    run->close_at = argc > 8 ? (uint32_t)atoi(argv[8]) : UINT32_MAX;
     run->senders = (uint32_t)atoi(argv[2]);
     run->receivers = (uint32_t)atoi(argv[3]);
     run->messages = (uint32_t)atoi(argv[4]);
@@ -167,8 +189,9 @@ main(int argc, char **argv)
     (strcmp(argv[1], "threads") == 0 ? run_threads : run_processes)(n);
     uint64_t took = ph_os_now() - start;
     for (uint64_t i = 0; i < all; i++) {
-        if (atomic_load(&run->seen[i]) != 1) {
-            fail("a message that did not come");
+        bool sent = i % run->messages < atomic_load(&run->sent[i / run->messages]);
+        if (atomic_load(&run->seen[i]) != sent) {
+            fail(sent ? "a message that did not come" : "a message that was not sent");
         }
     }
     if (ph_ring_messages(run->ring) != 0) {
