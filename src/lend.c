@@ -508,6 +508,9 @@ ph_borrow(ph_lending *lending, PyObject *target)
 
 /* --- In a message ------------------------------------------------------------------------ */
 
+/* Reading runs no Python code, unless the last others who hold the object let go of it
+   at this very moment. */
+
 static ph_lending *
 lending_in(const ph_travels *travels, PyObject *(*read)(const ph_travels *, ph_reader *))
 {
