@@ -396,13 +396,13 @@ def test_moved_buffers():
     before = spans()
     buffer = Buffer(1_000_000)
     buffer[0] = 7
-    channel.send({"data": move(buffer), "more": 1})
-    with pytest.raises(ValueError):
-        memoryview(buffer)
+    moved = move(buffer)
+    channel.send({"data": moved, "more": 1})
+    assert moved.released and buffer.released
     assert channel.stats()["bytes"] < 200
     got = channel.recv()["data"]
     assert got[0] == 7 and len(got) == 1_000_000
-    del got, buffer
+    del got, buffer, moved
     assert spans() == before
 
 
@@ -502,20 +502,27 @@ def test_the_name_of_the_dead_is_free():
 
 
 def test_one_channel_for_a_name_that_many_make_at_once():
+    """Each round all look for a new name at the same moment."""
+    rounds, n = 60, 4
+    starter = memoryview(Buffer(8)).cast("q")
+
     def child(pipe):
-        pipe.recv()
-        channel = Channel(SMALL, name="at once")
-        channel.send(os.getpid())
-        pipe.send("sent")
+        channels = []
+        for i in range(rounds):
+            while starter[0] <= i:
+                os.sched_yield()
+            channels.append(Channel(SMALL, name=f"at once {i}"))
+            channels[-1].send(os.getpid())
+            pipe.send("sent")
         pipe.recv()
 
-    workers = [Child(child) for _ in range(6)]
-    for worker in workers:
-        worker.send("go")
-    for worker in workers:
-        assert worker.recv() == "sent"
-    channel = Channel(name="at once")
-    assert sorted(drain(channel)) == sorted(worker.pid for worker in workers)
+    workers = [Child(child) for _ in range(n)]
+    for i in range(rounds):
+        starter[0] = i + 1
+        for worker in workers:
+            assert worker.recv() == "sent"
+        channel = Channel(name=f"at once {i}")
+        assert sorted(drain(channel)) == sorted(worker.pid for worker in workers)
     for worker in workers:
         worker.send("end")
         worker.join()
@@ -1085,6 +1092,20 @@ def test_bit_flips_are_errors(value):
         with Child(child, channel, place, place % 8) as worker:
             outcomes.add(worker.join())
     assert outcomes
+
+
+def test_damaged_message_gives_back_what_it_holds():
+    before = spans()
+    channel = Channel(SMALL)
+    channel.send(["damaged here", Channel(SMALL), Buffer.of(b"held").toreadonly()])
+    view = channel._ring()
+    view[bytes(view).index(b"damaged here") - 1] ^= 0x80
+    with pytest.raises(permaheap.MessageError):
+        channel.recv()
+    channel.send("next")
+    assert channel.recv() == "next"
+    del channel, view
+    assert spans() == before
 
 
 def find_message(value):
