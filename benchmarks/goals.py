@@ -253,10 +253,10 @@ GOALS = (
         lambda r: r["channel latency"]["never spinning"]["median"],
     ),
     Goal(
-        "a frozen table of 200 MB for four interpreters, in milliseconds",
+        "a frozen table of 200 MB for four interpreters, the first time, in milliseconds",
         always(5),
         always(1),
-        lambda r: r["channel table permaheap"]["seconds"] * 1e3,
+        lambda r: r["channel table permaheap"]["first"] * 1e3,
         "{:.3f} ms",
     ),
     Goal(
