@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import statistics
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -20,9 +19,8 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks import ways
+from benchmarks import interpreters, ways
 from benchmarks.data import DATA_SETS
-from benchmarks.interpreters import Interpreter
 from benchmarks.memory import Forked, footprint
 from benchmarks.processes import frozen_of
 from benchmarks.timing import Samples, collector_set, medians, ratio
@@ -152,13 +150,10 @@ class InterpreterLink(Link):
         self._answers, answers = os.pipe()
         self._reader = os.fdopen(self._answers)
         tickets = {name: (there.ticket, back.ticket) for name, (there, back) in ends.items()}
-        self._interpreter = Interpreter()
-        script = (
+        self._thread = interpreters.start(
             "from benchmarks import channels\n"
             f"channels.serve_by_pipe({tickets!r}, {requests}, {answers})"
         )
-        self._thread = threading.Thread(target=self._interpreter.run, args=(script,))
-        self._thread.start()
 
     def ask(self, request: Any) -> None:
         os.write(self._requests, (json.dumps(request) + "\n").encode())
@@ -169,7 +164,6 @@ class InterpreterLink(Link):
     def close(self) -> None:
         self.ask(None)
         self._thread.join()
-        self._interpreter.close()
 
 
 def serve_by_pipe(tickets: Mapping[str, Sequence[Any]], requests: int, answers: int) -> None:
@@ -343,18 +337,16 @@ class Taker:
     def __init__(self, name: str) -> None:
         self.way = WAYS[name]()
         self.answers, answers = os.pipe()
-        self.interpreter = Interpreter()
-        script = TAKER.format(name=name, ticket=self.way.ticket, answers=answers)
-        self.thread = threading.Thread(target=self.interpreter.run, args=(script,))
-        self.thread.start()
+        self.thread = interpreters.start(
+            TAKER.format(name=name, ticket=self.way.ticket, answers=answers)
+        )
 
     def close(self) -> None:
         self.way.send(None)
         self.thread.join()
-        self.interpreter.close()
 
 
-def measure_table(name: str, records: int, rounds: int, interpreters: int = 4) -> dict[str, Any]:
+def measure_table(name: str, records: int, rounds: int, count: int = 4) -> dict[str, Any]:
     """Seconds to hand a table to some interpreters, and bytes that it costs each of them.
 
     permaheap's is frozen before; nobody else can send a frozen one.
@@ -369,7 +361,7 @@ def measure_table(name: str, records: int, rounds: int, interpreters: int = 4) -
         table = permaheap.freeze(table)
         size = permaheap.stats().used
     gc.collect()
-    takers = [Taker(name) for _ in range(interpreters)]
+    takers = [Taker(name) for _ in range(count)]
     hand(takers, {"records": ()})  # so that each of them runs and has its modules
     before = footprint().private_dirty
     seconds = [hand(takers, table)]
@@ -380,7 +372,7 @@ def measure_table(name: str, records: int, rounds: int, interpreters: int = 4) -
     return {
         "seconds": statistics.median(seconds),
         "first": seconds[0],
-        "private": max(0, private) / interpreters,
+        "private": max(0, private) / count,
         "size": size,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from typing import Any
 
 
@@ -35,6 +36,25 @@ class Interpreter:
     def close(self) -> None:
         """End the interpreter; it must not be running."""
         self._module.destroy(self._id)
+
+
+def start(script: str) -> threading.Thread:
+    """Run a script in an interpreter of its own, in a new thread, which ends with it.
+
+    Created, used and ended in one thread: an interpreter of 3.12 that imports threading in one
+    thread waits for that for ever when it is ended in another.
+    """
+
+    def run() -> None:
+        interpreter = Interpreter()
+        try:
+            interpreter.run(script)
+        finally:
+            interpreter.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
 
 
 def create() -> tuple[Any, Any]:
