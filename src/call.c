@@ -132,7 +132,8 @@ take_message(ph_lending *lending, packet *out, ph_writer *writer)
 static int
 pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
 {
-    ph_writer writer = {0};
+    ph_writer writer = lending->spare;      /* pickling may call as well */
+    lending->spare = (ph_writer){0};
     int status = ph_message_write(lending->travels, value, &writer);
     if (status == PH_WRITTEN) {
         *p_moved = Py_XNewRef(writer.moved);
@@ -141,7 +142,9 @@ pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
     else if (status == PH_NOT_OURS) {
         status = pack_bytes(out, PH_PICKLE, helper("dumps", Py_NewRef(value)));
     }
-    ph_writer_clear(&writer);
+    ph_writer_reset(&writer);
+    ph_writer_clear(&lending->spare);
+    lending->spare = writer;
     return status;
 }
 

@@ -36,8 +36,12 @@
    way into an interpreter) are a bounded queue that an idle interpreter does not look
    at, and in a sub-interpreter of 3.12 nobody may ever.
 
+   What this relies on: nobody clears the interpreter's atexit functions
+   (atexit._clear()) and ends it all the same while others hold what it has lent.
+
    State: per process, under `lock`; the chain of visits belongs to its thread.
-   Children by fork: only the main interpreter is left there. */
+   Children by fork: only the main interpreter is left there.  CPython deallocates the
+   objects of the others with no thread state attached (and mostly dies of it). */
 
 #include "guests.h"
 
@@ -216,7 +220,8 @@ ph_host_admit(ph_host *host)
 }
 
 /* The doorkeeper is a thread state that nobody ever uses: with it the interpreter is
-   never without one between two guests. */
+   never without one between two guests (PH_FIRST_STATE_RACES).  From the first loan on,
+   so that who lends nothing ends as ever. */
 int
 ph_host_open(ph_host *host)
 {

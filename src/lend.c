@@ -508,6 +508,9 @@ ph_borrow(ph_lending *lending, PyObject *target)
 
 /* --- In a message ------------------------------------------------------------------------ */
 
+/* Reading runs no Python code, unless the last others who hold the object let go of it
+   at this very moment. */
+
 static ph_lending *
 lending_in(const ph_travels *travels, PyObject *(*read)(const ph_travels *, ph_reader *))
 {
@@ -689,6 +692,7 @@ ph_lending_clear(ph_lending *lending)
     Py_CLEAR(lending->loan_type);
     Py_CLEAR(lending->borrowed_type);
     Py_CLEAR(lending->loan_error);
+    ph_writer_clear(&lending->spare);
     if (lending->host != NULL) {
         ph_hosts_lock();
         ph_host_drop(lending->host);

@@ -11,6 +11,7 @@ typedef struct {
     PyTypeObject *loan_type, *borrowed_type;
     PyObject *loan_error;           /* LoanError, a RuntimeError */
     const ph_travels *travels;
+    ph_writer spare;                /* memory for the next call; zeroed while in use */
     ph_host *host;                  /* this interpreter; kept */
 } ph_lending;
 

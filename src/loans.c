@@ -119,9 +119,10 @@ give_back(ph_host *host, bool is_here, PyObject *object)
 static void
 settle(ph_loan *loan)
 {
-    bool is_here = ph_is_attached() && ph_host_is_here(loan->host);
-    if (loan->object != NULL && !is_held(loan)
-        && (is_here || (ph_is_attached() && ph_host_admit(loan->host)))) {
+    bool can_go = ph_is_attached();
+    bool is_here = can_go && ph_host_is_here(loan->host);
+    if (loan->object != NULL && !is_held(loan) && can_go
+        && (is_here || ph_host_admit(loan->host))) {
         PyObject *object = loan->object;
         loan->object = NULL;
         loan->pointers++;
@@ -130,7 +131,7 @@ settle(ph_loan *loan)
         ph_hosts_lock();
         loan->pointers--;
         if (failed && ph_host_is_open(loan->host)) {
-            loan->object = object;     /* for the owner's end */
+            loan->object = object;  /* for the owner's end */
         }
     }
     remove_if_done(loan);
@@ -181,12 +182,11 @@ ph_loan_close(ph_loan *loan)
 static void
 enter(ph_loan *loan, ph_host *host, PyObject *object)
 {
-    ph_loan **bucket;
     loan->host = host;
     ph_host_keep(host);
     loan->object = Py_NewRef(object);
     loan->number = ++table.last_number;
-    bucket = bucket_of(loan->number);
+    ph_loan **bucket = bucket_of(loan->number);
     loan->next = *bucket;
     *bucket = loan;
 }
