@@ -52,7 +52,7 @@ static ph_status
 make(const ph_channel_wish *wish, ph_span_id *id)
 {
     uint64_t size = ph_ring_span_size(wish->capacity);
-    size = (size + 63) / 64 * 64 + sizeof(ph_channel_shared);
+    size = (size + 127) / 128 * 128 + sizeof(ph_channel_shared);
     ph_status status = ph_span_new(PH_SPAN_CHANNEL, size, true, id);
     if (status != PH_OK) {
         return status;

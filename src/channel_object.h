@@ -11,10 +11,10 @@
 /* At the end of the channel's span, in the family's shared memory: what its senders
    write, its receivers, and nobody once it is listed. */
 typedef struct {
-    _Alignas(64) _Atomic uint64_t sent;
+    _Alignas(128) _Atomic uint64_t sent;    /* processors fetch lines in pairs */
     _Atomic uint64_t bytes, pickled, large;
-    _Alignas(64) _Atomic uint64_t received;
-    _Alignas(64) _Atomic uint32_t listed;
+    _Alignas(128) _Atomic uint64_t received;
+    _Alignas(128) _Atomic uint32_t listed;
     uint32_t name_size;                 /* bytes; 0: none */
     char name[PH_CHANNEL_NAME_MOST + 1];
 } ph_channel_shared;

@@ -68,16 +68,30 @@ try_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
     return ph_ring_recv(self->ring, transfer->in, until);
 }
 
+/* Who sends into a full ring as fast as the other side receives would look at the
+   other side's position for each message, which slows both down.  While it spins it
+   waits for a little more room; then for what it needs. */
+#define SOME_ROOM 64                    /* this part of the ring */
+
 static ph_status
 wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
               uint64_t until)
 {
-    if (transfer->out != NULL) {
-        const ph_outgoing *out = transfer->out;
-        uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
-        return ph_ring_wait_room(self->ring, size, spin, until);
+    if (transfer->out == NULL) {
+        return ph_ring_wait_message(self->ring, spin, until);
     }
-    return ph_ring_wait_message(self->ring, spin, until);
+    const ph_outgoing *out = transfer->out;
+    uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
+    uint64_t more = ph_ring_capacity(self->ring) / SOME_ROOM;
+    if (spin != 0 && size < more) {
+        ph_status status = ph_ring_wait_room(self->ring, size + more, spin,
+                                             sooner(until, spin));
+        if (status != PH_FULL) {
+            return status;
+        }
+        spin = 0;
+    }
+    return ph_ring_wait_room(self->ring, size, spin, until);
 }
 
 /* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is

@@ -1,5 +1,6 @@
 """Channels between threads, interpreters and processes: what travels, and in which order."""
 
+import contextlib
 import gc
 import os
 import pickle
@@ -69,6 +70,13 @@ def drain(channel):
             items.append(channel.try_recv())
         except Empty:
             return items
+
+
+@contextlib.contextmanager
+def crowd(function, n):
+    """Give n children that run the function, and kill those that are left at the end."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Child(function)) for _ in range(n)]
 
 
 def wait_until_asleep(pid):
@@ -502,8 +510,8 @@ def test_the_name_of_the_dead_is_free():
 
 
 def test_one_channel_for_a_name_that_many_make_at_once():
-    """Each round all look for a new name at the same moment."""
-    rounds, n = 60, 4
+    """Each round all look for a new name at once, and take their time to make a channel."""
+    rounds, n, large = 5, 4, 2**24
     starter = memoryview(Buffer(8)).cast("q")
 
     def child(pipe):
@@ -511,21 +519,21 @@ def test_one_channel_for_a_name_that_many_make_at_once():
         for i in range(rounds):
             while starter[0] <= i:
                 os.sched_yield()
-            channels.append(Channel(SMALL, name=f"at once {i}"))
+            channels.append(Channel(large, name=f"at once {i}"))
             channels[-1].send(os.getpid())
             pipe.send("sent")
         pipe.recv()
 
-    workers = [Child(child) for _ in range(n)]
-    for i in range(rounds):
-        starter[0] = i + 1
+    with crowd(child, n) as workers:
+        for i in range(rounds):
+            starter[0] = i + 1
+            for worker in workers:
+                assert worker.recv() == "sent"
+            channel = Channel(name=f"at once {i}")
+            assert sorted(drain(channel)) == sorted(worker.pid for worker in workers)
         for worker in workers:
-            assert worker.recv() == "sent"
-        channel = Channel(name=f"at once {i}")
-        assert sorted(drain(channel)) == sorted(worker.pid for worker in workers)
-    for worker in workers:
-        worker.send("end")
-        worker.join()
+            worker.send("end")
+            worker.join()
 
 
 def test_stale_pickle():
@@ -744,7 +752,8 @@ def test_between_processes():
 def test_many_senders_many_receivers():
     channel, results = Channel(SMALL), Channel()
 
-    def sender(pipe, number):
+    def sender(pipe):
+        number = pipe.recv()
         for i in range(1000):
             channel.send((number, i))
 
@@ -752,14 +761,15 @@ def test_many_senders_many_receivers():
         got = list(channel)
         results.send(got)
 
-    receivers = [Child(receiver) for _ in range(3)]
-    senders = [Child(sender, i) for i in range(3)]
-    for worker in senders:
-        worker.join()
-    channel.close()
-    all_got = [results.recv() for _ in receivers]
-    for worker in receivers:
-        worker.join()
+    with crowd(receiver, 3) as receivers, crowd(sender, 3) as senders:
+        for number, worker in enumerate(senders):
+            worker.send(number)
+        for worker in senders:
+            worker.join()
+        channel.close()
+        all_got = [results.recv() for _ in receivers]
+        for worker in receivers:
+            worker.join()
     arrived = sorted(item for got in all_got for item in got)
     assert arrived == [(n, i) for n in range(3) for i in range(1000)]
     for got in all_got:  # what one sent arrives in that order

@@ -10,7 +10,7 @@ import pytest
 import permaheap
 from permaheap import Channel, Closed, _aio
 from processes import Child
-from test_channels import SMALL, drain, filled
+from test_channels import SMALL, crowd, drain, filled
 
 TIMEOUT = 60  # seconds after which a test has failed
 
@@ -201,12 +201,12 @@ def test_many_processes_await_one_channel(deaf):
 
         run(main())
 
-    workers = [Child(child) for _ in range(4)]
-    for i in range(400):
-        channel.send(i)
-    channel.close()
-    for worker in workers:
-        worker.join()
+    with crowd(child, 4) as workers:
+        for i in range(400):
+            channel.send(i)
+        channel.close()
+        for worker in workers:
+            worker.join()
     assert sorted(item for _, item in drain(back)) == list(range(400))
 
 
