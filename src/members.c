@@ -11,7 +11,7 @@
    later has only the same pid): a slot is taken, and taken over from somebody dead,
    by one compare and swap.
 
-        free --register--> taken --row written--> ready --it ends--> dead
+        free --register--> taken --all written--> ready --it ends--> dead
           ^                                                            |
           +----------------bury, or another process takes it over------+
 
@@ -20,7 +20,8 @@
    1. Who can see a block has a slot that is not dead, or is counted: as unborn in
       the slot of its parent, or as unlisted.
    2. A child sees what its parent saw when it forked.  `unborn` is raised before
-      the fork, and lowered by the child when its slot is ready, so that there is
+      the fork, and lowered by the child when its slot is ready (its row is written,
+      and the spans that it inherits have its bit), so that there is
       no moment at which nobody speaks for the child.  A slot with unborn
       children sees everything, and is neither buried nor taken over.
    3. What a child has let go of is what its parent had when it forked.  It
@@ -157,8 +158,16 @@ enlist(int parent)
     }
     write_row();
     atomic_store(&member_at(slot)->seen, seen);
-    atomic_store(&member_at(slot)->ready, ph_os_process());
-    atomic_fetch_add(&header->births, 1);
+}
+
+/* From here on we speak for ourselves: rows and holds are there. */
+static void
+be_ready(void)
+{
+    if (slot != NO_SLOT) {
+        atomic_store(&member_at(slot)->ready, ph_os_process());
+        atomic_fetch_add(&ph_heap.header->births, 1);
+    }
 }
 
 void
@@ -166,6 +175,7 @@ ph_members_init(void)
 {
     ph_heap.header->namespace = ph_os_pid_namespace();
     enlist(-1);
+    be_ready();
 }
 
 /* --- Around a fork ------------------------------------------------------------- */
@@ -200,6 +210,7 @@ ph_members_after_fork(void)
 void
 ph_members_born(void)
 {
+    be_ready();
     if (parent != NO_SLOT) {
         be_born(member_at(parent));
     }
