@@ -1194,7 +1194,7 @@ def test_no_reference_leaks():
         before = sys.gettotalrefcount()
         rounds(50)
         leaked.append(sys.gettotalrefcount() - before)
-    assert min(leaked) < 20
+    assert min(leaked) < 50  # a leak is at least one for each round
 
 
 # --- Against a slow twin --------------------------------------------------------------------------
