@@ -244,13 +244,13 @@ GOALS = (
         "there and back between processes, spinning on two cores / multiprocessing.Pipe",
         always(0.5),
         always(0.1),
-        lambda r: 1 / r["channel latency"]["ratio"]["Pipe"]["median"],
+        lambda r: 1 / r["channel latency"]["two cores"]["ratio"]["Pipe"]["median"],
     ),
     Goal(
         "there and back between processes, never spinning / multiprocessing.Pipe",
         always(1.0),
         always(0.5),
-        lambda r: r["channel latency"]["never spinning"]["median"],
+        lambda r: r["channel latency"]["anywhere"]["never spinning"]["median"],
     ),
     Goal(
         "a frozen table of 200 MB for four interpreters, the first time, in milliseconds",
