@@ -988,7 +988,13 @@ ph_message_read(const ph_travels *travels, ph_reader *reader)
     r.frames_size = FRAMES_AT_HAND;
     r.memo = r.memo_at_hand;
     r.memo_size = MEMO_AT_HAND;
+    /* Nothing of this is garbage yet, and no code of users runs: the collector would
+       look through it several times for nothing. */
+    int collected = PyGC_Disable();
     PyObject *obj = walk(&r);
+    if (collected) {
+        PyGC_Enable();
+    }
     if (obj == NULL) {
         blame_message(&r);
         PyObject *error = PyErr_GetRaisedException();

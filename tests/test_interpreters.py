@@ -1,5 +1,6 @@
 """Sub-interpreters with their own GIL: the same objects, read and frozen in all of them at once."""
 
+import signal
 import sys
 import threading
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -373,6 +374,7 @@ def moments():
 DATES = (
     IMPORT
     + """
+import signal
 import sys
 before = "datetime" in sys.modules
 moments = resolve(data)
@@ -500,3 +502,19 @@ def test_failures_are_noticed(apart):
         apart(lambda: Interpreter().run("1 / 0"))
     assert issubclass(Failed, Exception)
     assert share(freeze([1.5])).get() == (1.5,)
+
+
+@pytest.mark.skipif(sys.version_info[:3] != (3, 12, 1), reason="mended in other versions")
+@pytest.mark.parametrize("call", ["dumps(1, 5, buffer_callback=id)", "loads(dumps(1), buffers=[])"])
+def test_why_3_12_1_cannot_pickle_for_channels_in_interpreters(run, call):
+    """It frees, at its end, a tuple of keywords that belongs to an interpreter that is gone.
+
+    This is without permaheap, and shows why tests leave such messages out on that version.
+    """
+    done = run(f"""
+import _xxsubinterpreters as api
+other = api.create()
+api.run_string(other, "from pickle import dumps, loads; {call}")
+api.destroy(other)
+""")
+    assert done.returncode == -signal.SIGABRT

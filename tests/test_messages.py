@@ -210,6 +210,19 @@ def test_cycles():
     assert all(record["all"] is arrived for record in arrived)
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_left_as_it_was(enabled):
+    message = permaheap._core._pack([[1], [2]])
+    (gc.enable if enabled else gc.disable)()
+    try:
+        assert permaheap._core._unpack(message) == [[1], [2]]
+        with pytest.raises(MessageError):
+            permaheap._core._unpack(message[:-1])
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
 def test_the_collector_sees_what_arrives():
     records = [{"id": i, "list": [i], "text": "x"} for i in range(5)]
     assert all(gc.is_tracked(record) for record in unpack(pack(records)))
