@@ -33,6 +33,17 @@ CHECKS = {
         assert {key: list(values) for key, values in found.items()} == expected
         import permaheap
         assert permaheap.is_frozen(found["frozen", 4])
+
+        def fails(what, error):
+            try:
+                list(example.by_pool([("moved", 3, 500), ("frozen", *what)]))
+            except error:
+                return True
+
+        assert fails(("no number", 7), TypeError)
+        example.KINDS["frozen"] = lambda meter, count: __import__("os").kill(os.getpid(), 9)
+        import os
+        assert fails((3, 7), RuntimeError)  # who had that task was killed
     """,
     "broadcast": """
         found = list(example.by_broadcast(3, 50, 2))

@@ -47,8 +47,22 @@ KINDS = {"moved": moved, "frozen": frozen}
 def work(tasks, results):
     """Be a worker."""
     for kind, meter, count in tasks:
-        result = KINDS[kind](meter, count)
+        try:
+            result = KINDS[kind](meter, count)
+        except Exception as error:
+            result = error  # goes as a pickle, and is raised in the parent
         results.send((kind, meter, result, time.perf_counter()))
+
+
+def next_result(results, processes):
+    """Return what comes next, unless all workers have ended: one was killed over its task."""
+    while True:
+        alive = any(process.is_alive() for process in processes)
+        try:
+            return results.recv(timeout=1 if alive else 0)
+        except permaheap.Empty:
+            if not alive:
+                raise RuntimeError("a worker was killed") from None
 
 
 def by_pool(given):
@@ -61,7 +75,9 @@ def by_pool(given):
     for process in processes:
         process.start()
     for _ in given:
-        kind, meter, result, sent = results.recv()
+        kind, meter, result, sent = next_result(results, processes)
+        if isinstance(result, Exception):
+            raise result
         yield kind, meter, result, time.perf_counter() - sent
     for process in processes:
         process.join()
