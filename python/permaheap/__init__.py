@@ -130,6 +130,10 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 if _environ.get("PERMAHEAP_TRACE", "") not in ("", "0"):
     from permaheap.cow._trace import start_or_warn as _start_or_warn
 
