@@ -20,7 +20,7 @@
    3. An entry lives while somebody points to it, or it has an object.
 
    State: the table is of the process, under ph_hosts_lock().  A forked child has none
-   of its parent's loans: their names tell the process, by pid and start time. */
+   of its parent's loans: their names tell the process, by pid and when it was listed. */
 
 #include "loans.h"
 

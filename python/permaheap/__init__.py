@@ -23,6 +23,10 @@ The *family* is the process that made the heap and everything forked from it sin
 stays until the last process of the family ends, or until it is given back: `release` retires what
 one freeze made, and its memory returns when each process has ended or called `forget`.
 
+A `Channel` takes values from threads, interpreters and processes of the family to others: permanent
+objects and the memory of a `Buffer` without a copy, ordinary values by one. `lend` gives the other
+interpreters of a process a live object that stays where it is; `call` runs its methods there.
+
 Frozen mappings are `types.MappingProxyType` on Python 3.12 to 3.14, which json, pickle and copy
 refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendict`.
 
