@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import sys
 
 import pytest
 
@@ -12,7 +13,9 @@ from permaheap import Buffer, Channel, Closed, Empty, Full, freeze, move
 from processes import Child
 from test_channels import SMALL, spans
 
-ROUNDS = int(os.environ.get("PERMAHEAP_KILL_ROUNDS", "300"))
+# A round takes 0.04 s, several times that on a debug build.
+DEFAULT_ROUNDS = "100" if hasattr(sys, "gettotalrefcount") else "300"
+ROUNDS = int(os.environ.get("PERMAHEAP_KILL_ROUNDS", DEFAULT_ROUNDS))
 N = 4  # senders, and receivers
 
 FROZEN = freeze({"a": ["frozen", "object"]})
