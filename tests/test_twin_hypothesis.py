@@ -233,10 +233,12 @@ FIRST_PROTOCOL = 2 if sys.version_info >= (3, 15) else 0  # that frozendict need
 def test_pickle(graph, protocol):
     permaheap.register_reducers()
     frozen = freeze(graph)
+    # Protocols below 4 forget the fold of times: of those in ordinary containers as well.
+    expected = freeze(pickle.loads(pickle.dumps(thaw(frozen), protocol)))
     for dumps in (pickle.dumps, pickle._dumps):
         loaded = pickle.loads(dumps(frozen, protocol))
         assert type(loaded) is type(frozen)
-        assert same(loaded, frozen)
+        assert same(loaded, expected)
 
 
 @given(pickled)
