@@ -21,6 +21,7 @@
 #include "grow.h"
 #include "handle.h"
 
+#define LARGE 65536                 /* bytes from which on the collector waits */
 #define FRAMES_AT_HAND 16           /* so many take no memory */
 #define MEMO_AT_HAND 32
 
@@ -988,9 +989,9 @@ ph_message_read(const ph_travels *travels, ph_reader *reader)
     r.frames_size = FRAMES_AT_HAND;
     r.memo = r.memo_at_hand;
     r.memo_size = MEMO_AT_HAND;
-    /* Nothing of this is garbage yet, and no code of users runs: the collector would
-       look through it several times for nothing. */
-    int collected = PyGC_Disable();
+    /* Nothing of this is garbage yet, and no code of users runs: through a large value
+       the collector would look several times for nothing. */
+    int collected = reader->end - reader->at > LARGE ? PyGC_Disable() : 0;
     PyObject *obj = walk(&r);
     if (collected) {
         PyGC_Enable();

@@ -212,10 +212,11 @@ def test_cycles():
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_is_left_as_it_was(enabled):
-    message = permaheap._core._pack([[1], [2]])
+    value = [[i] for i in range(50_000)]
+    message = permaheap._core._pack(value)
     (gc.enable if enabled else gc.disable)()
     try:
-        assert permaheap._core._unpack(message) == [[1], [2]]
+        assert permaheap._core._unpack(message) == value
         with pytest.raises(MessageError):
             permaheap._core._unpack(message[:-1])
         assert gc.isenabled() == enabled
