@@ -517,4 +517,4 @@ other = api.create()
 api.run_string(other, "from pickle import dumps, loads; {call}")
 api.destroy(other)
 """)
-    assert done.returncode == -signal.SIGABRT
+    assert done.returncode in (-signal.SIGABRT, -signal.SIGSEGV)
