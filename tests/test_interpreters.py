@@ -1,6 +1,5 @@
 """Sub-interpreters with their own GIL: the same objects, read and frozen in all of them at once."""
 
-import signal
 import sys
 import threading
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -511,10 +510,11 @@ def test_why_3_12_1_cannot_pickle_for_channels_in_interpreters(run, call):
 
     This is without permaheap, and shows why tests leave such messages out on that version.
     """
-    done = run(f"""
+    code = f"""
 import _xxsubinterpreters as api
 other = api.create()
 api.run_string(other, "from pickle import dumps, loads; {call}")
 api.destroy(other)
-""")
-    assert done.returncode in (-signal.SIGABRT, -signal.SIGSEGV)
+"""
+    # What it frees may be anything: mostly it aborts or crashes, now and then nothing happens.
+    assert any(run(code).returncode < 0 for _ in range(20))
