@@ -103,14 +103,6 @@ ph_journal_commit_locked(void)
     ph_mutex_unlock(&j->mutex);
 }
 
-void
-ph_journal_undo_locked(void)
-{
-    ph_journal *j = journal();
-    undo(j);
-    ph_mutex_unlock(&j->mutex);
-}
-
 ph_status
 ph_journal_begin(void)
 {
@@ -148,14 +140,18 @@ ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
 void
 ph_journal_undo(void)
 {
-    ph_journal_undo_locked();
+    ph_journal *j = journal();
+    undo(j);
+    ph_mutex_unlock(&j->mutex);
     ph_os_unlock();
 }
 
-void
+ph_status
 ph_journal_mend(void)
 {
-    if (ph_journal_begin() == PH_OK) {
+    ph_status status = ph_journal_begin();
+    if (status == PH_OK) {
         ph_journal_commit();
     }
+    return status;
 }

@@ -36,12 +36,11 @@ void ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value);
 /* Undo it, and let go of the locks. */
 void ph_journal_undo(void);
 /* Undo what a killed process has left half done. */
-void ph_journal_mend(void);
+ph_status ph_journal_mend(void);
 
 /* --- With ph_os_lock() held: for longer work, and for a forked child -------------- */
 
 ph_status ph_journal_begin_locked(void);
 void ph_journal_commit_locked(void);
-void ph_journal_undo_locked(void);
 
 #endif

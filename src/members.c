@@ -327,12 +327,6 @@ ph_member_let_go(uint32_t index, uint32_t stamp)
     return PH_OK;
 }
 
-bool
-ph_member_has_let_go(uint32_t index, uint32_t stamp)
-{
-    return row[index] == stamp;
-}
-
 void
 ph_members_bury(void)
 {

@@ -34,8 +34,6 @@ void ph_member_makes(uint32_t number);
 /* This process lets go of what entry `index` of retired[] has with this stamp.
    On failure nothing has changed. */
 ph_status ph_member_let_go(uint32_t index, uint32_t stamp);
-/* Has this process done so? */
-bool ph_member_has_let_go(uint32_t index, uint32_t stamp);
 
 /* Take note of who has ended.  O(members), with a small file read for each. */
 void ph_members_bury(void);

@@ -343,9 +343,8 @@ static ph_status
 mend(ph_ring *ring, ph_end *end)
 {
     atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
-    ph_status status = ph_journal_begin();
+    ph_status status = ph_journal_mend();
     if (status == PH_OK) {
-        ph_journal_commit();
         atomic_store_explicit(&end->mend, 0, memory_order_relaxed);
     }
     return status;

@@ -793,10 +793,6 @@ ph_status
 ph_spans_publish(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
                  uint64_t value)
 {
-    if (n == 0) {
-        atomic_store(position, value);
-        return PH_OK;
-    }
     ph_status status = begin_message(n);
     if (status != PH_OK) {
         return status;
@@ -828,10 +824,6 @@ ph_status
 ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
               uint64_t value)
 {
-    if (n == 0) {
-        atomic_store(position, value);
-        return PH_OK;
-    }
     ph_status status = begin_message(n);
     if (status != PH_OK) {
         return status;

@@ -56,17 +56,12 @@ ph_fault(void)
 _Atomic uint64_t *ring_mended;
 
 ph_status
-ph_journal_begin(void)
+ph_journal_mend(void)
 {
     if (ring_mended != NULL) {
         atomic_fetch_add(ring_mended, 1);
     }
     return PH_OK;
-}
-
-void
-ph_journal_commit(void)
-{
 }
 
 /* Span 0 does not exist; the others always do. */
