@@ -279,6 +279,8 @@ void ph_give_back_memory(ph_taken *taken);
 size_t ph_int_room(PyObject *obj);
 int ph_int_bytes(PyObject *obj, char *bytes, size_t size);
 PyObject *ph_int_from_bytes(const char *bytes, size_t size);
+/* A str of n characters of Latin-1. */
+PyObject *ph_str_new(const char *bytes, size_t n);
 /* The next item of a set, borrowed, from *p_pos, which is 0 at first; or false. */
 bool ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item);
 /* A dict with room for n items. */
@@ -289,9 +291,12 @@ typedef struct {
 } ph_entry;
 const ph_entry *ph_dict_entries(PyObject *dict);
 /* A copy of a dict of str keys whose values are None, into which nothing was ever
-   inserted twice; and set its i-th value, once.  Takes that reference. */
+   inserted twice; the first of its values, which are as far from each other as in
+   ph_entry, each to be replaced at most once; and say so, if the new one may be a
+   container. */
 PyObject *ph_record_new(PyObject *shape);
-void ph_record_set(PyObject *record, Py_ssize_t i, PyObject *value);
+PyObject **ph_record_values(PyObject *record);
+void ph_record_holds(PyObject *record, PyObject *value);
 bool ph_is_frozendict(PyObject *obj);
 PyObject *ph_frozendict_of(PyObject *dict);
 /* Of datetime's types: year, month, day; hour, minute, second, microsecond, fold;

@@ -32,6 +32,82 @@ ph_int_from_bytes(const char *bytes, size_t size)
     return _PyLong_FromByteArray((const unsigned char *)bytes, size, 1, 1);
 }
 
+/* --- str ------------------------------------------------------------------------- */
+
+#define SHORT 64                    /* characters */
+
+/* Copy so many bytes, and return them. */
+static inline uint64_t
+copy_8(char *to, const char *from)
+{
+    uint64_t word;
+    memcpy(&word, from, 8);
+    memcpy(to, &word, 8);
+    return word;
+}
+
+static inline uint64_t
+copy_4(char *to, const char *from)
+{
+    uint32_t word;
+    memcpy(&word, from, 4);
+    memcpy(to, &word, 4);
+    return word;
+}
+
+/* Copy n bytes, some of them twice, and return an or of all. */
+static inline uint64_t
+copy_short(char *to, const char *from, size_t n)
+{
+    if (n < 4) {
+        uint64_t all = 0;
+        for (size_t i = 0; i < n; i++) {
+            all |= (unsigned char)(to[i] = from[i]);
+        }
+        return all;
+    }
+    if (n < 8) {
+        return copy_4(to, from) | copy_4(to + n - 4, from + n - 4);
+    }
+    uint64_t all = copy_8(to + n - 8, from + n - 8);
+    for (size_t i = 0; i < n - 8; i += 8) {
+        all |= copy_8(to + i, from + i);
+    }
+    return all;
+}
+
+/* A str in memory that has its text already. */
+static PyObject *
+ascii_of(PyASCIIObject *str, size_t n)
+{
+    str->length = (Py_ssize_t)n;
+    str->hash = -1;
+    memset(&str->state, 0, sizeof(str->state));
+    str->state.kind = PyUnicode_1BYTE_KIND;
+    str->state.compact = 1;
+    str->state.ascii = 1;
+    return PyObject_Init((PyObject *)str, &PyUnicode_Type);
+}
+
+/* Nearly all str are short and ASCII: these are made in one pass. */
+PyObject *
+ph_str_new(const char *bytes, size_t n)
+{
+    if (n > 1 && n <= SHORT) {      /* CPython keeps those of one character */
+        PyASCIIObject *str = PyObject_Malloc(sizeof(*str) + n + 1);
+        if (str == NULL) {
+            return PyErr_NoMemory();
+        }
+        char *text = (char *)(str + 1);
+        if ((copy_short(text, bytes, n) & 0x8080808080808080ull) == 0) {
+            text[n] = 0;
+            return ascii_of(str, n);
+        }
+        PyObject_Free(str);
+    }
+    return PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes, (Py_ssize_t)n);
+}
+
 /* --- Containers ------------------------------------------------------------------ */
 
 bool
@@ -85,13 +161,15 @@ ph_record_new(PyObject *shape)
     return record;
 }
 
-void
-ph_record_set(PyObject *record, Py_ssize_t i, PyObject *value)
+PyObject **
+ph_record_values(PyObject *record)
 {
-    PyDictUnicodeEntry *entry =
-        &DK_UNICODE_ENTRIES(((PyDictObject *)record)->ma_keys)[i];
-    assert(entry->me_value == Py_None);
-    entry->me_value = value;        /* None is immortal */
+    return &DK_UNICODE_ENTRIES(((PyDictObject *)record)->ma_keys)->me_value;
+}
+
+void
+ph_record_holds(PyObject *record, PyObject *value)
+{
     if (PyType_IS_GC(Py_TYPE(value)) && !PyObject_GC_IsTracked(record)) {
         PyObject_GC_Track(record);  /* before 3.14 a dict of atoms is not */
     }

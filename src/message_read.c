@@ -1,8 +1,11 @@
 /* message_read.c -- a value on its way in.  Nothing in the bytes is trusted.
 
    The walk is depth first, over a stack of frames: one for each container that is
-   open.  No Python code runs meanwhile, so that nobody sees a container before it
-   is whole.  (Hashing and comparing keys runs the code of built-in types only.)
+   open.  A container of plain items (numbers, text and the like), as most are, is
+   read in one go and never gets a frame.
+
+   No Python code runs meanwhile, so that nobody sees a container before it is whole.
+   (Hashing and comparing keys runs the code of built-in types only.)
 
    Invariants:
 
@@ -36,11 +39,13 @@ typedef struct {
                                        tuple for a slice and a proxy, a dict for a
                                        frozendict */
     PyObject *key;                  /* owned: waits for its value; or NULL */
+    PyObject **slot;                /* of the next item; NULL: they are hashed */
     size_t next, n;                 /* items; a key and a value are two */
     uint32_t index;                 /* in the memo, or NOT_REMEMBERED */
     uint32_t last_mutable;          /* number of the last frame up to this one that
                                        may hold itself */
     uint8_t tag;
+    uint8_t stride;                 /* from slot to slot */
     uint8_t depth;                  /* of the items so far: ph_depth_over() */
 } read_frame;
 
@@ -52,7 +57,8 @@ typedef struct {
 
 typedef struct {
     const ph_travels *travels;
-    ph_reader *reader;
+    ph_reader *reader;              /* is where we are only for travellers */
+    const char *at, *end;
     uint64_t owed;                  /* items that open containers wait for */
     read_frame *frames;
     size_t frames_used, frames_size;
@@ -106,24 +112,32 @@ blame_message(const reading *r)
 static inline size_t
 left(const reading *r)
 {
-    return (size_t)(r->reader->end - r->reader->at);
+    return (size_t)(r->end - r->at);
 }
 
-static inline int
-read_varint(reading *r, uint64_t *p_value)
+static Py_NO_INLINE int
+read_long_varint(reading *r, uint64_t *p_value)
 {
-    const char *p = r->reader->at, *end = r->reader->end;
     uint64_t value = 0;
-    for (int shift = 0; shift < 64 && p < end; shift += 7) {
-        uint64_t byte = (unsigned char)*p++;
+    for (int shift = 0; shift < 64 && r->at < r->end; shift += 7) {
+        uint64_t byte = (unsigned char)*r->at++;
         value |= (byte & 0x7f) << shift;
         if (byte < 0x80) {
-            r->reader->at = p;
             *p_value = value;
             return 0;
         }
     }
     return damaged(r, "a number does not end");
+}
+
+static inline int
+read_varint(reading *r, uint64_t *p_value)
+{
+    if (r->at < r->end && (unsigned char)*r->at < 0x80) {
+        *p_value = (unsigned char)*r->at++;
+        return 0;
+    }
+    return read_long_varint(r, p_value);
 }
 
 /* `size` bytes of it, or NULL. */
@@ -134,8 +148,8 @@ take(reading *r, size_t size)
         damaged(r, "it ends too early");
         return NULL;
     }
-    const char *bytes = r->reader->at;
-    r->reader->at += size;
+    const char *bytes = r->at;
+    r->at += size;
     return bytes;
 }
 
@@ -296,8 +310,7 @@ read_str_1(reading *r)
 {
     size_t n;
     const char *bytes = take_counted(r, 1, &n);
-    return bytes ? PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes,
-                                             (Py_ssize_t)n) : NULL;
+    return bytes ? ph_str_new(bytes, n) : NULL;
 }
 
 #define KEY_MOST 32u                /* bytes of a key that is kept */
@@ -336,8 +349,7 @@ read_key(reading *r)
         && memcmp(PyUnicode_1BYTE_DATA(*kept), bytes, n) == 0) {
         return Py_NewRef(*kept);
     }
-    PyObject *key = PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes,
-                                              (Py_ssize_t)n);
+    PyObject *key = ph_str_new(bytes, n);
     if (key != NULL && kept != NULL) {
         Py_XSETREF(*kept, Py_NewRef(key));
     }
@@ -384,6 +396,33 @@ read_bytearray(reading *r)
     size_t n;
     const char *bytes = take_counted(r, 1, &n);
     return bytes ? PyByteArray_FromStringAndSize(bytes, (Py_ssize_t)n) : NULL;
+}
+
+/* A number, a str or the like, of its own: most of what there is. */
+static inline bool
+is_plain(uint8_t tag)
+{
+    return tag <= PH_TAG_BYTEARRAY;
+}
+
+static PyObject *
+read_plain(reading *r, uint8_t tag)
+{
+    switch (tag) {
+    case PH_TAG_NONE: return Py_NewRef(Py_None);
+    case PH_TAG_TRUE: return Py_NewRef(Py_True);
+    case PH_TAG_FALSE: return Py_NewRef(Py_False);
+    case PH_TAG_ELLIPSIS: return Py_NewRef(Py_Ellipsis);
+    case PH_TAG_INT: return read_int(r);
+    case PH_TAG_LARGE_INT: return read_large_int(r);
+    case PH_TAG_FLOAT: return read_float(r);
+    case PH_TAG_COMPLEX: return read_complex(r);
+    case PH_TAG_STR_1: return read_str_1(r);
+    case PH_TAG_STR_2: return read_wide_str(r, 2);
+    case PH_TAG_STR_4: return read_wide_str(r, 4);
+    case PH_TAG_BYTES: return read_bytes(r);
+    default: return read_bytearray(r);
+    }
 }
 
 static int
@@ -434,7 +473,9 @@ read_traveller(reading *r)
         damaged(r, "it has an object of a type that there is not");
         return NULL;
     }
+    r->reader->at = r->at;
     PyObject *obj = r->travels->traveller[number].read(r->travels, r->reader);
+    r->at = r->reader->at;
     r->blameless = obj == NULL;
     return obj;
 }
@@ -569,20 +610,10 @@ read_datetime(reading *r, uint8_t tag)
 static PyObject *
 read_atom(reading *r, uint8_t tag)
 {
+    if (is_plain(tag)) {
+        return read_plain(r, tag);
+    }
     switch (tag) {
-    case PH_TAG_NONE: return Py_NewRef(Py_None);
-    case PH_TAG_TRUE: return Py_NewRef(Py_True);
-    case PH_TAG_FALSE: return Py_NewRef(Py_False);
-    case PH_TAG_ELLIPSIS: return Py_NewRef(Py_Ellipsis);
-    case PH_TAG_INT: return read_int(r);
-    case PH_TAG_LARGE_INT: return read_large_int(r);
-    case PH_TAG_FLOAT: return read_float(r);
-    case PH_TAG_COMPLEX: return read_complex(r);
-    case PH_TAG_STR_1: return read_str_1(r);
-    case PH_TAG_STR_2: return read_wide_str(r, 2);
-    case PH_TAG_STR_4: return read_wide_str(r, 4);
-    case PH_TAG_BYTES: return read_bytes(r);
-    case PH_TAG_BYTEARRAY: return read_bytearray(r);
     case PH_TAG_RANGE: return read_range(r);
     case PH_TAG_DATE: case PH_TAG_TIME: case PH_TAG_AWARE_TIME: case PH_TAG_DATETIME:
     case PH_TAG_AWARE_DATETIME: case PH_TAG_DELTA: case PH_TAG_TIMEZONE:
@@ -644,7 +675,63 @@ read_count(reading *r, uint8_t tag, size_t *p_n)
     return 0;
 }
 
-/* A container of n items has been made; takes the reference. */
+/* Where the items of a container go if only their order tells, and how far they are
+   from each other; or NULL. */
+static inline PyObject **
+slots_of(PyObject *made, uint8_t tag, uint8_t *p_stride)
+{
+    *p_stride = 1;
+    switch (tag) {
+    case PH_TAG_LIST:
+        return ((PyListObject *)made)->ob_item;
+    case PH_TAG_TUPLE: case PH_TAG_SLICE: case PH_TAG_PROXY:
+        return ((PyTupleObject *)made)->ob_item;
+    case PH_TAG_RECORD:
+        *p_stride = sizeof(ph_entry) / sizeof(PyObject *);
+        return ph_record_values(made);
+    default:
+        return NULL;
+    }
+}
+
+/* How long is the str with one-byte characters that comes next, if it is a short one?
+   Or -1. */
+static inline Py_ssize_t
+short_str(const char *at, const char *end)
+{
+    bool is_short = end - at > 1 && (uint8_t)at[0] == PH_TAG_STR_1
+                    && (uint8_t)at[1] < 0x80 && end - at - 2 >= (uint8_t)at[1];
+    return is_short ? (uint8_t)at[1] : -1;
+}
+
+/* Read up to n plain items that come next into slots.  Returns how many, or -1. */
+static inline Py_ssize_t
+read_plain_items(reading *r, PyObject **slot, size_t stride, size_t n)
+{
+    size_t i = 0;
+    for (; i < n && r->at < r->end && is_plain((uint8_t)*r->at); i++) {
+        PyObject *obj;
+        const char *at = r->at;
+        Py_ssize_t length = short_str(at, r->end);
+        if (length >= 0) {          /* most are, so this shortcut tells */
+            r->at = at + 2 + length;
+            obj = ph_str_new(at + 2, (size_t)length);
+        }
+        else {
+            r->at++;
+            obj = read_plain(r, (uint8_t)*at);
+        }
+        if (obj == NULL) {
+            return FAILED;
+        }
+        *slot = obj;
+        slot += stride;
+    }
+    r->owed -= i;
+    return (Py_ssize_t)i;
+}
+
+/* An empty container of n items has been made; takes the reference. */
 static int
 push_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
 {
@@ -656,18 +743,50 @@ push_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
     }
     uint32_t number = (uint32_t)r->frames_used + 1;
     uint32_t last = r->frames_used ? r->frames[r->frames_used - 1].last_mutable : 0;
-    r->frames[r->frames_used++] = (read_frame){
+    read_frame *frame = &r->frames[r->frames_used++];
+    *frame = (read_frame){
         .made = made, .n = n, .index = index, .tag = tag,
         .last_mutable = ph_tag_is_mutable(tag) ? number : last,
     };
+    frame->slot = slots_of(made, tag, &frame->stride);
     if (index != NOT_REMEMBERED && (ph_tag_is_mutable(tag) || tag == PH_TAG_TUPLE)) {
         r->memo[index] = (read_memo){.obj = Py_NewRef(made), .open = number};
     }
     return OPENED;
 }
 
+/* As push_frame(); but if its items are all plain, it is read as a whole. */
 static int
-open_container(reading *r, uint8_t tag, uint32_t index)
+begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
+      PyObject **p_obj)
+{
+    uint8_t stride;
+    PyObject **slots = slots_of(made, tag, &stride);
+    Py_ssize_t done = 0;
+    if (slots != NULL && (done = read_plain_items(r, slots, stride, n)) < 0) {
+        Py_DECREF(made);
+        return FAILED;
+    }
+    if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
+                              || tag == PH_TAG_TUPLE)) {
+        r->depth = n > 0 && tag == PH_TAG_TUPLE;
+        if (index != NOT_REMEMBERED) {
+            r->memo[index] = (read_memo){.obj = Py_NewRef(made), .depth = r->depth};
+        }
+        *p_obj = made;
+        return MADE;
+    }
+    int result = push_frame(r, made, tag, n, index);
+    if (result == OPENED && slots != NULL) {
+        read_frame *frame = &r->frames[r->frames_used - 1];
+        frame->next = (size_t)done;
+        frame->slot += done * stride;
+    }
+    return result;
+}
+
+static int
+open_container(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
 {
     size_t n;
     uint8_t factory = 0;
@@ -682,7 +801,7 @@ open_container(reading *r, uint8_t tag, uint32_t index)
         return FAILED;
     }
     PyObject *made = new_container(r, tag, factory, n);
-    return made ? push_frame(r, made, tag, n, index) : FAILED;
+    return made ? begin(r, made, tag, n, index, p_obj) : FAILED;
 }
 
 static int
@@ -729,7 +848,7 @@ read_shape(reading *r)
 }
 
 static int
-open_record(reading *r, uint8_t tag, uint32_t index)
+open_record(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
 {
     uint64_t number = r->shapes_used;
     if (tag == PH_TAG_SHAPE ? read_shape(r) < 0 : read_varint(r, &number) < 0) {
@@ -745,7 +864,7 @@ open_record(reading *r, uint8_t tag, uint32_t index)
     }
     r->owed += n;
     PyObject *made = ph_record_new(shape);
-    return made ? push_frame(r, made, PH_TAG_RECORD, n, index) : FAILED;
+    return made ? begin(r, made, PH_TAG_RECORD, n, index, p_obj) : FAILED;
 }
 
 static inline bool
@@ -786,9 +905,9 @@ read_value(reading *r, PyObject **p_obj)
     }
     if (is_container(tag)) {
         return tag == PH_TAG_SHAPE || tag == PH_TAG_RECORD
-               ? open_record(r, tag, index) : open_container(r, tag, index);
+               ? open_record(r, tag, index, p_obj)
+               : open_container(r, tag, index, p_obj);
     }
-    r->depth = 0;
     *p_obj = tag == PH_TAG_STR_1 && waits_for_key(r) ? read_key(r) : read_atom(r, tag);
     if (*p_obj == NULL) {
         return FAILED;
@@ -798,13 +917,6 @@ read_value(reading *r, PyObject **p_obj)
         r->memo[index].obj = Py_NewRef(*p_obj);
     }
     return MADE;
-}
-
-static int
-read_item(reading *r, PyObject **p_obj)
-{
-    r->owed--;
-    return read_value(r, p_obj);
 }
 
 static int
@@ -829,39 +941,83 @@ give_mapping(read_frame *frame, PyObject *obj)
     return result;
 }
 
-/* Give the object made last to the open container.  Takes the reference. */
-static int
-give(reading *r, PyObject *obj)
+static inline void
+put(read_frame *frame, PyObject *obj)
 {
-    read_frame *frame = &r->frames[r->frames_used - 1];
-    Py_ssize_t i = (Py_ssize_t)frame->next++;
-    if (r->depth > frame->depth) {
-        frame->depth = r->depth;
-    }
-    bool set = frame->tag == PH_TAG_SET || frame->tag == PH_TAG_FROZENSET;
+    *frame->slot = obj;
+    frame->slot += frame->stride;
+    frame->next++;
+}
+
+static int
+give_hashed(reading *r, read_frame *frame, PyObject *obj)
+{
     bool mapping = ph_tag_is_mapping(frame->tag);
-    if (r->depth > PH_HASHED_DEPTH_MOST && (set || (mapping && frame->key == NULL))) {
+    frame->next++;
+    if (r->depth > PH_HASHED_DEPTH_MOST && !(mapping && frame->key != NULL)) {
         Py_DECREF(obj);
         return damaged(r, "a key is nested too deep");
     }
     if (mapping) {
         return give_mapping(frame, obj);
     }
-    if (set) {
-        int result = PySet_Add(frame->made, obj);
-        Py_DECREF(obj);
-        return result;
+    int result = PySet_Add(frame->made, obj);
+    Py_DECREF(obj);
+    return result;
+}
+
+/* Give the object made last to the open container.  Takes the reference. */
+static int
+give(reading *r, PyObject *obj)
+{
+    read_frame *frame = &r->frames[r->frames_used - 1];
+    if (r->depth > frame->depth) {
+        frame->depth = r->depth;
     }
+    if (frame->slot == NULL) {
+        return give_hashed(r, frame, obj);
+    }
+    put(frame, obj);
     if (frame->tag == PH_TAG_RECORD) {
-        ph_record_set(frame->made, i, obj);
+        ph_record_holds(frame->made, obj);
     }
-    else if (frame->tag == PH_TAG_LIST) {
-        PyList_SET_ITEM(frame->made, i, obj);
+    return MADE;
+}
+
+static int
+fill_plain(reading *r, read_frame *frame)
+{
+    Py_ssize_t n = read_plain_items(r, frame->slot, frame->stride,
+                                    frame->n - frame->next);
+    if (n < 0) {
+        return FAILED;
     }
-    else {
-        PyTuple_SET_ITEM(frame->made, i, obj);
+    frame->next += (size_t)n;
+    frame->slot += n * frame->stride;
+    return MADE;
+}
+
+/* Read what the open container holds.  OPENED: another one has been opened in it. */
+static int
+fill(reading *r)
+{
+    read_frame *frame = &r->frames[r->frames_used - 1];
+    int result = MADE;
+    while (result == MADE && frame->next < frame->n) {
+        PyObject *obj;
+        if (frame->slot != NULL && (result = fill_plain(r, frame)) < 0) {
+            return FAILED;
+        }
+        if (frame->next == frame->n) {
+            return MADE;
+        }
+        r->owed--;
+        result = read_value(r, &obj);
+        if (result == MADE) {
+            result = give(r, obj);
+        }
     }
-    return 0;
+    return result;
 }
 
 static PyObject *
@@ -941,13 +1097,15 @@ walk(reading *r)
     PyObject *obj = NULL;
     int result = read_value(r, &obj);
     while (result != FAILED && r->frames_used > 0) {
-        const read_frame *frame = &r->frames[r->frames_used - 1];
-        result = frame->next < frame->n ? read_item(r, &obj) : close_container(r, &obj);
+        result = fill(r);
+        if (result == MADE) {
+            result = close_container(r, &obj);
+        }
         if (result == MADE && r->frames_used > 0) {
             result = give(r, obj);
         }
     }
-    if (result != FAILED && r->reader->at != r->reader->end) {
+    if (result != FAILED && r->at != r->end) {
         Py_DECREF(obj);
         result = damaged(r, "something follows its end");
     }
@@ -985,6 +1143,8 @@ ph_message_read(const ph_travels *travels, ph_reader *reader)
     reader->travels = travels;
     r.travels = travels;
     r.reader = reader;
+    r.at = reader->at;
+    r.end = reader->end;
     r.frames = r.frames_at_hand;
     r.frames_size = FRAMES_AT_HAND;
     r.memo = r.memo_at_hand;

@@ -159,6 +159,28 @@ def test_defaultdict(factory):
         assert type(arrived["new"]) is factory
 
 
+@pytest.mark.parametrize("odd", ["", "\xe9"], ids=["ascii", "latin-1"])
+def test_text_of_every_length(odd):
+    for length in range(130):
+        for place in range(length + 1) if odd else [length]:
+            text = "0123456789" * 13
+            text = text[:place] + odd + text[place + len(odd) : length]
+            there = unpack(pack([text]))[0]
+            assert (there, hash(there), sys.getsizeof(there)) == (
+                text,
+                hash(text),
+                sys.getsizeof(text),
+            )
+            assert there.isascii() == text.isascii()
+            assert there.encode() == text.encode()
+
+
+def test_containers_are_tracked_as_they_were():
+    values = [{"a": 1}, {"a": [1]}, {"a": (1, 2)}, {"a": "text", "b": {}}, [1], (1,), ([],), {}]
+    for there, here in zip(unpack(pack(values + copy.deepcopy(values))), values * 2, strict=True):
+        assert gc.is_tracked(there) or not gc.is_tracked(here), here
+
+
 def test_records_of_many_keys():
     for n in (5, 6, 12, 30):
         names = [f"key {i}" for i in range(n)]
