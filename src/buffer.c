@@ -80,7 +80,7 @@ check_idle(BufferObject *self, const char *what)
     }
     if (self->pins > 0) {
         PyErr_Format(PyExc_BufferError, "%s: this Buffer is being sent by another "
-                     "thread", what);
+                     "thread or task", what);
         return -1;
     }
     return 0;
@@ -302,7 +302,7 @@ buffer_get(PyObject *op, Py_buffer *view, int flags)
     }
     if (self->moving && self->pins > 0) {
         PyErr_SetString(PyExc_BufferError,
-                        "this Buffer is being sent by another thread");
+                        "this Buffer is being sent by another thread or task");
         return -1;
     }
     if (PyBuffer_FillInfo(view, op, self->address, self->size, self->readonly,

@@ -1,10 +1,11 @@
 /* call.c -- running a method of a lent object in its owner: an actor in one line.
 
    Two interpreters never see each other's objects: a *packet*, bytes in raw memory, is
-   all that passes between them.  The caller packs (method, arguments), goes to the
-   owner as a guest, unpacks, calls, packs the result or the exception, goes back and
-   unpacks.  In the owner itself the same happens without the way: what a method gets
-   and returns is a copy, wherever it is called.
+   all that passes between them.  The caller packs (method, arguments), and a dict of
+   keyword arguments when there are any, goes to the owner as a guest, unpacks, calls,
+   packs the result or the exception, goes back and unpacks.  In the owner itself the
+   same happens without the way: what a method gets and returns is a copy, wherever it
+   is called.
 
    What is packed are ordinary values (message.c), permanent objects by reference,
    Buffers, Channels, and else what pickle can copy.  Loans and proxies go by name; a name in a result is held until it has arrived (a method that returns
@@ -199,16 +200,16 @@ unpack(ph_lending *lending, packet *in)
     return value;
 }
 
-/* In the owner: run a method as `request`, (name, arguments), says. */
+/* In the owner: run a method as `request` says, which request_of() has made. */
 static PyObject *
 run_method(PyObject *object, PyObject *request)
 {
-    PyObject *name, *args;
-    if (!PyArg_ParseTuple(request, "UO!:call", &name, &PyTuple_Type, &args)) {
+    PyObject *name, *args, *kwargs = NULL;
+    if (!PyArg_UnpackTuple(request, "call", 2, 3, &name, &args, &kwargs)) {
         return NULL;
     }
     PyObject *method = PyObject_GetAttr(object, name);
-    PyObject *result = method ? PyObject_CallObject(method, args) : NULL;
+    PyObject *result = method ? PyObject_Call(method, args, kwargs) : NULL;
     Py_XDECREF(method);
     return result;
 }
@@ -296,19 +297,17 @@ ask_owner(ph_lending *lending, ph_loan *loan, packet *in, packet *out,
 }
 
 static PyObject *
-call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *args)
+call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *request)
 {
     packet question = {0}, answer = {0};
     ph_transit way = {0};
     PyObject *result = NULL, *moved = NULL;
-    PyObject *request = PyTuple_Pack(2, name, args);
-    if (request != NULL && pack(lending, &question, request, &moved) == 0
+    if (pack(lending, &question, request, &moved) == 0
         && ask_owner(lending, loan, &question, &answer, &way) == 0) {
         result = answer.kind <= PH_PICKLE ? unpack(lending, &answer)
                                           : raise_there(lending, loan, name, &answer);
     }
     consume(moved, question.arrived);
-    Py_XDECREF(request);
     packet_clear(&question);
     packet_clear(&answer);
     ph_transit_clear(&way);
@@ -316,7 +315,7 @@ call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *args)
 }
 
 PyDoc_STRVAR(call_doc,
-"call($module, target, method, /, *args)\n--\n\n"
+"call($module, target, method, /, *args, **kwargs)\n--\n\n"
 "Run a method of a lent object in its owner, and return a copy of the result.\n\n"
 "target: a Loan or a Borrowed.  This thread goes there itself, so an idle owner\n"
 "answers as well as a busy one, and calls may call back.  Arguments and result are\n"
@@ -327,7 +326,48 @@ PyDoc_STRVAR(call_doc,
 "The idea is the actor's of Hewitt (1973): objects that are only asked.");
 
 static PyObject *
-call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+positional(PyObject *const *args, Py_ssize_t n)
+{
+    PyObject *tuple = PyTuple_New(n);
+    for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
+    }
+    return tuple;
+}
+
+static PyObject *
+keywords(PyObject *const *values, PyObject *names)
+{
+    PyObject *dict = PyDict_New();
+    for (Py_ssize_t i = 0; dict != NULL && i < PyTuple_GET_SIZE(names); i++) {
+        if (PyDict_SetItem(dict, PyTuple_GET_ITEM(names, i), values[i]) < 0) {
+            Py_CLEAR(dict);
+        }
+    }
+    return dict;
+}
+
+/* What run_method() is to do: (name, tuple of arguments), and a dict of the keyword
+   arguments if there are any.  `names`: of these, which come last in `args`; or NULL. */
+static PyObject *
+request_of(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *names)
+{
+    PyObject *first = positional(args, n);
+    PyObject *request = NULL;
+    if (first != NULL && (names == NULL || PyTuple_GET_SIZE(names) == 0)) {
+        request = PyTuple_Pack(2, method, first);
+    }
+    else if (first != NULL) {
+        PyObject *last = keywords(args + n, names);
+        request = last ? PyTuple_Pack(3, method, first, last) : NULL;
+        Py_XDECREF(last);
+    }
+    Py_XDECREF(first);
+    return request;
+}
+
+static PyObject *
+call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     ph_lending *lending = ph_lending_of(module);
     if (nargs < 2 || !PyUnicode_Check(args[1])) {
@@ -339,18 +379,15 @@ call(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (loan == NULL) {
         return NULL;
     }
-    PyObject *rest = PyTuple_New(nargs - 2);
-    for (Py_ssize_t i = 2; rest != NULL && i < nargs; i++) {
-        PyTuple_SET_ITEM(rest, i - 2, Py_NewRef(args[i]));
-    }
-    PyObject *result = rest ? call_entry(lending, loan, args[1], rest) : NULL;
-    Py_XDECREF(rest);
+    PyObject *request = request_of(args[1], args + 2, nargs - 2, names);
+    PyObject *result = request ? call_entry(lending, loan, args[1], request) : NULL;
+    Py_XDECREF(request);
     ph_loan_drop_proxy(loan);
     return result;
 }
 
 static PyMethodDef call_methods[] = {
-    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL, call_doc},
+    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS, call_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -223,26 +223,27 @@ count_sent(ph_channel_shared *shared, const ph_parcel *parcel)
     }
 }
 
-static PyObject *
-send_until(ChannelObject *self, PyObject *obj, uint64_t until)
+static ph_parcel *
+pack_for(ChannelObject *self, PyObject *obj)
 {
     if (ph_ring_is_closed(self->ring)) {
         raise_status(self, PH_CLOSED);
         return NULL;
     }
-    ph_parcels *parcels = &self->channels->parcels;
-    ph_parcel *parcel = ph_parcel_pack(parcels, obj, self->may_pickle,
-                                       ph_ring_largest(self->ring));
-    if (parcel == NULL) {
-        return NULL;
-    }
-    ph_transfer transfer = {.out = &parcel->out};
-    ph_status status = ph_channel_transfer(self, &transfer, until);
+    return ph_parcel_pack(&self->channels->parcels, obj, self->may_pickle,
+                          ph_ring_largest(self->ring));
+}
+
+/* The parcel was sent, or will not be: give it back.  None, or NULL with an
+   exception. */
+static PyObject *
+end_send(ChannelObject *self, ph_parcel *parcel, ph_status status)
+{
     if (status == PH_OK) {
         count_sent(self->shared, parcel);
         ph_parcel_sent(parcel);
     }
-    ph_parcel_done(parcels, parcel);
+    ph_parcel_done(&self->channels->parcels, parcel);
     if (status != PH_OK) {
         if (status != PH_EXCEPTION) {
             raise_status(self, status);
@@ -250,6 +251,24 @@ send_until(ChannelObject *self, PyObject *obj, uint64_t until)
         return NULL;
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+send_until(ChannelObject *self, PyObject *obj, uint64_t until)
+{
+    ph_parcel *parcel = pack_for(self, obj);
+    if (parcel == NULL) {
+        return NULL;
+    }
+    ph_transfer transfer = {.out = &parcel->out};
+    ph_status status = ph_channel_try(self, &transfer);
+    if (ph_channel_must_wait(status)) {
+        status = PH_EXCEPTION;
+        if (ph_parcel_hold(&self->channels->parcels, parcel) == 0) {
+            status = ph_channel_wait(self, &transfer, until);
+        }
+    }
+    return end_send(self, parcel, status);
 }
 
 /* NULL with *p_status == PH_CLOSED, PH_EMPTY or PH_EXCEPTION; only that one is set. */
@@ -263,7 +282,10 @@ recv_until(ChannelObject *self, uint64_t until, ph_status *p_status)
         return NULL;
     }
     ph_transfer transfer = {.in = incoming};
-    *p_status = ph_channel_transfer(self, &transfer, until);
+    *p_status = ph_channel_try(self, &transfer);
+    if (ph_channel_must_wait(*p_status)) {
+        *p_status = ph_channel_wait(self, &transfer, until);
+    }
     PyObject *obj = NULL;
     if (*p_status == PH_OK) {
         atomic_fetch_add_explicit(&self->shared->received, 1, memory_order_relaxed);
@@ -595,7 +617,8 @@ call_aio(const char *function, PyObject *const *args, size_t n)
 PyDoc_STRVAR(asend_doc,
 "asend($self, obj, /)\n--\n\n"
 "A coroutine that sends an object, while the event loop goes on when there is no\n"
-"room.  As send(), whose time asyncio.timeout() limits; cancelled, nothing was sent.");
+"room.  As send(), whose time asyncio.timeout() limits; cancelled, nothing was sent.\n"
+"The object is packed once, when the coroutine begins.");
 
 static PyObject *
 channel_asend(PyObject *self, PyObject *obj)
@@ -619,6 +642,84 @@ static PyObject *
 channel_anext(PyObject *self)
 {
     return call_aio("next_of", &self, 1);
+}
+
+#define PACKED "permaheap: a message that waits for room"
+#define SPENT "permaheap: a message that waits no more"
+
+static void
+packed_free(PyObject *capsule)
+{
+    ChannelObject *self = PyCapsule_GetContext(capsule);
+    if (PyCapsule_IsValid(capsule, PACKED)) {
+        ph_parcel_done(&self->channels->parcels, PyCapsule_GetPointer(capsule, PACKED));
+    }
+    Py_DECREF(self);
+}
+
+/* A parcel, which this steals, as an object. */
+static PyObject *
+packed_of(ChannelObject *self, ph_parcel *parcel)
+{
+    ph_parcels *parcels = &self->channels->parcels;
+    if (ph_parcel_hold(parcels, parcel) < 0) {
+        ph_parcel_done(parcels, parcel);
+        return NULL;
+    }
+    parcel = ph_parcel_slim(parcels, parcel);
+    PyObject *capsule = parcel ? PyCapsule_New(parcel, PACKED, packed_free) : NULL;
+    if (capsule != NULL) {
+        PyCapsule_SetContext(capsule, Py_NewRef(self));
+    }
+    else if (parcel != NULL) {
+        ph_parcel_done(parcels, parcel);
+    }
+    return capsule;
+}
+
+PyDoc_STRVAR(send_or_pack_doc,
+"_send_or_pack($self, obj, /)\n--\n\n"
+"As try_send(), but when there is no room return what is to be sent, packed, for\n"
+"_send_packed().  While that object is there Buffers in it are pinned.");
+
+static PyObject *
+channel_send_or_pack(PyObject *op, PyObject *obj)
+{
+    ChannelObject *self = ph_channel_of(op);
+    ph_parcel *parcel = pack_for(self, obj);
+    if (parcel == NULL) {
+        return NULL;
+    }
+    ph_transfer transfer = {.out = &parcel->out};
+    ph_status status = ph_channel_try(self, &transfer);
+    return ph_channel_must_wait(status) ? packed_of(self, parcel)
+                                        : end_send(self, parcel, status);
+}
+
+PyDoc_STRVAR(send_packed_doc,
+"_send_packed($module, packed, /)\n--\n\n"
+"Send what _send_or_pack() has packed, once.  False when there is still no room.");
+
+static PyObject *
+core_send_packed(PyObject *Py_UNUSED(module), PyObject *capsule)
+{
+    ph_parcel *parcel = PyCapsule_GetPointer(capsule, PACKED);
+    if (parcel == NULL) {
+        return NULL;
+    }
+    ChannelObject *self = PyCapsule_GetContext(capsule);
+    ph_transfer transfer = {.out = &parcel->out};
+    ph_status status = ph_channel_try(self, &transfer);
+    if (ph_channel_must_wait(status)) {
+        status = ph_channel_wait(self, &transfer, 0);
+    }
+    if (ph_channel_must_wait(status)) {
+        Py_RETURN_FALSE;
+    }
+    PyCapsule_SetName(capsule, SPENT);
+    PyObject *none = end_send(self, parcel, status);
+    Py_XDECREF(none);
+    return none ? Py_NewRef(Py_True) : NULL;
 }
 
 static int
@@ -713,6 +814,7 @@ static PyMethodDef channel_methods[] = {
     {"arecv", channel_arecv, METH_NOARGS, arecv_doc},
     {"close", channel_close, METH_NOARGS, close_doc},
     {"stats", channel_stats, METH_NOARGS, channel_stats_doc},
+    {"_send_or_pack", channel_send_or_pack, METH_O, send_or_pack_doc},
     {"_watch", channel_watch, METH_VARARGS, watch_doc},
     {"_unwatch", channel_unwatch, METH_VARARGS, unwatch_doc},
     {"_ring", channel_ring, METH_NOARGS, ring_doc},
@@ -823,6 +925,7 @@ core_getattr(PyObject *module, PyObject *name)
 static PyMethodDef functions[] = {
     {"select", (PyCFunction)(void (*)(void))core_select, METH_VARARGS | METH_KEYWORDS,
      select_doc},
+    {"_send_packed", core_send_packed, METH_O, send_packed_doc},
     {"_bell_name", core_bell_name, METH_O, bell_name_doc},
     {"__getattr__", core_getattr, METH_O, NULL},
     {NULL, NULL, 0, NULL},

@@ -77,10 +77,13 @@ typedef struct {
     ph_incoming *in;
 } ph_transfer;
 
-/* Send or receive until that point in time; 0: without waiting.  With the GIL, which
-   others have while this waits.  PH_EXCEPTION: a signal handler has raised. */
-ph_status ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer,
-                              uint64_t until);
+/* Send or receive at once, and keep the GIL.  When that gives one of the statuses for
+   which one has to wait: wait until that point in time; 0: hardly at all.  Others have
+   the GIL while this waits.  PH_EXCEPTION: a signal handler has raised. */
+ph_status ph_channel_try(ChannelObject *self, const ph_transfer *transfer);
+bool ph_channel_must_wait(ph_status status);
+ph_status ph_channel_wait(ChannelObject *self, const ph_transfer *transfer,
+                          uint64_t until);
 /* Those channels of a tuple from which recv() would not wait, once there are any or
    the time is over.  A new list; NULL with an exception. */
 PyObject *ph_channel_select(PyObject *tuple, uint64_t until);

@@ -126,28 +126,32 @@ try_now(ChannelObject *self, const ph_transfer *transfer)
     return status;
 }
 
-static bool
-must_wait(ph_status status)
+ph_status
+ph_channel_try(ChannelObject *self, const ph_transfer *transfer)
+{
+    return try_transfer(self, transfer, 0);
+}
+
+bool
+ph_channel_must_wait(ph_status status)
 {
     return status == PH_FULL || status == PH_EMPTY || status == PH_INTERRUPTED;
 }
 
 ph_status
-ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
+ph_channel_wait(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
 {
-    ph_status status = try_transfer(self, transfer, 0);
-    if (!must_wait(status)) {
-        return status;
-    }
     if (until == 0) {
         return try_now(self, transfer);
     }
+    ph_status status;
     do {
         status = wait_and_try(self, transfer, until);
-        if (must_wait(status) && PyErr_CheckSignals() < 0) {
+        if (ph_channel_must_wait(status) && PyErr_CheckSignals() < 0) {
             return PH_EXCEPTION;
         }
-    } while (must_wait(status) && (until == PH_FOREVER || ph_os_now() < until));
+    } while (ph_channel_must_wait(status)
+             && (until == PH_FOREVER || ph_os_now() < until));
     return status == PH_INTERRUPTED ? (transfer->out ? PH_FULL : PH_EMPTY) : status;
 }
 

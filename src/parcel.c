@@ -18,6 +18,9 @@
    spare parcel for each interpreter will do: who finds it taken, by another thread
    that waits or by the code that pickling runs, makes another one.
 
+   A parcel that waits does not need its value any more: bytes are copies, Buffers are
+   pinned, and the channels held.
+
    Nothing that arrives is trusted: offsets and sizes are checked, objects have their
    tag, and the spans of a message their kind. */
 
@@ -73,9 +76,19 @@ parcel_free(ph_parcel *parcel)
     }
 }
 
+/* Of the writer, after the body's if there is one. */
+static ph_span_id
+span_of(const ph_parcel *parcel, uint32_t i)
+{
+    return parcel->out.spans[parcel->has_body + i];
+}
+
 void
 ph_parcel_done(ph_parcels *parcels, ph_parcel *parcel)
 {
+    while (parcel->held > 0) {
+        ph_span_drop(span_of(parcel, --parcel->held));
+    }
     if (parcel->has_body) {
         ph_span_drop(parcel->body);
     }
@@ -190,6 +203,63 @@ ph_parcel_sent(ph_parcel *parcel)
     for (Py_ssize_t i = 0; moved != NULL && i < PyList_GET_SIZE(moved); i++) {
         ph_buffer_consume(PyList_GET_ITEM(moved, i));
     }
+}
+
+/* --- Waiting ------------------------------------------------------------------------- */
+
+int
+ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
+{
+    uint32_t n = parcel->out.n_spans - parcel->has_body;
+    while (parcel->held < n) {
+        ph_span_id id = span_of(parcel, parcel->held);
+        if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK
+            && ph_span_hold(id, PH_SPAN_BUFFER) != PH_OK) {
+            return ph_raise(parcels->exceptions);
+        }
+        parcel->held++;
+    }
+    return 0;
+}
+
+/* The message, and what is held and pinned for it. */
+static void
+hand_over(ph_parcel *from, ph_parcel *to)
+{
+    to->out = from->out;
+    to->words[0] = from->words[0];
+    to->body = from->body;
+    to->has_body = from->has_body;
+    to->held = from->held;
+    to->pickled = from->pickled;
+    to->writer.moved = from->writer.moved;
+    from->has_body = false;
+    from->held = 0;
+    from->writer.moved = NULL;
+}
+
+ph_parcel *
+ph_parcel_slim(ph_parcels *parcels, ph_parcel *parcel)
+{
+    uint64_t spans_size = parcel->out.n_spans * sizeof(ph_span_id);
+    uint64_t size = spans_size + parcel->out.size;
+    ph_parcel *slim = ph_calloc(1, sizeof(*slim));
+    if (slim == NULL || (slim->bytes = ph_malloc(size)) == NULL) {
+        ph_free(slim);
+        ph_parcel_done(parcels, parcel);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    slim->bytes_size = size;
+    if (spans_size > 0) {
+        memcpy(slim->bytes, parcel->out.spans, spans_size);
+    }
+    memcpy(slim->bytes + spans_size, parcel->out.bytes, parcel->out.size);
+    hand_over(parcel, slim);
+    slim->out.spans = (const ph_span_id *)slim->bytes;
+    slim->out.bytes = slim->bytes + spans_size;
+    ph_parcel_done(parcels, parcel);
+    return slim;
 }
 
 /* --- Packing ------------------------------------------------------------------------- */

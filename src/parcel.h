@@ -31,6 +31,7 @@ struct ph_parcel {
     size_t spans_size;
     ph_span_id body;
     bool has_body;                  /* we hold `body` */
+    uint32_t held;                  /* so many of the writer's spans, too */
     bool pickled;
 };
 
@@ -41,6 +42,13 @@ ph_parcel *ph_parcel_pack(ph_parcels *parcels, PyObject *obj, bool may_pickle,
                           uint64_t largest);
 /* Bytes that travel, in the ring or in the body's span. */
 uint64_t ph_parcel_size(const ph_parcel *parcel);
+/* Before others may run while it waits: from now on the value may change, even end.
+   Buffers are pinned anyway; this holds the channels.  Once for each parcel.  -1 with
+   an exception. */
+int ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel);
+/* For one that may wait for long, among many: the same message in no more memory than
+   it takes.  Steals the parcel.  NULL with an exception. */
+ph_parcel *ph_parcel_slim(ph_parcels *parcels, ph_parcel *parcel);
 /* It has been sent: what it moved is gone from here. */
 void ph_parcel_sent(ph_parcel *parcel);
 /* Give it back, sent or not. */

@@ -653,6 +653,26 @@ def test_moving_buffer_is_pinned_while_its_sender_waits():
     assert [bytes(buffer) for buffer in buffers] == [b"precious"]
 
 
+def test_a_channel_in_a_message_that_waits_is_held():
+    """The list is packed; what becomes of it, and of the channel in it, does no harm."""
+    channel = filled(b"x" * 100)
+    mark = Buffer.of(b"mark").toreadonly()
+    value = [mark, Channel(SMALL), b"y" * 100]
+    references = sys.getrefcount(mark)
+    thread = threading.Thread(target=channel.send, args=(value,))
+    thread.start()
+    while sys.getrefcount(mark) == references:  # until it is pinned
+        os.sched_yield()
+    value.clear()
+    items = []
+    while not any(isinstance(item, list) for item in items):
+        items.append(channel.recv(timeout=60))
+    thread.join()
+    inner = items[-1][1]
+    inner.send("through it")
+    assert inner.recv() == "through it"
+
+
 # --- Between interpreters -------------------------------------------------------------------------
 
 ECHO = """

@@ -1,16 +1,19 @@
 """Channels in event loops: `await` without a thread, in parents and children, and cancelled."""
 
 import asyncio
+import gc
 import os
 import socket
+import sys
 import threading
+import weakref
 
 import pytest
 
 import permaheap
-from permaheap import Channel, Closed, _aio
+from permaheap import Buffer, Channel, Closed, _aio, move
 from processes import Child
-from test_channels import SMALL, crowd, drain, filled
+from test_channels import SMALL, Carrier, Point, crowd, drain, filled, spans
 
 TIMEOUT = 60  # seconds after which a test has failed
 
@@ -40,6 +43,25 @@ async def patient(channel):
         return await channel.arecv()
     except Exception as error:
         return type(error)
+
+
+async def look_in_vain(n):
+    """Let those who wait look again, so many times."""
+    for _ in range(n):
+        _aio._bells[asyncio.get_running_loop()]._look()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+class Counts:
+    """Counts how often it is pickled."""
+
+    def __init__(self):
+        self.pickled = 0
+
+    def __reduce__(self):
+        self.pickled += 1
+        return Counts, ()
 
 
 @pytest.fixture
@@ -247,6 +269,272 @@ def test_loop_used_again_in_a_child(deaf):
         assert named.recv() == "for the child"
         back.close()
         worker.join()
+
+
+# --- What waits is the message -------------------------------------------------------------
+
+
+def test_what_waits_is_packed_once(deaf):
+    async def main():
+        channel = filled()
+        objects = [Counts() for _ in range(3)]
+        tasks = [asyncio.create_task(channel.asend([obj, b"x" * 1000])) for obj in objects]
+        await until_waiting(3, channel, room=True)
+        assert [obj.pickled for obj in objects] == [1, 1, 1]
+        await look_in_vain(10)
+        assert not any(task.done() for task in tasks)
+        assert channel.stats()["pickled"] == 0
+        drain(channel)
+        await asyncio.gather(*tasks)
+        assert [obj.pickled for obj in objects] == [1, 1, 1]
+        assert channel.stats()["pickled"] == 3
+        at_once = Counts()
+        await channel.asend(at_once)
+        assert at_once.pickled == 1
+
+    run(main())
+
+
+def test_what_waits_is_as_it_was(deaf):
+    """Whatever becomes of the object, and of what is in it, in the ring or in a span of its own."""
+    before = spans()
+
+    async def main():
+        channel = filled(b"x" * 10)
+        inner, data = Channel(SMALL), bytearray(b"d" * 50_000)
+        inner.send("in the channel")
+        shared = Buffer.of(b"read-only").toreadonly()
+        small, large = [1, {"a": 2}, inner, shared, "x" * 1000], [inner, shared, data]
+        pickled, out_of_band = Point([1], 2), Carrier(data)
+        ends = weakref.ref(pickled)
+        values = [small, large, pickled, out_of_band]
+        tasks = [asyncio.create_task(channel.asend(value)) for value in values]
+        await until_waiting(4, channel, room=True)
+        with pytest.raises(BufferError, match="being sent"):
+            shared.release()
+        small[1]["a"] = "changed"
+        pickled.x.append("changed")
+        data[:] = b"changed"
+        for value in small, large, values:
+            value.clear()
+        del inner, shared, pickled, out_of_band, value
+        gc.collect()
+        assert ends() is None
+        await look_in_vain(3)
+        items = []
+        while len(items) < 4:
+            items += [item for item in drain(channel) if item != b"x" * 10]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        assert items[0][:2] == [1, {"a": 2}]
+        assert items[0][4] == "x" * 1000
+        assert [bytes(items[0][3]), bytes(items[1][1])] == [b"read-only"] * 2
+        assert items[0][2] == items[1][0]
+        assert items[0][2].recv() == "in the channel"
+        assert items[1][2] == items[3].data == b"d" * 50_000
+        assert items[2] == Point([1], 2)
+        assert channel.stats()["large"] == 2
+
+    run(main())
+    assert spans() == before
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "close", "forget"])
+def test_what_was_not_sent_is_given_back(deaf, how):
+    """A moved Buffer as well, at once, though somebody keeps the exception."""
+
+    async def main():
+        channel = filled(b"x" * 10)
+        before = spans()
+        moved = move(Buffer.of(b"precious"))
+        value = [moved, b"l" * 100_000]
+        if how == "timeout":
+            with pytest.raises(TimeoutError) as kept:
+                async with asyncio.timeout(0.001):
+                    await channel.asend(value)
+        elif how == "forget":
+            coroutine = channel.asend(value)
+            coroutine.send(None)
+            with pytest.raises(BufferError, match="being sent"):
+                memoryview(moved)
+            kept = None
+            del coroutine
+        else:
+            tasks = [asyncio.create_task(channel.asend(each)) for each in (value, ["x" * 1000])]
+            await until_waiting(2, channel, room=True)
+            with pytest.raises(BufferError, match="being sent"):
+                memoryview(moved)
+            with pytest.raises(BufferError, match="being sent"):
+                await channel.asend(moved)
+            if how == "close":
+                channel.close()
+            else:
+                for task in tasks:
+                    task.cancel()
+            kept = await asyncio.gather(*tasks, return_exceptions=True)
+            wanted = Closed if how == "close" else asyncio.CancelledError
+            assert [type(error) for error in kept] == [wanted, wanted]
+        assert bytes(moved) == b"precious"
+        assert spans()[1] == before[1] + 1
+        moved.release()
+        assert spans() == before
+        return kept
+
+    run(main())
+
+
+def test_a_moved_buffer_is_gone_when_it_is_sent(deaf):
+    async def main():
+        channel = filled(b"x" * 10)
+        moved = move(Buffer.of(b"precious"))
+        task = asyncio.create_task(channel.asend([moved, b"x" * 1000]))
+        await until_waiting(1, channel, room=True)
+        await look_in_vain(2)
+        assert not moved.released
+        items = drain(channel)
+        await task
+        assert moved.released
+        items = drain(channel)
+        assert bytes(items[0][0]) == b"precious"
+
+    run(main())
+
+
+def test_what_is_packed_is_sent_once():
+    channel = filled()
+    packed = channel._send_or_pack(b"y" * 1000)
+    assert not permaheap._core._send_packed(packed)
+    drain(channel)
+    assert permaheap._core._send_packed(packed)
+    with pytest.raises(ValueError, match="incorrect name"):
+        permaheap._core._send_packed(packed)
+    assert drain(channel) == [b"y" * 1000]
+    assert channel._send_or_pack(1) is None
+    packed = filled()._send_or_pack(b"y" * 1000)  # it keeps its channel
+    gc.collect()
+    assert not permaheap._core._send_packed(packed)
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_fork_while_messages_wait(deaf, first):
+    """Both have the messages then, and each gives back its own."""
+    before = spans()
+
+    def child(pipe, coroutines, moved):
+        if first == "parent":
+            pipe.recv()
+        for coroutine in coroutines:
+            coroutine.close()
+        assert bytes(moved) == b"precious"
+        moved.release()
+        gc.collect()
+
+    async def main():
+        channel, inner = filled(b"x" * 10), Channel(SMALL)
+        moved = move(Buffer.of(b"precious"))
+        values = [[moved, inner, b"x" * 1000], [b"l" * 100_000, inner]]
+        tasks = [asyncio.create_task(channel.asend(value)) for value in values]
+        await until_waiting(2, channel, room=True)
+        values.clear()
+        with Child(child, [task.get_coro() for task in tasks], moved) as worker:
+            if first == "child":
+                worker.join()
+            items = []
+            while len(items) < 2:
+                items += [item for item in drain(channel) if item != b"x" * 10]
+                await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+            if first == "parent":
+                worker.send("go on")
+                worker.join()
+        assert moved.released
+        assert bytes(items[0][0]) == b"precious"
+        assert items[1][0] == b"l" * 100_000
+        assert items[0][1] == items[1][1] == inner
+        del inner
+        items[0][1].send("there")
+        assert items[1][1].recv() == "there"
+
+    run(main())
+    assert spans() == before
+
+
+def test_parent_and_child_both_send_what_waits(deaf):
+    """As with all that a child inherits, the message is there twice."""
+    before = spans()
+
+    def child(pipe, channel, coroutine):
+        (bell,) = (bell for bell in _aio._bells.values() if bell.waiting)
+        bell.waiting[channel, True][0].tell()
+        drain(channel)
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+
+    async def main():
+        channel, inner = filled(b"x" * 10), Channel(SMALL)
+        task = asyncio.create_task(channel.asend([inner, b"l" * 100_000]))
+        await until_waiting(1, channel, room=True)
+        del inner
+        with Child(child, channel, task.get_coro()) as worker:
+            worker.join()
+        await task
+        items = drain(channel)
+        assert len(items) == 2
+        items[0][0].send("there")
+        assert items[1][0].recv() == "there"
+        assert items[0][1] == items[1][1] == b"l" * 100_000
+
+    run(main())
+    assert spans() == before
+
+
+def test_without_memory_for_what_waits():
+    channel, inner = filled(b"x" * 10), Channel(SMALL)
+    moved = move(Buffer.of(b"precious"))
+    before = spans()
+    for value in [moved, inner, b"x" * 1000], [moved, inner, b"l" * 100_000], Point(1, "x" * 1000):
+        for n in range(1, 100):
+            permaheap._core._fault(n)
+            try:
+                packed = channel._send_or_pack(value)
+            except (MemoryError, OSError):
+                packed = None
+            fired = permaheap._core._fault()
+            permaheap._core._fault(0)
+            del packed
+            assert bytes(moved) == b"precious"
+            assert spans() == before
+            if not fired:
+                break
+        assert 2 < n < 99
+
+
+@pytest.mark.skipif(not hasattr(sys, "gettotalrefcount"), reason="needs a debug build")
+def test_no_references_to_what_waits_are_left():
+    async def rounds(n):
+        for _ in range(n):
+            channel = filled()
+            inner = Channel(SMALL)
+            values = [[inner, move(Buffer.of(b"x"))], b"l" * 20_000, Point(1, "x" * 1000)]
+            tasks = [asyncio.create_task(channel.asend([value, 1])) for value in values * 2]
+            await asyncio.sleep(0)
+            for task in tasks[::2]:
+                task.cancel()
+            await asyncio.gather(*tasks[::2], return_exceptions=True)
+            drain(channel)
+            await asyncio.gather(*tasks[1::2], return_exceptions=True)
+        gc.collect()
+
+    async def main():
+        await rounds(100)
+        leaked = []
+        for _ in range(4):
+            before = sys.gettotalrefcount()
+            await rounds(50)
+            leaked.append(sys.gettotalrefcount() - before)
+        return leaked
+
+    assert min(run(main())) < 50
 
 
 # --- When bells do not ring ------------------------------------------------------------------

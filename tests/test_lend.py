@@ -49,6 +49,13 @@ class Actor:
     def get(self):
         return self.items
 
+    def describe(self, *args, **kwargs):
+        return args, kwargs
+
+    def take(self, item, /, *, into="items"):
+        getattr(self, into).append(item)
+        return into
+
     def fail(self):
         raise LookupError("no such thing", 7)
 
@@ -63,8 +70,8 @@ class Actor:
     def function(self):
         return lambda: None
 
-    def back(self, other, method, *args):
-        return call(other, method, *args)
+    def back(self, other, method, *args, **kwargs):
+        return call(other, method, *args, **kwargs)
 
     def bounce(self, other, n):
         return n if n == 0 else call(other, "bounce", self_loan, n - 1)
@@ -406,6 +413,69 @@ def test_an_actor(other):
     assert call(proxy, "add", [3.0, {"four": (4,)}]) == 3
     assert call(proxy, "get") == [1, "two", [3.0, {"four": (4,)}]]
     assert other.ask("result = actor.items") == [1, "two", [3.0, {"four": [4]}]]
+
+
+def test_keyword_arguments(other):
+    actor = actor_of(other)
+    assert call(actor, "describe", 1, a=2, b=[3.0]) == ((1,), {"a": 2, "b": [3.0]})
+    assert call(actor.open(), "describe", a=1) == ((), {"a": 1})
+    assert call(actor, "describe", 1, **{}) == ((1,), {})
+    # Names are the method's, also those that call() has for its own.
+    named = {"target": 1, "method": 2, "module": 3, "größe": 4, "no name": 5}
+    assert call(actor, "describe", **named) == ((), named)
+    assert call(actor, "take", "item") == "items"
+    assert call(actor, "take", "other item", into="items") == "items"
+    assert other.ask("result = actor.items") == ["item", "other item"]
+    # Through two interpreters, and at home.
+    assert call(actor, "back", actor, "describe", 1, a=actor) == ((1,), {"a": actor})
+    assert call(lend({"c": 1}), "copy") == {"c": 1}
+    home = lend(["a", "ccc", "bb"])
+    call(home, "sort", key=len, reverse=True)
+    assert home.open() == ["ccc", "bb", "a"]
+
+
+def test_what_travels_by_keyword(other):
+    actor = actor_of(other)
+    frozen, buffer = permaheap.freeze({"a": [1, 2]}), permaheap.Buffer.of(b"moved")
+    item = permaheap.move(buffer)
+    assert call(actor, "describe", frozen=frozen)[1]["frozen"] is frozen
+    assert call(actor, "is_mine", other=actor.open())
+    assert call(actor, "describe", pickled=LookupError)[1]["pickled"] is LookupError
+    shared = [1]
+    (first,), kwargs = call(actor, "describe", shared, same=shared)
+    assert kwargs["same"] is first
+    returned = call(actor, "describe", buffer=permaheap.Buffer.of(b"read-only").toreadonly())
+    assert bytes(returned[1]["buffer"]) == b"read-only"
+    with pytest.raises(TypeError, match="nothing"):
+        call(actor, "take", item, nothing=1)
+    with pytest.raises(ValueError, match="released"):
+        memoryview(item)  # it had arrived
+
+
+def test_wrong_keywords(other):
+    actor = actor_of(other)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'n'") as caught:
+        call(actor, "add", 1, n=2)
+    assert "by add() of Actor" in caught.value.__notes__[0]
+    with pytest.raises(TypeError, match="positional-only"):
+        call(actor, "take", item=1)
+    with pytest.raises(TypeError, match="no keyword arguments"):
+        call(lend([]), "append", object=1)
+    with pytest.raises(TypeError, match="call: needed are"):
+        call(actor, method="get")
+    with pytest.raises(TypeError, match="call: needed are"):
+        call(target=actor, method="get")
+    assert call(actor, "get") == []
+
+
+def test_keyword_arguments_that_cannot_travel(other):
+    actor = actor_of(other)
+    buffer = permaheap.move(permaheap.Buffer.of(b"mine"))
+    for wrong in (lambda: None, sys.stdout, permaheap.Buffer(1)):
+        with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+            call(actor, "take", buffer, into=wrong)
+    assert bytes(buffer) == b"mine"
+    assert call(actor, "get") == []
 
 
 def test_permanent_objects_come_and_go_by_reference(other):
@@ -995,6 +1065,7 @@ def test_without_memory(other):
     assert sys.getrefcount(obj) == before
     assert each_failure(lambda: call(actor, "get")) > 1
     assert each_failure(lambda: call(actor, "lend_items")) > 1
+    assert each_failure(lambda: call(actor, "describe", 1, a=[2])) > 1
     assert call(actor, "add", 1) == 1
 
 

@@ -7,7 +7,8 @@ that cannot ring must not matter either (the channel's table of bells is full, o
 process lives in another network namespace), those who wait look by themselves five times a second.
 
 Nothing is taken out of a channel, or sent, on behalf of somebody who waits: a task that was told
-to look tries by itself, and one that is cancelled leaves its place to the next.
+to look tries by itself, and one that is cancelled leaves its place to the next, and gives back what
+it has packed.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from permaheap._core import Channel, Closed, Empty, Full, _bell_name
+from permaheap._core import Channel, Closed, Empty, _bell_name, _send_packed
 
 _LOOK_AGAIN = 0.2  # seconds
 
@@ -136,18 +137,23 @@ def _bell_of(loop: asyncio.AbstractEventLoop) -> _Bell:
 
 
 async def send(channel: Channel, obj: Any) -> None:
-    """`Channel.asend`."""
+    """`Channel.asend`.
+
+    What waits is the message, packed once, and not the object.
+    """
+    packed = channel._send_or_pack(obj)
+    if packed is None:
+        return
+    del obj
     try:
-        return channel.try_send(obj)
-    except Full:
-        pass
-    loop = asyncio.get_running_loop()
-    with _bell_of(loop).place((channel, True)) as place:
-        while True:
-            try:
-                return channel.try_send(obj)
-            except Full:
+        if _send_packed(packed):
+            return
+        loop = asyncio.get_running_loop()
+        with _bell_of(loop).place((channel, True)) as place:
+            while not _send_packed(packed):
                 await place.told(loop)
+    finally:
+        del packed  # a traceback may keep this frame, and is not to keep Buffers pinned
 
 
 async def recv(channel: Channel) -> Any:
