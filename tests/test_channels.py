@@ -346,6 +346,17 @@ def test_what_pickle_refuses():
     assert channel.stats()["sent"] == 0
 
 
+def test_what_cannot_be_pickled_with_the_rest_is_explained():
+    channel = Channel()
+    moved = move(Buffer(10))
+    with pytest.raises(TypeError, match="Buffer is not pickled") as raised:
+        channel.send((moved, Point(1, 2)))
+    assert "pickled this tuple as a whole" in raised.value.__notes__[-1]  # pickle has its own
+    assert not moved.released
+    channel.send((moved, "point"))
+    assert channel.recv()[1] == "point"
+
+
 class Unwilling:
     def __reduce__(self):
         return _raise, ()
@@ -359,8 +370,9 @@ def test_what_unpickling_raises():
     channel = Channel()
     channel.send(Unwilling())
     channel.send("next")
-    with pytest.raises(LookupError, match="not here"):
+    with pytest.raises(LookupError, match="not here") as raised:
         channel.recv()
+    assert "unpickled a message" in raised.value.__notes__[-1]
     assert channel.recv() == "next"
 
 
