@@ -555,6 +555,19 @@ PyDoc_STRVAR(select_doc,
 "Raises TypeError for what is no Channel, ValueError for no channels at all.\n"
 "O(channels).  The idea is from select(2).");
 
+/* The channels of an iterable, not yet checked.  One Channel is an iterable, too: of what
+   it receives, which nobody wants to lose. */
+static PyObject *
+listed(ph_channels *channels, PyObject *iterable)
+{
+    if (Py_TYPE(iterable) == channels->type) {
+        PyErr_SetString(PyExc_TypeError, "select: an iterable of Channels is needed, not a "
+                        "Channel itself");
+        return NULL;
+    }
+    return PySequence_Tuple(iterable);
+}
+
 static PyObject *
 core_select(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -566,11 +579,11 @@ core_select(PyObject *module, PyObject *args, PyObject *kwargs)
         || parse_timeout(timeout, &until) < 0) {
         return NULL;
     }
-    PyObject *tuple = PySequence_Tuple(iterable);
+    ph_channels *channels = channels_in(module);
+    PyObject *tuple = listed(channels, iterable);
     if (tuple == NULL) {
         return NULL;
     }
-    ph_channels *channels = channels_in(module);
     PyObject *ready = NULL;
     if (check_channels(channels, tuple) == 0) {
         ready = ph_channel_select(tuple, until);

@@ -1036,6 +1036,11 @@ def test_select_wrong():
         select([Channel(SMALL), 5])
     with pytest.raises(TypeError):
         select(5)
+    channel = Channel(SMALL)
+    channel.send("not to be lost")
+    with pytest.raises(TypeError, match="an iterable of Channels is needed"):
+        select(channel)
+    assert drain(channel) == ["not to be lost"]
     with pytest.raises(ValueError, match="nothing to wait for"):
         select([])
     with pytest.raises(ValueError, match="timeout"):
