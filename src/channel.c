@@ -39,6 +39,10 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
 {
     double seconds = PyFloat_AsDouble(obj);
     if (seconds == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "%s must be a number of seconds or None, not %s",
+                         name, Py_TYPE(obj)->tp_name);
+        }
         return -1;
     }
     if (!(seconds >= 0.0)) {
@@ -73,6 +77,11 @@ parse_capacity(PyObject *obj, ph_channel_wish *wish)
     wish->capacity_given = obj != NULL && obj != Py_None;
     if (!wish->capacity_given) {
         return 0;
+    }
+    if (!PyIndex_Check(obj)) {
+        PyErr_Format(PyExc_TypeError, "capacity must be an int, the bytes that may wait, "
+                     "not %s", Py_TYPE(obj)->tp_name);
+        return -1;
     }
     Py_ssize_t capacity = PyNumber_AsSsize_t(obj, NULL);
     if (capacity == -1 && PyErr_Occurred()) {

@@ -119,8 +119,10 @@ def test_impossible_capacity(capacity):
 
 
 def test_wrong_arguments():
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"capacity must be an int.* not str"):
         Channel("large")
+    with pytest.raises(TypeError, match="spin must be a number of seconds or None, not str"):
+        Channel(spin="never")
     with pytest.raises(TypeError):
         Channel(SMALL, "name")
     with pytest.raises(TypeError, match="name must be str"):
@@ -147,7 +149,7 @@ def test_wrong_arguments():
             channel.recv(timeout)
         with pytest.raises(ValueError, match="timeout must not be negative"):
             channel.send(1, timeout=timeout)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="timeout must be a number of seconds or None, not str"):
         channel.recv("soon")
     assert len(channel) == 0
 
