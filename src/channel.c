@@ -39,6 +39,10 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
 {
     double seconds = PyFloat_AsDouble(obj);
     if (seconds == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+            PyErr_Format(PyExc_TypeError, "%s must be a number of seconds or None, not %s",
+                         name, Py_TYPE(obj)->tp_name);
+        }
         return -1;
     }
     if (!(seconds >= 0.0)) {
@@ -73,6 +77,11 @@ parse_capacity(PyObject *obj, ph_channel_wish *wish)
     wish->capacity_given = obj != NULL && obj != Py_None;
     if (!wish->capacity_given) {
         return 0;
+    }
+    if (!PyIndex_Check(obj)) {
+        PyErr_Format(PyExc_TypeError, "capacity must be an int, the bytes that may wait, "
+                     "not %s", Py_TYPE(obj)->tp_name);
+        return -1;
     }
     Py_ssize_t capacity = PyNumber_AsSsize_t(obj, NULL);
     if (capacity == -1 && PyErr_Occurred()) {
@@ -577,6 +586,19 @@ PyDoc_STRVAR(select_doc,
 "Raises TypeError for what is no Channel, ValueError for no channels at all.\n"
 "O(channels).  The idea is from select(2).");
 
+/* The channels of an iterable, not yet checked.  One Channel is an iterable, too: of what
+   it receives, which nobody wants to lose. */
+static PyObject *
+listed(ph_channels *channels, PyObject *iterable)
+{
+    if (Py_TYPE(iterable) == channels->type) {
+        PyErr_SetString(PyExc_TypeError, "select: an iterable of Channels is needed, not a "
+                        "Channel itself");
+        return NULL;
+    }
+    return PySequence_Tuple(iterable);
+}
+
 static PyObject *
 core_select(PyObject *module, PyObject *args, PyObject *kwargs)
 {
@@ -588,11 +610,11 @@ core_select(PyObject *module, PyObject *args, PyObject *kwargs)
         || parse_timeout(timeout, &until) < 0) {
         return NULL;
     }
-    PyObject *tuple = PySequence_Tuple(iterable);
+    ph_channels *channels = channels_in(module);
+    PyObject *tuple = listed(channels, iterable);
     if (tuple == NULL) {
         return NULL;
     }
-    ph_channels *channels = channels_in(module);
     PyObject *ready = NULL;
     if (check_channels(channels, tuple) == 0) {
         ready = ph_channel_select(tuple, until);

@@ -124,8 +124,9 @@ ph_foreign(const char *thing)
                    "processes. A family is a process and what was forked from "
                    "it after it imported permaheap; spawned children are "
                    "outside, and so are those of a fork server (the default "
-                   "since Python 3.14) unless the server itself imported it. "
-                   "See permaheap.family_context()", thing);
+                   "since Python 3.14), which are a family with that server at "
+                   "most. permaheap.family_context() starts children that are "
+                   "inside", thing);
 }
 
 static bool

@@ -26,6 +26,7 @@
 
 #include "parcel.h"
 
+#include <stdarg.h>
 #include <string.h>
 
 #include "buffer.h"
@@ -317,6 +318,23 @@ import_pickle(ph_parcels *parcels)
     return parcels->loads == NULL ? -1 : 0;
 }
 
+/* Say with the exception that pickle has raised what it was asked for. */
+static void
+note(const char *format, ...)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    va_list args;
+    va_start(args, format);
+    PyObject *text = PyUnicode_FromFormatV(format, args);
+    va_end(args);
+    if (text != NULL) {
+        Py_XDECREF(PyObject_CallMethod(error, "add_note", "O", text));
+    }
+    PyErr_Clear();                              /* the first exception is what counts */
+    Py_XDECREF(text);
+    PyErr_SetRaisedException(error);
+}
+
 /* The pickle, and a list of its out-of-band buffers. */
 static PyObject *
 dumps(ph_parcels *parcels, PyObject *obj, PyObject *buffers)
@@ -328,6 +346,11 @@ dumps(ph_parcels *parcels, PyObject *obj, PyObject *buffers)
     PyObject *pickle = NULL;
     if (args != NULL && kwargs != NULL) {
         pickle = PyObject_Call(parcels->dumps, args, kwargs);
+        if (pickle == NULL) {
+            note("send pickled this %s as a whole, since it is or holds something that "
+                 "travels in no other way; Buffers, and frozen dicts before 3.15, cannot be "
+                 "pickled with it", Py_TYPE(obj)->tp_name);
+        }
     }
     Py_XDECREF(append);
     Py_XDECREF(args);
@@ -551,6 +574,9 @@ loads(ph_parcels *parcels, const char *bytes, uint64_t size, PyObject *buffers)
     PyObject *obj = NULL;
     if (args != NULL && kwargs != NULL) {
         obj = PyObject_Call(parcels->loads, args, kwargs);
+        if (obj == NULL) {
+            note("while recv unpickled a message, which is lost");
+        }
     }
     Py_XDECREF(pickle);
     Py_XDECREF(args);

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import socket
+import subprocess
 import sys
 import threading
 import weakref
@@ -703,6 +704,24 @@ def test_other_errors_come_through():
         assert await channel.arecv() == "next"
 
     run(main())
+
+
+LOOP_THAT_STAYS = """
+import asyncio, permaheap
+loop = asyncio.new_event_loop()
+channel = permaheap.Channel()
+async def main():
+    loop.call_soon(channel.send, "x")
+    return await channel.arecv()
+assert loop.run_until_complete(main()) == "x"
+loop.close()
+"""
+
+
+def test_loop_that_lives_as_long_as_the_program_leaves_nothing_open():
+    command = [sys.executable, "-X", "dev", "-c", LOOP_THAT_STAYS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_uvloop(deaf):

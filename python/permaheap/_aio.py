@@ -55,7 +55,7 @@ class _Bell:
         self.waiting: dict[_Queue, deque[_Place]] = {}
         self.looks = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        weakref.finalize(loop, self.socket.close).atexit = False
+        weakref.finalize(loop, self.socket.close)  # at the end at the latest
         self.number = self._bind()
         loop.add_reader(self.socket.fileno(), self._rung)
 
@@ -111,7 +111,7 @@ class _Bell:
         try:
             while self.socket.recv(1):
                 pass
-        except BlockingIOError:
+        except OSError:  # BlockingIOError; or it is closed, in a thread that outlives the program
             pass
         self._look()
 
