@@ -22,6 +22,7 @@
 
 #include "buffer.h"
 #include "os.h"
+#include "pickles.h"
 
 /* What passes between two interpreters. */
 typedef enum { PH_MESSAGE, PH_PICKLE, PH_ERROR, PH_ERROR_TEXT } packet_kind;
@@ -30,7 +31,9 @@ typedef struct {
     packet_kind kind;
     char *bytes;
     size_t size;
-    ph_span_id *spans;              /* of a message: of Buffers and Channels, held */
+    size_t pickle;                  /* of a pickle: so many at the end; before it is the
+                                       message of its references */
+    ph_span_id *spans;              /* of Buffers and Channels, held */
     uint32_t n_spans, next_span;    /* those before `next_span` have new holders */
     bool arrived;                   /* it was unpacked */
 } packet;
@@ -103,9 +106,9 @@ hold_span(ph_lending *lending, ph_span_id id)
 
 /* What the writer has becomes the packet's. */
 static int
-take_message(ph_lending *lending, packet *out, ph_writer *writer)
+take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writer)
 {
-    out->kind = PH_MESSAGE;
+    out->kind = kind;
     out->bytes = writer->bytes;
     out->size = writer->used;
     writer->bytes = NULL;
@@ -128,6 +131,27 @@ take_message(ph_lending *lending, packet *out, ph_writer *writer)
     return 0;
 }
 
+/* What the writer has, and a pickle. */
+static int
+pack_pickle(ph_lending *lending, packet *out, PyObject *value, ph_writer *writer)
+{
+    ph_pickled pickled;
+    if (ph_pickle(lending->travels->pickles, value, NULL, &pickled) < 0) {
+        return -1;
+    }
+    int status = ph_message_write(lending->travels, pickled.references, writer);
+    if (status == PH_NOT_OURS) {
+        PyErr_SetString(PyExc_ValueError, "call: too many objects at once");
+        status = -1;
+    }
+    out->pickle = (size_t)PyBytes_GET_SIZE(pickled.bytes);
+    if (status == PH_WRITTEN) {
+        status = ph_write_bytes(writer, PyBytes_AS_STRING(pickled.bytes), out->pickle);
+    }
+    ph_pickled_clear(&pickled);
+    return status;
+}
+
 /* A value of this interpreter into a packet.  -1 with an exception.  *p_moved: a list
    of the Buffers that it moves, or NULL. */
 static int
@@ -136,12 +160,13 @@ pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
     ph_writer writer = lending->spare;      /* pickling may call as well */
     lending->spare = (ph_writer){0};
     int status = ph_message_write(lending->travels, value, &writer);
+    packet_kind kind = status == PH_NOT_OURS ? PH_PICKLE : PH_MESSAGE;
+    if (status == PH_NOT_OURS) {
+        status = pack_pickle(lending, out, value, &writer);
+    }
     if (status == PH_WRITTEN) {
         *p_moved = Py_XNewRef(writer.moved);
-        status = take_message(lending, out, &writer);
-    }
-    else if (status == PH_NOT_OURS) {
-        status = pack_bytes(out, PH_PICKLE, helper("dumps", Py_NewRef(value)));
+        status = take_message(lending, out, kind, &writer);
     }
     ph_writer_reset(&writer);
     ph_writer_clear(&lending->spare);
@@ -176,25 +201,18 @@ pack_error(packet *out)
 }
 
 static PyObject *
-bytes_of(const packet *in)
-{
-    return PyBytes_FromStringAndSize(in->bytes, (Py_ssize_t)in->size);
-}
-
-static PyObject *
 unpack(ph_lending *lending, packet *in)
 {
-    PyObject *value;
-    if (in->kind == PH_PICKLE) {
-        value = helper("loads", bytes_of(in));
-    }
-    else {
-        ph_reader reader = {
-            .at = in->bytes, .end = in->bytes + in->size,
-            .spans = in->spans, .n_spans = in->n_spans,
-        };
-        value = ph_message_read(lending->travels, &reader);
-        in->next_span = reader.next_span;
+    const char *end = in->bytes + in->size - in->pickle;
+    ph_reader reader = {
+        .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
+    };
+    PyObject *value = ph_message_read(lending->travels, &reader);
+    in->next_span = reader.next_span;
+    if (value != NULL && in->kind == PH_PICKLE) {
+        PyObject *references = value;
+        value = ph_unpickle(lending->travels->pickles, end, in->pickle, NULL, references);
+        Py_DECREF(references);
     }
     in->arrived = value != NULL;
     return value;
@@ -251,6 +269,12 @@ serve(ph_loan *loan, packet *in, packet *out, ph_transit *way)
         pack_error(out);
     }
     (void)ph_transit_begin(outer);
+}
+
+static PyObject *
+bytes_of(const packet *in)
+{
+    return PyBytes_FromStringAndSize(in->bytes, (Py_ssize_t)in->size);
 }
 
 /* Back in the caller: raise what was raised there.  NULL. */

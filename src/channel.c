@@ -982,8 +982,6 @@ ph_channels_traverse(ph_channels *channels, visitproc visit, void *arg)
     Py_VISIT(channels->full);
     Py_VISIT(channels->empty);
     Py_VISIT(channels->closed);
-    Py_VISIT(channels->parcels.dumps);
-    Py_VISIT(channels->parcels.loads);
     return 0;
 }
 

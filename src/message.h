@@ -78,6 +78,7 @@ struct ph_travels {
     const ph_interpreter *interp;
     bool *has_datetime;             /* imported in this interpreter */
     PyObject **keys;                /* PH_KEYS_KEPT of them */
+    struct ph_pickles *pickles;     /* for what is not ours */
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;
 };
@@ -101,6 +102,9 @@ int ph_message_damaged(const ph_travels *travels, const char *what);
    O(objects). */
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
 int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer);
+/* Does it travel by what names it, and not by its content: a permanent object, or one of
+   a traveller's type? */
+bool ph_travels_by_name(const ph_travels *travels, PyObject *obj);
 /* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
    HandleError (a permanent object is not there any more), ImportError (no datetime in
    this interpreter), MemoryError, or what a traveller raises.  O(bytes). */

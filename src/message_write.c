@@ -742,14 +742,28 @@ open_defaultdict(writing *w, PyObject *obj)
 
 /* --- Any value ----------------------------------------------------------------------------------- */
 
-static int
-write_traveller(writing *w, PyObject *obj)
+/* The number of its type; there is none if that is travels->n. */
+static uint32_t
+number_of_traveller(const ph_travels *travels, PyObject *obj)
 {
-    const ph_travels *travels = w->travels;
     uint32_t i = 0;
     while (i < travels->n && travels->traveller[i].type != Py_TYPE(obj)) {
         i++;
     }
+    return i;
+}
+
+bool
+ph_travels_by_name(const ph_travels *travels, PyObject *obj)
+{
+    return ph_heap_contains(obj) || number_of_traveller(travels, obj) < travels->n;
+}
+
+static int
+write_traveller(writing *w, PyObject *obj)
+{
+    const ph_travels *travels = w->travels;
+    uint32_t i = number_of_traveller(travels, obj);
     if (i == travels->n) {
         return PH_NOT_OURS;
     }

@@ -14,6 +14,7 @@
 #include "message.h"
 #include "object_map.h"
 #include "os_trace.h"
+#include "pickles.h"
 #include "prefork.h"
 #include "retire.h"
 #include "spans.h"
@@ -33,6 +34,7 @@ typedef struct {
     bool has_datetime;              /* imported in this interpreter */
     PyObject *keys[PH_KEYS_KEPT];   /* of messages */
     ph_filling filling;
+    ph_pickles pickles;
     ph_channels channels;
     ph_lending lending;
 } module_state;
@@ -49,6 +51,12 @@ ph_lending *
 ph_lending_of(PyObject *module)
 {
     return &state_of(module)->lending;
+}
+
+ph_pickles *
+ph_pickles_of(PyObject *module)
+{
+    return &state_of(module)->pickles;
 }
 
 /* --- freeze, thaw, is_frozen ------------------------------------------------------- */
@@ -1003,7 +1011,8 @@ core_exec(PyObject *module)
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
                                   .has_datetime = &state->has_datetime,
-                                  .keys = state->keys};
+                                  .keys = state->keys, .pickles = &state->pickles};
+    state->pickles = (ph_pickles){.module = module, .travels = &state->travels};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
         || add_exceptions(module, &interp->exceptions) < 0
@@ -1047,7 +1056,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->interp.rlock);
     Py_VISIT(state->handle_type);
     Py_VISIT(state->buffer_type);
-    int result = ph_channels_traverse(&state->channels, visit, arg);
+    int result = ph_pickles_traverse(&state->pickles, visit, arg);
+    result = result != 0 ? result : ph_channels_traverse(&state->channels, visit, arg);
     return result != 0 ? result : ph_lending_traverse(&state->lending, visit, arg);
 }
 
@@ -1069,6 +1079,7 @@ core_clear(PyObject *module)
     }
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);
+    ph_pickles_clear(&state->pickles);
     ph_channels_clear(&state->channels);
     ph_lending_clear(&state->lending);
     return 0;

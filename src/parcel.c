@@ -6,9 +6,10 @@
                  24 bytes, whatever its size, and the same object arrives
        value     ordinary values in the format of message.c, with the Buffers,
                  Channels, Handles and Loans in them
-       pickle    anything else, by pickle protocol 5: the number of out-of-band buffers,
-                 the size of the pickle and of each buffer; then all of these,
-                 each at a multiple of 16 bytes
+       pickle    anything else, by pickle protocol 5 (pickles.c): the number of
+                 out-of-band buffers, the sizes of the pickle, of the references and of
+                 each buffer; then all of these, each at a multiple of 16 bytes; the
+                 references are a tuple in the format of a value, and 0 bytes if empty
 
    What is too large for the ring lies in a span of its own, in the same format: the
    message in the ring has the flag PH_IN_SPAN, the size of that body, and the body
@@ -32,6 +33,7 @@
 #include "buffer.h"
 #include "grow.h"
 #include "handle.h"
+#include "pickles.h"
 
 enum { PH_OBJECT = 1, PH_VALUE = 2, PH_PICKLE = 3, PH_IN_SPAN = 0x100 };
 
@@ -139,8 +141,6 @@ ph_incoming_done(ph_parcels *parcels, ph_incoming *incoming)
 void
 ph_parcels_clear(ph_parcels *parcels)
 {
-    Py_CLEAR(parcels->dumps);
-    Py_CLEAR(parcels->loads);
     parcel_free(parcels->spare);
     parcels->spare = NULL;
     incoming_free(parcels->spare_incoming);
@@ -300,24 +300,6 @@ pack_value(ph_parcels *parcels, ph_parcel *parcel, uint64_t largest)
     return 0;
 }
 
-static int
-import_pickle(ph_parcels *parcels)
-{
-    if (parcels->loads != NULL) {
-        return 0;
-    }
-    PyObject *module = PyImport_ImportModule("pickle");
-    if (module == NULL) {
-        return -1;
-    }
-    Py_XSETREF(parcels->dumps, PyObject_GetAttrString(module, "dumps"));
-    if (parcels->dumps != NULL) {
-        parcels->loads = PyObject_GetAttrString(module, "loads");
-    }
-    Py_DECREF(module);
-    return parcels->loads == NULL ? -1 : 0;
-}
-
 /* Say with the exception that pickle has raised what it was asked for. */
 static void
 note(const char *format, ...)
@@ -335,29 +317,6 @@ note(const char *format, ...)
     PyErr_SetRaisedException(error);
 }
 
-/* The pickle, and a list of its out-of-band buffers. */
-static PyObject *
-dumps(ph_parcels *parcels, PyObject *obj, PyObject *buffers)
-{
-    PyObject *append = PyObject_GetAttrString(buffers, "append");
-    PyObject *args = Py_BuildValue("(Oi)", obj, 5);
-    PyObject *kwargs = append ? Py_BuildValue("{s:O}", "buffer_callback", append)
-                              : NULL;
-    PyObject *pickle = NULL;
-    if (args != NULL && kwargs != NULL) {
-        pickle = PyObject_Call(parcels->dumps, args, kwargs);
-        if (pickle == NULL) {
-            note("send pickled this %s as a whole, since it is or holds something that "
-                 "travels in no other way; Buffers, and frozen dicts before 3.15, cannot be "
-                 "pickled with it", Py_TYPE(obj)->tp_name);
-        }
-    }
-    Py_XDECREF(append);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    return pickle;
-}
-
 static const Py_buffer *
 contiguous(PyObject *buffers, Py_ssize_t i)
 {
@@ -370,15 +329,25 @@ contiguous(PyObject *buffers, Py_ssize_t i)
     return view;
 }
 
-/* Bytes that pickle and buffers take together; -1 with an exception. */
+#define WORDS 3                     /* before the sizes of the buffers */
+
+/* All that a pickled value consists of. */
+typedef struct {
+    PyObject *pickle;               /* a bytes object */
+    PyObject *buffers;              /* a list of PickleBuffers */
+    const ph_writer *references;
+} pickled_parts;
+
+/* Bytes that these take together; -1 with an exception. */
 static int64_t
-pickle_size(PyObject *pickle, PyObject *buffers)
+size_of_parts(const pickled_parts *parts)
 {
-    Py_ssize_t n = PyList_GET_SIZE(buffers);
-    uint64_t size = aligned((2 + (uint64_t)n) * sizeof(uint64_t));
-    size += aligned((uint64_t)PyBytes_GET_SIZE(pickle));
+    Py_ssize_t n = PyList_GET_SIZE(parts->buffers);
+    uint64_t size = aligned((WORDS + (uint64_t)n) * sizeof(uint64_t));
+    size += aligned((uint64_t)PyBytes_GET_SIZE(parts->pickle));
+    size += aligned(parts->references->used);
     for (Py_ssize_t i = 0; i < n; i++) {
-        const Py_buffer *view = contiguous(buffers, i);
+        const Py_buffer *view = contiguous(parts->buffers, i);
         if (view == NULL) {
             return -1;
         }
@@ -388,30 +357,36 @@ pickle_size(PyObject *pickle, PyObject *buffers)
 }
 
 static char *
-put(char *to, const void *bytes, Py_ssize_t size)
+put(char *to, const void *bytes, uint64_t size)
 {
-    uint64_t end = aligned((uint64_t)size);
-    memcpy(to, bytes, (size_t)size);
-    memset(to + size, 0, end - (uint64_t)size);
+    uint64_t end = aligned(size);
+    if (size > 0) {
+        memcpy(to, bytes, size);
+    }
+    memset(to + size, 0, end - size);
     return to + end;
 }
 
 static void
-put_pickle(char *to, PyObject *pickle, PyObject *buffers)
+put_parts(char *to, const pickled_parts *parts)
 {
-    Py_ssize_t n = PyList_GET_SIZE(buffers);
+    Py_ssize_t n = PyList_GET_SIZE(parts->buffers);
     uint64_t *words = (uint64_t *)to;
+    uint64_t size = (uint64_t)PyBytes_GET_SIZE(parts->pickle);
     words[0] = (uint64_t)n;
-    words[1] = (uint64_t)PyBytes_GET_SIZE(pickle);
-    if (n % 2 != 0) {
-        words[2 + n] = 0;                       /* up to a multiple of 16 bytes */
+    words[1] = size;
+    words[2] = parts->references->used;
+    if ((WORDS + n) % 2 != 0) {
+        words[WORDS + n] = 0;                   /* up to a multiple of 16 bytes */
     }
-    to += aligned((2 + (uint64_t)n) * sizeof(uint64_t));
-    to = put(to, PyBytes_AS_STRING(pickle), PyBytes_GET_SIZE(pickle));
+    to += aligned((WORDS + (uint64_t)n) * sizeof(uint64_t));
+    to = put(to, PyBytes_AS_STRING(parts->pickle), size);
+    to = put(to, parts->references->bytes, parts->references->used);
     for (Py_ssize_t i = 0; i < n; i++) {
-        const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(buffers, i));
-        words[2 + i] = (uint64_t)view->len;
-        to = put(to, view->buf, view->len);
+        PyObject *buffer = PyList_GET_ITEM(parts->buffers, i);
+        const Py_buffer *view = PyPickleBuffer_GetBuffer(buffer);
+        words[WORDS + i] = (uint64_t)view->len;
+        to = put(to, view->buf, (uint64_t)view->len);
     }
 }
 
@@ -428,18 +403,19 @@ scratch(ph_parcels *parcels, ph_parcel *parcel, uint64_t size)
 }
 
 static int
-put_somewhere(ph_parcels *parcels, ph_parcel *parcel, PyObject *pickle,
-              PyObject *buffers, uint64_t largest)
+pack_parts(ph_parcels *parcels, ph_parcel *parcel, const pickled_parts *parts,
+           uint64_t largest)
 {
-    int64_t size = pickle_size(pickle, buffers);
+    int64_t size = size_of_parts(parts);
     if (size < 0) {
         return -1;
     }
     char *to;
-    if (fits((uint64_t)size, 0, largest)) {
+    if (fits((uint64_t)size, parcel->writer.n_spans, largest)) {
         to = scratch(parcels, parcel, (uint64_t)size);
         parcel->out = (ph_outgoing){
             .kind = PH_PICKLE, .bytes = to, .size = (uint64_t)size,
+            .n_spans = parcel->writer.n_spans, .spans = parcel->writer.spans,
         };
     }
     else {
@@ -448,24 +424,42 @@ put_somewhere(ph_parcels *parcels, ph_parcel *parcel, PyObject *pickle,
     if (to == NULL) {
         return -1;
     }
-    put_pickle(to, pickle, buffers);
+    put_parts(to, parts);
     parcel->pickled = true;
     return 0;
+}
+
+/* What the pickle refers to, as a value. */
+static int
+write_references(ph_parcels *parcels, ph_parcel *parcel, PyObject *references)
+{
+    if (PyTuple_GET_SIZE(references) == 0) {
+        return 0;
+    }
+    int result = ph_message_write(parcels->travels, references, &parcel->writer);
+    if (result == PH_NOT_OURS) {
+        PyErr_SetString(PyExc_ValueError, "send: too many objects for one message");
+    }
+    return result == PH_WRITTEN ? 0 : -1;
 }
 
 static int
 pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t largest)
 {
     int result = -1;
-    PyObject *pickle = NULL;
+    ph_pickled pickled = {0};
     PyObject *buffers = PyList_New(0);
-    if (buffers != NULL && import_pickle(parcels) == 0) {
-        pickle = dumps(parcels, obj, buffers);
+    if (buffers != NULL
+        && ph_pickle(parcels->travels->pickles, obj, buffers, &pickled) < 0) {
+        note("send pickled this %s, since it is or holds something that travels in no other "
+             "way", Py_TYPE(obj)->tp_name);
     }
-    if (pickle != NULL) {
-        result = put_somewhere(parcels, parcel, pickle, buffers, largest);
+    if (pickled.bytes != NULL
+        && write_references(parcels, parcel, pickled.references) == 0) {
+        pickled_parts parts = {pickled.bytes, buffers, &parcel->writer};
+        result = pack_parts(parcels, parcel, &parts, largest);
     }
-    Py_XDECREF(pickle);
+    ph_pickled_clear(&pickled);
     Py_XDECREF(buffers);
     return result;
 }
@@ -564,24 +558,24 @@ read_buffers(ph_parcels *parcels, ph_reader *reader, const uint64_t *sizes, uint
     return buffers;
 }
 
+/* Those that the next bytes are; an empty tuple if there are none. */
 static PyObject *
-loads(ph_parcels *parcels, const char *bytes, uint64_t size, PyObject *buffers)
+read_references(ph_parcels *parcels, ph_reader *reader, uint64_t size)
 {
-    PyObject *pickle = PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)size,
-                                               PyBUF_READ);
-    PyObject *args = pickle ? PyTuple_Pack(1, pickle) : NULL;
-    PyObject *kwargs = Py_BuildValue("{s:O}", "buffers", buffers);
-    PyObject *obj = NULL;
-    if (args != NULL && kwargs != NULL) {
-        obj = PyObject_Call(parcels->loads, args, kwargs);
-        if (obj == NULL) {
-            note("while recv unpickled a message, which is lost");
-        }
+    const char *piece = next_piece(parcels, reader, size);
+    if (piece == NULL || size == 0) {
+        return piece ? PyTuple_New(0) : NULL;
     }
-    Py_XDECREF(pickle);
-    Py_XDECREF(args);
-    Py_XDECREF(kwargs);
-    return obj;
+    ph_reader inner = *reader;
+    inner.at = piece;
+    inner.end = piece + size;
+    PyObject *references = ph_message_read(parcels->travels, &inner);
+    reader->next_span = inner.next_span;
+    if (references != NULL && !PyTuple_CheckExact(references)) {
+        Py_CLEAR(references);
+        damaged(parcels, "what a pickle refers to is no tuple");
+    }
+    return references;
 }
 
 static PyObject *
@@ -589,19 +583,25 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
 {
     uint64_t left = (uint64_t)(reader->end - reader->at) / sizeof(uint64_t);
     const uint64_t *words = (const uint64_t *)reader->at;
-    if (left < 2 || words[0] > left - 2) {
+    if (left < WORDS || words[0] > left - WORDS) {
         damaged(parcels, "it is too short");
         return NULL;
     }
-    uint64_t n = words[0];
-    uint64_t size = words[1];
-    if (import_pickle(parcels) < 0
-        || next_piece(parcels, reader, (2 + n) * sizeof(uint64_t)) == NULL) {
-        return NULL;
+    uint64_t n = words[0], size = words[1], of_references = words[2];
+    const char *pickle = NULL;
+    if (next_piece(parcels, reader, (WORDS + n) * sizeof(uint64_t)) != NULL) {
+        pickle = next_piece(parcels, reader, size);
     }
-    const char *pickle = next_piece(parcels, reader, size);
-    PyObject *buffers = pickle ? read_buffers(parcels, reader, words + 2, n) : NULL;
-    PyObject *obj = buffers ? loads(parcels, pickle, size, buffers) : NULL;
+    PyObject *references = pickle ? read_references(parcels, reader, of_references) : NULL;
+    PyObject *buffers = references ? read_buffers(parcels, reader, words + WORDS, n) : NULL;
+    PyObject *obj = NULL;
+    if (buffers != NULL) {
+        obj = ph_unpickle(parcels->travels->pickles, pickle, size, buffers, references);
+        if (obj == NULL) {
+            note("while recv unpickled a message, which is lost");
+        }
+    }
+    Py_XDECREF(references);
     Py_XDECREF(buffers);
     return obj;
 }

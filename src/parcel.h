@@ -11,7 +11,6 @@ typedef struct ph_parcel ph_parcel;
 typedef struct {
     const ph_exceptions *exceptions;
     const ph_travels *travels;
-    PyObject *dumps, *loads;        /* pickle's; NULL: not asked for yet */
     ph_parcel *spare;               /* for the next one who sends, or NULL */
     ph_incoming *spare_incoming;    /* for the next one who receives, or NULL */
 } ph_parcels;

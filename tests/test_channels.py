@@ -348,15 +348,67 @@ def test_what_pickle_refuses():
     assert channel.stats()["sent"] == 0
 
 
-def test_what_cannot_be_pickled_with_the_rest_is_explained():
-    channel = Channel()
-    moved = move(Buffer(10))
-    with pytest.raises(TypeError, match="Buffer is not pickled") as raised:
-        channel.send((moved, Point(1, 2)))
-    assert "pickled this tuple as a whole" in raised.value.__notes__[-1]  # pickle has its own
+def test_what_pickle_leaves_out():
+    """What travels by reference does so in objects of users' types as well."""
+    channel, table, shared = Channel(), freeze({"a": [1, 2], "b": "text"}), Buffer.of(b"shared")
+    buffer, view, inner = Buffer.of(b"moved"), shared.toreadonly(), Channel(SMALL)
+    inner.send("hello")
+    point = Point([table, table["a"], move(buffer)], {"view": view, "inner": inner, "again": view})
+    channel.send((point, {"inner": inner}, point, share(table)))
+    assert buffer.released
+    del inner, point, view
+    shared.release()
+    there, other, again, handle = channel.recv()
+    assert again is there
+    assert there.x[0] is table and there.x[1] is table["a"]
+    assert bytes(there.x[2]) == b"moved" and not there.x[2].readonly
+    assert bytes(there.y["view"]) == b"shared" and there.y["again"] is there.y["view"]
+    assert there.y["inner"] is other["inner"] and other["inner"].recv() == "hello"
+    assert handle.get() is table
+    assert channel.stats()["pickled"] == 1
+
+
+@pytest.mark.parametrize("size", [10, 1000, 100_000])
+def test_what_pickle_leaves_out_of_large_messages(size):
+    channel, table = Channel(SMALL), freeze([b"f" * 100])
+    before = spans()
+    value = [Carrier(bytearray(b"x" * size)), Point(b"y" * size, table)]
+    value.append(Buffer.of(b"z" * size).toreadonly())
+    channel.send([*value, *value])
+    del value[2]
+    got = channel.recv()
+    assert [*map(id, got[:3])] == [*map(id, got[3:])]
+    assert bytes(got[0].data) == b"x" * size
+    assert got[1].x == b"y" * size and got[1].y is table
+    assert bytes(got[2]) == b"z" * size
+    del got
+    assert spans() == before
+
+
+def test_what_pickle_leaves_out_stays_when_pickling_fails():
+    channel, moved = Channel(), move(Buffer.of(b"moved"))
+    before = spans()
+    with pytest.raises(TypeError) as raised:
+        channel.send((moved, Channel(SMALL), Point(threading.Lock(), 2)))
+    assert "pickled this tuple" in raised.value.__notes__[-1]  # pickle has its own
     assert not moved.released
-    channel.send((moved, "point"))
-    assert channel.recv()[1] == "point"
+    del raised
+    assert spans() == before
+    channel.send((moved, Point(1, 2)))
+    assert moved.released
+
+
+def test_what_pickle_leaves_out_between_processes():
+    channel, table = Channel(), freeze(["permanent", 1.5])
+
+    def child(_):
+        channel.send(Point(table, move(Buffer.of(b"data"))))
+
+    with Child(child) as worker:
+        point = channel.recv()
+        worker.join()
+    assert point.x is table
+    assert bytes(point.y) == b"data"
 
 
 class Unwilling:
@@ -1177,7 +1229,7 @@ def everything(channel):
     channel.send({"a": [1, "x" * 50], "b": (2.5, None)})
     channel.send(b"l" * 100_000)
     channel.send(FROZEN)
-    channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(1, 2)])
+    channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(FROZEN, Channel(SMALL))])
     channel.send([move(buffer), Channel(SMALL)])
     return [channel.recv() for _ in range(5)]
 

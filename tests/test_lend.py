@@ -9,6 +9,7 @@ import pickle
 import sys
 import sysconfig
 import threading
+import types
 import weakref
 
 import pytest
@@ -494,6 +495,21 @@ def test_buffers_are_moved(other):
     assert other.ask("result = bytes(actor.items[0]).decode()") == "moved"
     other.run("actor.items = permaheap.move(actor.items[0])")
     assert bytes(call(actor, "get")) == b"moved"
+
+
+def test_what_pickle_leaves_out(other):
+    """What travels by reference does so in objects that only pickle can carry."""
+    actor, frozen = actor_of(other), permaheap.freeze(["here"])
+    moved, channel = permaheap.move(permaheap.Buffer.of(b"moved")), permaheap.Channel()
+    value = types.SimpleNamespace(frozen=frozen, moved=moved, channel=channel, actor=actor)
+    call(actor, "add", value)
+    assert moved.released
+    other.run("item = actor.items[0]; item.channel.send(bytes(item.moved))")
+    other.run("item.channel.send(item.actor.open() is actor)")
+    other.run("item.moved = permaheap.move(item.moved)")
+    assert [channel.recv(), channel.recv()] == [b"moved", True]
+    (back,) = call(actor, "get")
+    assert back.frozen is frozen and bytes(back.moved) == b"moved" and back.channel == channel
 
 
 def test_loans_travel_through_channels(other):

@@ -1,0 +1,41 @@
+/* pickles.h -- what only pickle can carry, and in it what need not be pickled. */
+
+#ifndef PH_PICKLES_H
+#define PH_PICKLES_H
+
+#include "message.h"
+
+/* Per interpreter. */
+typedef struct ph_pickles {
+    PyObject *module;               /* that has this as its state; borrowed */
+    const ph_travels *travels;
+    /* All owned; NULL: not asked for yet. */
+    PyObject *pickler, *unpickler;  /* subclasses of pickle's: theirs have no attributes */
+    PyObject *bytes_io, *loads;
+} ph_pickles;
+
+/* The part of a module's state; by module.c. */
+ph_pickles *ph_pickles_of(PyObject *module);
+
+int ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg);
+void ph_pickles_clear(ph_pickles *pickles);
+
+/* A value, pickled. */
+typedef struct {
+    PyObject *bytes;                /* a bytes object; owned */
+    PyObject *references;           /* a tuple of what is not in it; owned */
+} ph_pickled;
+
+void ph_pickled_clear(ph_pickled *pickled);
+
+/* Pickle an object, by protocol 5.  What ph_message_write() sends by reference is left
+   out, and numbered instead: the references.  `buffers`: a list to which out-of-band
+   buffers are added; or NULL.  -1 with whatever pickling raises.  O(the graph). */
+int ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers,
+              ph_pickled *pickled);
+/* The object again.  `buffers`: a list of the out-of-band buffers, or NULL.
+   `references`: the tuple.  NULL with whatever unpickling raises. */
+PyObject *ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size,
+                      PyObject *buffers, PyObject *references);
+
+#endif
