@@ -870,6 +870,39 @@ def test_killed_while_taking():
     assert outcomes == {(True, 1), (True, 2), (False, 2)}
 
 
+def test_killed_where_others_have_never_been(run):
+    """Who mends looks at the memory of a channel that it never had."""
+    code = """
+import itertools
+import permaheap
+from permaheap import Buffer, Channel, _core, move
+from processes import Child
+from test_spans import killed_at
+
+def send(n):
+    channel, buffer = Channel(), Buffer(100)
+    _core._death(n)
+    channel.send(move(buffer))
+
+def survivor(pipe, n):
+    killed = killed_at(0, lambda: send(n))
+    Buffer(10).release()
+    _core._check()
+    permaheap.reclaim()
+    assert permaheap.stats().spans == 0
+    return killed
+
+for n in itertools.count(1):
+    with Child(survivor, n) as process:
+        if not process.join():
+            break
+print(n)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
+
+
 def test_killed_while_emptying_a_channel():
     """Who goes on with that does not drop a message's hold twice."""
 
