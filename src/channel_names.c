@@ -102,8 +102,9 @@ hold_listed(const ph_channel_wish *wish, const ph_span_id *fresh, bool *p_found,
             atomic_store(&shared_of(*fresh)->listed, 1);
         }
         ph_journal_commit();
-        if (!*p_found || ph_span_hold(*id, PH_SPAN_CHANNEL) == PH_OK) {
-            return PH_OK;
+        status = *p_found ? ph_span_hold(*id, PH_SPAN_CHANNEL) : PH_OK;
+        if (status != PH_BAD_HANDLE) {
+            return status;
         }
     }                               /* dropped by the last one meanwhile: look again */
 }

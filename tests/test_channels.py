@@ -21,6 +21,7 @@ import permaheap
 from interpreters import Interpreter
 from permaheap import Buffer, Channel, Closed, Empty, Full, freeze, move, select, share
 from processes import Child
+from test_release import TABLE
 
 SMALL = 16384  # bytes: the least capacity
 
@@ -534,6 +535,33 @@ def test_one_channel_for_a_name_that_many_make_at_once():
         for worker in workers:
             worker.send("end")
             worker.join()
+
+
+def test_names_for_a_process_without_a_slot(run):
+    """It is refused a channel that it has not inherited, whether that is there or not."""
+    code = """
+from permaheap import Channel
+channel = Channel(name="there")
+for i in range(1, MEMBERS):
+    put(i, os.getpid() << 40 | 2**40 - 1, members()[0][0], 0, 0, 0)
+
+def child(pipe):
+    for name in ("there", "elsewhere"):
+        try:
+            Channel(name=name)
+        except Exception as error:
+            pipe.send(str(error))
+    channel.send("inherited")
+
+with Child(child) as process:
+    for _ in range(2):
+        assert process.poll(30)
+        assert "no place in the table" in process.recv()
+    process.join()
+assert channel.recv() == "inherited"
+"""
+    done = run(TABLE + code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_stale_pickle():
