@@ -7,6 +7,9 @@
    object keeps count of how often it was in vain lately, and stops when it is; now and
    then it tries again.
 
+   A signal interrupts a sleep only if this thread has it, and only if it comes while the thread
+   sleeps.  So nobody waits for longer than LOOK without looking at signals.
+
    Who waits for several channels leaves a watcher in each of the rings, looks at all of
    them once more, and sleeps at its process's bell (bell.c). */
 
@@ -16,6 +19,8 @@
 
 #define MILLISECOND 1000000u            /* nanoseconds */
 #define PATIENCE (100 * MILLISECOND)    /* so long a lock is waited for, then come back */
+
+#define LOOK (200 * MILLISECOND)        /* so long somebody sleeps, then looks at signals */
 
 /* --- One channel --------------------------------------------------------------------- */
 
@@ -94,21 +99,20 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     return ph_ring_wait_room(self->ring, size, spin, until);
 }
 
-/* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is
-   over, and at signals. */
+/* Wait, and try again, without the GIL.  PH_INTERRUPTED: nothing has moved: look whether
+   the time is over, and at signals. */
 static ph_status
-wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
+wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
+             uint64_t until)
 {
-    uint64_t spin = spin_for(self);
     uint64_t took = 0;
     ph_status status;
     Py_BEGIN_ALLOW_THREADS
     uint64_t start = spin ? ph_os_now() : 0;
-    status = wait_transfer(self, transfer, spin, until);
+    status = wait_transfer(self, transfer, spin, sooner(until, spin + LOOK));
     took = spin ? ph_os_now() - start : 0;
-    if (status == PH_OK) {
-        status = try_transfer(self, transfer, sooner(until, PATIENCE));
-    }
+    status = status == PH_OK ? try_transfer(self, transfer, sooner(until, PATIENCE))
+                             : PH_INTERRUPTED;
     Py_END_ALLOW_THREADS
     learn(self, spin, took);
     return status;
@@ -143,7 +147,8 @@ ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t u
         return try_now(self, transfer);
     }
     do {
-        status = wait_and_try(self, transfer, until);
+        uint64_t spin = status == PH_INTERRUPTED ? 0 : spin_for(self);
+        status = wait_and_try(self, transfer, spin, until);
         if (must_wait(status) && PyErr_CheckSignals() < 0) {
             return PH_EXCEPTION;
         }
@@ -154,7 +159,7 @@ ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t u
 /* --- Several at once ----------------------------------------------------------------- */
 
 /* So many nanoseconds we sleep at a time, when all rings have our watcher, or not. */
-#define ALL_WATCHED (200 * MILLISECOND)
+#define ALL_WATCHED LOOK
 #define NOT_ALL_WATCHED (10 * MILLISECOND)
 
 /* Would recv() return or raise at once? */

@@ -756,12 +756,13 @@ is_over(const ph_wait *wait)
 }
 
 static bool
-spin_for(const ph_wait *wait, uint64_t spin)
+spin_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
     if (spin == 0 || !ph_os_may_spin()) {
         return is_over(wait);
     }
     uint64_t end = ph_os_now() + spin;
+    end = end < until ? end : until;
     do {
         for (int i = 0; i < 16; i++) {
             if (is_over(wait)) {
@@ -817,7 +818,7 @@ sleep_for(const ph_wait *wait, uint64_t until)
 static ph_status
 wait_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
-    return spin_for(wait, spin) ? PH_OK : sleep_for(wait, until);
+    return spin_for(wait, spin, until) ? PH_OK : sleep_for(wait, until);
 }
 
 ph_status

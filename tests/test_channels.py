@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from pathlib import Path
@@ -54,9 +55,9 @@ def spans():
     return stats.span_bytes, stats.spans
 
 
-def filled(obj=b"x" * 1000):
+def filled(obj=b"x" * 1000, **options):
     """Return a channel without room for one more of these objects."""
-    channel = Channel(SMALL)
+    channel = Channel(SMALL, **options)
     while True:
         try:
             channel.try_send(obj)
@@ -982,6 +983,37 @@ def test_signals_interrupt_waiting(what):
     assert channel.recv() == "still usable"
 
 
+def interrupted(channel, how):
+    """Wait for a channel until a signal comes in a way that does not end a sleep."""
+
+    def alarm(*_):
+        raise Alarm
+
+    def of_another_thread():
+        wait_until_asleep(os.getpid())
+        signal.raise_signal(signal.SIGALRM)
+
+    signal.signal(signal.SIGALRM, alarm)
+    if how == "another thread":
+        threading.Thread(target=of_another_thread).start()
+    else:  # before it sleeps
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        channel.recv() if not len(channel) else channel.send(b"x" * 1000)
+    except Alarm:
+        return "interrupted"
+
+
+@pytest.mark.parametrize("how", ["another thread", "spinning"])
+@pytest.mark.parametrize("what", ["recv", "send"])
+def test_signals_that_do_not_end_a_sleep_interrupt_waiting(what, how):
+    spin = 0.3 if how == "spinning" else 0
+    channel = filled(spin=spin) if what == "send" else Channel(SMALL, spin=spin)
+    with Child(lambda pipe: interrupted(channel, how)) as worker:
+        assert worker.poll(30)
+        assert worker.join() == "interrupted"
+
+
 def test_signals_that_raise_nothing_do_not_end_waiting():
     channel = Channel(SMALL)
 
@@ -1013,6 +1045,16 @@ def test_spinning(spin):
             assert back.recv() == i
         there.close()
         worker.join()
+
+
+def test_a_timeout_ends_spinning():
+    channel, full = Channel(SMALL, spin=1), filled(spin=1)
+    start = time.monotonic()
+    with pytest.raises(Empty):
+        channel.recv(timeout=0.001)
+    with pytest.raises(Full):
+        full.send(b"x" * 1000, timeout=0.001)
+    assert time.monotonic() - start < 2
 
 
 def test_waiting_costs_no_processor_time():
