@@ -23,7 +23,7 @@
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
-#define SPIN_MOST 1.0                   /* seconds */
+#define SECOND 1e9                      /* nanoseconds */
 
 static ph_channels *
 channels_in(PyObject *module)
@@ -46,7 +46,7 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
                      obj);
         return -1;
     }
-    *p_ns = (uint64_t)((seconds < most ? seconds : most) * 1e9);
+    *p_ns = (uint64_t)((seconds < most ? seconds : most) * SECOND);
     return 0;
 }
 
@@ -123,7 +123,7 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                      &name, &may_pickle, &spin)
         || parse_capacity(capacity, &wish) < 0 || parse_name(name, &wish) < 0
         || (spin != Py_None
-            && parse_seconds(spin, "spin", SPIN_MOST, &wish.spin) < 0)) {
+            && parse_seconds(spin, "spin", PH_CHANNEL_SPIN_MOST / SECOND, &wish.spin) < 0)) {
         return NULL;
     }
     ph_channels *channels = ph_channels_of(type);
@@ -566,11 +566,16 @@ core_select(PyObject *module, PyObject *args, PyObject *kwargs)
         || parse_timeout(timeout, &until) < 0) {
         return NULL;
     }
+    ph_channels *channels = channels_in(module);
+    if (Py_TYPE(iterable) == channels->type) {      /* to iterate one is to receive */
+        PyErr_SetString(PyExc_TypeError, "select: an iterable of Channels is needed, not a "
+                        "Channel");
+        return NULL;
+    }
     PyObject *tuple = PySequence_Tuple(iterable);
     if (tuple == NULL) {
         return NULL;
     }
-    ph_channels *channels = channels_in(module);
     PyObject *ready = NULL;
     if (check_channels(channels, tuple) == 0) {
         ready = ph_channel_select(tuple, until);

@@ -248,7 +248,7 @@ ph_channel_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     ph_channels *channels = context_of(travels);
-    if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
+    if (options >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
         (void)ph_message_damaged(travels, "a channel in it is none");
         return NULL;

@@ -1094,6 +1094,12 @@ def test_select_wrong():
         select([Channel(SMALL), 5])
     with pytest.raises(TypeError):
         select(5)
+    channel = filled()
+    channel.close()
+    n = len(channel)
+    with pytest.raises(TypeError, match="an iterable of Channels is needed, not a Channel"):
+        select(channel)
+    assert len(channel) == n
     with pytest.raises(ValueError, match="nothing to wait for"):
         select([])
     with pytest.raises(ValueError, match="timeout"):
@@ -1172,6 +1178,17 @@ def test_bit_flips_are_errors(value):
         with Child(child, channel, place, place % 8) as worker:
             outcomes.add(worker.join())
     assert outcomes
+
+
+def test_damaged_spin_is_no_spin():
+    """What would keep a processor busy for years arrives in no channel."""
+    channel = Channel(SMALL)
+    channel.send(Channel(SMALL, spin=0.123456789))
+    view = channel._ring()
+    place = bytes(view).index((123456789 << 1 | 1).to_bytes(8, sys.byteorder))
+    view[place : place + 8] = (2**62 | 1).to_bytes(8, sys.byteorder)
+    with pytest.raises(permaheap.MessageError):
+        channel.recv()
 
 
 def test_damaged_message_gives_back_what_it_holds():
