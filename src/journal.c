@@ -28,6 +28,7 @@
 
 #include "journal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -97,6 +98,7 @@ ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 {
     ph_journal *j = journal();
     uint32_t n = atomic_load_explicit(&j->used, memory_order_relaxed);
+    assert(n < PH_JOURNAL_MOST);
     j->entry[n].offset = ph_offset_of((const void *)word);
     j->entry[n].before = atomic_load_explicit(word, memory_order_relaxed);
     ph_death_point();

@@ -585,6 +585,30 @@ def test_killed_holder():
     drop(spans[1])
 
 
+def test_as_many_dead_holders_as_there_can_be(run):
+    """The journal has room for all of them, and what lies behind it stays as it was."""
+    code = """
+import os, struct
+from processes import heap_file
+from permaheap import Buffer, _core, reclaim, stats
+
+buffer = Buffer(100)
+for _ in range(1022):           # each has a slot of its own
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+buffer.release()
+reclaim()
+assert stats().spans == 0
+_core._check()
+journal, table = struct.unpack("2Q", os.pread(heap_file(), 16, 80))
+entries = 88 + 2048 * 16
+assert not any(os.pread(heap_file(), table - journal - entries, journal + entries))
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_new_spans_sweep_now_and_then():
     before = figures()[0]
     leave_behind(100, PAGE)
