@@ -7,9 +7,6 @@
    object keeps count of how often it was in vain lately, and stops when it is; now and
    then it tries again.
 
-   A signal interrupts a sleep only if this thread has it, and only if it comes while the thread
-   sleeps.  So nobody waits for longer than LOOK without looking at signals.
-
    Who waits for several channels leaves a watcher in each of the rings, looks at all of
    them once more, and sleeps at its process's bell (bell.c). */
 
@@ -19,8 +16,6 @@
 
 #define MILLISECOND 1000000u            /* nanoseconds */
 #define PATIENCE (100 * MILLISECOND)    /* so long a lock is waited for, then come back */
-
-#define LOOK (200 * MILLISECOND)        /* so long somebody sleeps, then looks at signals */
 
 /* --- One channel --------------------------------------------------------------------- */
 
@@ -99,8 +94,8 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     return ph_ring_wait_room(self->ring, size, spin, until);
 }
 
-/* Wait, and try again, without the GIL.  PH_INTERRUPTED: nothing has moved: look whether
-   the time is over, and at signals. */
+/* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is
+   over, and at signals. */
 static ph_status
 wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
              uint64_t until)
@@ -109,10 +104,11 @@ wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     ph_status status;
     Py_BEGIN_ALLOW_THREADS
     uint64_t start = spin ? ph_os_now() : 0;
-    status = wait_transfer(self, transfer, spin, sooner(until, spin + LOOK));
+    status = wait_transfer(self, transfer, spin, until);
     took = spin ? ph_os_now() - start : 0;
-    status = status == PH_OK ? try_transfer(self, transfer, sooner(until, PATIENCE))
-                             : PH_INTERRUPTED;
+    if (status == PH_OK) {
+        status = try_transfer(self, transfer, sooner(until, PATIENCE));
+    }
     Py_END_ALLOW_THREADS
     learn(self, spin, took);
     return status;
@@ -136,6 +132,17 @@ must_wait(ph_status status)
     return status == PH_FULL || status == PH_EMPTY || status == PH_INTERRUPTED;
 }
 
+/* Who has waited for room, and does not any more, has no claim on it. */
+static ph_status
+give_up(ChannelObject *self, const ph_transfer *transfer, ph_status status)
+{
+    if (transfer->out == NULL) {
+        return status == PH_INTERRUPTED ? PH_EMPTY : status;
+    }
+    (void)wait_transfer(self, transfer, 0, 0);
+    return status == PH_INTERRUPTED ? PH_FULL : status;
+}
+
 ph_status
 ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
 {
@@ -150,16 +157,16 @@ ph_channel_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t u
         uint64_t spin = status == PH_INTERRUPTED ? 0 : spin_for(self);
         status = wait_and_try(self, transfer, spin, until);
         if (must_wait(status) && PyErr_CheckSignals() < 0) {
-            return PH_EXCEPTION;
+            return give_up(self, transfer, PH_EXCEPTION);
         }
     } while (must_wait(status) && (until == PH_FOREVER || ph_os_now() < until));
-    return status == PH_INTERRUPTED ? (transfer->out ? PH_FULL : PH_EMPTY) : status;
+    return must_wait(status) ? give_up(self, transfer, status) : status;
 }
 
 /* --- Several at once ----------------------------------------------------------------- */
 
 /* So many nanoseconds we sleep at a time, when all rings have our watcher, or not. */
-#define ALL_WATCHED LOOK
+#define ALL_WATCHED (200 * MILLISECOND)
 #define NOT_ALL_WATCHED (10 * MILLISECOND)
 
 /* Would recv() return or raise at once? */
