@@ -478,10 +478,11 @@ static PyObject *
 channel_name(PyObject *self, void *Py_UNUSED(closure))
 {
     const ph_channel_shared *shared = ph_channel_of(self)->shared;
-    if (shared->name_size == 0) {
+    uint32_t size = shared->name_size;
+    if (size == 0 || size > PH_CHANNEL_NAME_MOST) {     /* none, or damaged */
         Py_RETURN_NONE;
     }
-    return PyUnicode_FromStringAndSize(shared->name, (Py_ssize_t)shared->name_size);
+    return PyUnicode_FromStringAndSize(shared->name, (Py_ssize_t)size);
 }
 
 static PyObject *

@@ -241,7 +241,7 @@ import_pickle(ph_parcels *parcels)
     }
     Py_XSETREF(parcels->dumps, PyObject_GetAttrString(module, "dumps"));
     if (parcels->dumps != NULL) {
-        parcels->loads = PyObject_GetAttrString(module, "loads");
+        Py_XSETREF(parcels->loads, PyObject_GetAttrString(module, "loads"));
     }
     Py_DECREF(module);
     return parcels->loads == NULL ? -1 : 0;
@@ -262,6 +262,11 @@ dumps(ph_parcels *parcels, PyObject *obj, PyObject *buffers)
     Py_XDECREF(append);
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
+    if (pickle != NULL && !PyBytes_Check(pickle)) {     /* somebody has replaced it */
+        PyErr_Format(PyExc_TypeError, "send: pickle.dumps returned %s, not bytes",
+                     Py_TYPE(pickle)->tp_name);
+        Py_CLEAR(pickle);
+    }
     return pickle;
 }
 

@@ -348,6 +348,21 @@ def test_what_pickle_refuses():
     assert channel.stats()["sent"] == 0
 
 
+def test_pickle_that_was_replaced(run):
+    code = """
+import pickle
+from permaheap import Channel
+
+pickle.dumps = lambda *args, **kwargs: 5
+try:
+    Channel().send(object())
+except TypeError as error:
+    print(error)
+"""
+    done = run(code)
+    assert done.stdout == "send: pickle.dumps returned int, not bytes\n", done.stderr
+
+
 class Unwilling:
     def __reduce__(self):
         return _raise, ()
@@ -1189,6 +1204,15 @@ def test_damaged_spin_is_no_spin():
     view[place : place + 8] = (2**62 | 1).to_bytes(8, sys.byteorder)
     with pytest.raises(permaheap.MessageError):
         channel.recv()
+
+
+def test_damaged_name_is_no_name():
+    channel = Channel(SMALL, name="damaged")
+    view = channel._ring()
+    place = bytes(view).index(b"damaged")
+    view[place - 1] ^= 0x40  # its size: 1 GiB
+    assert channel.name is None
+    assert "name=None" in repr(channel)
 
 
 def test_damaged_message_gives_back_what_it_holds():
