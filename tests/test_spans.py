@@ -1007,6 +1007,79 @@ def test_killed_while_being_born():
     drop(*spans)
 
 
+def test_killed_with_its_parent():
+    """A child that never comes does not keep what its dead parent had."""
+
+    def parent(pipe):
+        new(5 * PAGE)
+        _core._death(1)
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        pipe.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        pipe.recv()
+
+    before = figures()
+    with Child(parent) as process:
+        assert process.recv() == -signal.SIGKILL
+        process.kill()
+    reclaim()
+    assert figures() == before
+
+
+def test_dead_parent_speaks_for_its_child(run):
+    """Who is born slowly, and has lost its parent meanwhile, has what that had."""
+    code = """
+import ctypes, os, select, signal
+
+slowly = False
+
+@ctypes.CFUNCTYPE(None)
+def being_born():
+    if slowly:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+getattr(ctypes.CDLL(None), "__register_atfork")(None, None, being_born, None)
+
+from permaheap import reclaim, stats        # its own handler comes after this one
+from processes import Child
+from test_spans import fill, holds, new
+
+def parent(pipe):
+    global slowly
+    span = new(100)
+    fill(span, 5)
+    slowly = True
+    if (pid := os.fork()) == 0:
+        pipe.send(holds(span, 5))
+        pipe.recv()
+        os._exit(0)
+    os.waitpid(pid, os.WUNTRACED)
+    pipe.send(pid)
+    pipe.recv()
+
+with Child(parent) as process:
+    pid = process.recv()
+    end = select.poll()
+    end.register(os.pidfd_open(pid))
+    process.kill()
+    for _ in range(2):
+        reclaim()
+        if stats().spans != 1:
+            os.kill(pid, signal.SIGKILL)
+            raise SystemExit("what the child has was given back")
+    os.kill(pid, signal.SIGCONT)
+    assert process.pipe.recv()
+    reclaim()
+    assert stats().spans == 1
+    process.send("end")
+    end.poll()
+reclaim()
+assert stats().spans == 0
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def work_for_ever(pipe, box, seed, deaths):
     """Make, fill, drop, send to itself and receive, until killed."""
     rng = random.Random(seed)
