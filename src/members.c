@@ -205,6 +205,9 @@ ph_members_after_fork(void)
 {
     parent = slot;
     enlist(parent == NO_SLOT ? -1 : forked_by);
+    if (slot != NO_SLOT) {
+        atomic_fetch_add(&member_at(slot)->unborn, SETTLED_ONE);    /* see settle_one() */
+    }
 }
 
 void
@@ -250,12 +253,12 @@ may_come(int parent)
 }
 
 /* Children that never came.  No fork of that process is under way (it is ours, and we have
-   the lock; or it is dead), so that who will come is there already. */
+   the lock; or it is dead), so that who will come is there already.  `unborn` was read
+   before it was known who has the slot: whoever takes it changes the high half. */
 static void
-settle_one(ph_member *member, int parent)
+settle_one(ph_member *member, uint64_t unborn, int parent)
 {
-    uint64_t unborn = atomic_load(&member->unborn);
-    if ((unborn & COUNT_MASK) != 0 && !may_come(parent)) {
+    if (!may_come(parent)) {
         (void)atomic_compare_exchange_strong(&member->unborn, &unborn,
                                              (unborn & ~COUNT_MASK) + SETTLED_ONE);
     }
@@ -267,13 +270,18 @@ settle(void)
     if (slot == NO_SLOT) {
         return;
     }
-    settle_one(member_at(slot), ph_os_pid());
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
         ph_member *member = member_at(i);
+        uint64_t unborn = atomic_load(&member->unborn);
         uint64_t process = atomic_load(&member->process);
-        if (i != slot && has_unborn(member) && process != 0
-            && !ph_os_process_may_have(process, ph_heap.size)) {
-            settle_one(member, 0);
+        if ((unborn & COUNT_MASK) == 0 || process == 0) {
+            continue;
+        }
+        if (i == slot) {
+            settle_one(member, unborn, ph_os_pid());
+        }
+        else if (!ph_os_process_may_have(process, ph_heap.size)) {
+            settle_one(member, unborn, 0);
         }
     }
 }
