@@ -23,7 +23,7 @@
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
-#define SPIN_MOST 1.0                   /* seconds */
+#define SECOND 1e9                      /* nanoseconds */
 
 static ph_channels *
 channels_in(PyObject *module)
@@ -50,7 +50,7 @@ parse_seconds(PyObject *obj, const char *name, double most, uint64_t *p_ns)
                      obj);
         return -1;
     }
-    *p_ns = (uint64_t)((seconds < most ? seconds : most) * 1e9);
+    *p_ns = (uint64_t)((seconds < most ? seconds : most) * SECOND);
     return 0;
 }
 
@@ -132,7 +132,7 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                      &name, &may_pickle, &spin)
         || parse_capacity(capacity, &wish) < 0 || parse_name(name, &wish) < 0
         || (spin != Py_None
-            && parse_seconds(spin, "spin", SPIN_MOST, &wish.spin) < 0)) {
+            && parse_seconds(spin, "spin", PH_CHANNEL_SPIN_MOST / SECOND, &wish.spin) < 0)) {
         return NULL;
     }
     ph_channels *channels = ph_channels_of(type);
@@ -509,10 +509,11 @@ static PyObject *
 channel_name(PyObject *self, void *Py_UNUSED(closure))
 {
     const ph_channel_shared *shared = ph_channel_of(self)->shared;
-    if (shared->name_size == 0) {
+    uint32_t size = shared->name_size;
+    if (size == 0 || size > PH_CHANNEL_NAME_MOST) {     /* none, or damaged */
         Py_RETURN_NONE;
     }
-    return PyUnicode_FromStringAndSize(shared->name, (Py_ssize_t)shared->name_size);
+    return PyUnicode_FromStringAndSize(shared->name, (Py_ssize_t)size);
 }
 
 static PyObject *

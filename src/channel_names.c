@@ -102,8 +102,9 @@ hold_listed(const ph_channel_wish *wish, const ph_span_id *fresh, bool *p_found,
             atomic_store(&shared_of(*fresh)->listed, 1);
         }
         ph_journal_commit();
-        if (!*p_found || ph_span_hold(*id, PH_SPAN_CHANNEL) == PH_OK) {
-            return PH_OK;
+        status = *p_found ? ph_span_hold(*id, PH_SPAN_CHANNEL) : PH_OK;
+        if (status != PH_BAD_HANDLE) {
+            return status;
         }
     }                               /* dropped by the last one meanwhile: look again */
 }
@@ -247,7 +248,7 @@ ph_channel_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     ph_channels *channels = context_of(travels);
-    if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
+    if (options >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
         (void)ph_message_damaged(travels, "a channel in it is none");
         return NULL;

@@ -7,6 +7,7 @@
 #include "freeze.h"
 
 #define PH_CHANNEL_NAME_MOST 255u       /* bytes of UTF-8 */
+#define PH_CHANNEL_SPIN_MOST 1000000000u    /* nanoseconds */
 
 /* At the end of the channel's span, in the family's shared memory: what its senders
    write, its receivers, and nobody once it is listed. */
@@ -26,7 +27,7 @@ typedef struct {
     ph_span_id id;                      /* held once */
     ph_ring *ring;
     ph_channel_shared *shared;
-    uint64_t spin;                      /* nanoseconds; 0: never */
+    uint64_t spin;                      /* nanoseconds, PH_CHANNEL_SPIN_MOST at most; 0: never */
     bool may_pickle;
     uint8_t in_vain;                    /* waits in which spinning was for nothing */
     PyObject *weak;                     /* list of the weak references */

@@ -97,9 +97,9 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
 /* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is
    over, and at signals. */
 static ph_status
-wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
+wait_and_try(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
+             uint64_t until)
 {
-    uint64_t spin = spin_for(self);
     uint64_t took = 0;
     ph_status status;
     Py_BEGIN_ALLOW_THREADS
@@ -138,21 +138,33 @@ ph_channel_must_wait(ph_status status)
     return status == PH_FULL || status == PH_EMPTY || status == PH_INTERRUPTED;
 }
 
+/* Who has waited for room, and does not any more, has no claim on it. */
+static ph_status
+give_up(ChannelObject *self, const ph_transfer *transfer, ph_status status)
+{
+    if (transfer->out == NULL) {
+        return status == PH_INTERRUPTED ? PH_EMPTY : status;
+    }
+    (void)wait_transfer(self, transfer, 0, 0);
+    return status == PH_INTERRUPTED ? PH_FULL : status;
+}
+
 ph_status
 ph_channel_wait(ChannelObject *self, const ph_transfer *transfer, uint64_t until)
 {
     if (until == 0) {
         return try_now(self, transfer);
     }
-    ph_status status;
+    ph_status status = PH_FULL;
     do {
-        status = wait_and_try(self, transfer, until);
+        uint64_t spin = status == PH_INTERRUPTED ? 0 : spin_for(self);
+        status = wait_and_try(self, transfer, spin, until);
         if (ph_channel_must_wait(status) && PyErr_CheckSignals() < 0) {
-            return PH_EXCEPTION;
+            return give_up(self, transfer, PH_EXCEPTION);
         }
     } while (ph_channel_must_wait(status)
              && (until == PH_FOREVER || ph_os_now() < until));
-    return status == PH_INTERRUPTED ? (transfer->out ? PH_FULL : PH_EMPTY) : status;
+    return ph_channel_must_wait(status) ? give_up(self, transfer, status) : status;
 }
 
 /* --- Several at once ----------------------------------------------------------------- */

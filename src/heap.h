@@ -79,7 +79,8 @@ typedef struct {
     _Atomic uint64_t process;   /* who (ph_os_process); 0: the slot is free */
     _Atomic uint64_t ready;     /* == process once its row is written */
     _Atomic uint64_t unborn;    /* low half: its forks whose child is not ready
-                                   yet; high: how often that was settled */
+                                   yet; high: how often that was settled, or the
+                                   slot taken */
     _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
     _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
     _Atomic uint64_t holds;     /* spans that it holds: bits of it in their table */

@@ -28,6 +28,7 @@
 
 #include "journal.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -39,18 +40,23 @@ journal(void)
 
 /* --- Undoing ------------------------------------------------------------------------- */
 
-static bool
-is_committed(const ph_journal *j)
+/* The word is in a channel that this process may never have had: so it is mapped
+   first. */
+static ph_status
+find_commit(const ph_journal *j, bool *p_committed)
 {
     uint64_t at = atomic_load(&j->commit_at);
-    return at != 0 && atomic_load((_Atomic uint64_t *)ph_address_of(at))
+    ph_status status = at != 0 ? ph_heap_map_spans(at) : PH_OK;
+    *p_committed = at != 0 && status == PH_OK
+                   && atomic_load((_Atomic uint64_t *)ph_address_of(at))
                           >= atomic_load(&j->commit_value);
+    return status;
 }
 
 static void
-undo(ph_journal *j)
+undo(ph_journal *j, bool committed)
 {
-    if (!is_committed(j)) {
+    if (!committed) {
         for (uint32_t i = atomic_load(&j->used); i-- > 0;) {
             _Atomic uint64_t *word = ph_address_of(j->entry[i].offset);
             atomic_store(word, j->entry[i].before);
@@ -73,9 +79,16 @@ ph_journal_begin_locked(void)
         return ph_fail(PH_SYSTEM, "permaheap: cannot take the family's lock: %s",
                        strerror(err));
     }
-    if (atomic_load(&j->used) != 0 || atomic_load(&j->commit_at) != 0) {
-        undo(j);
+    if (atomic_load(&j->used) == 0 && atomic_load(&j->commit_at) == 0) {
+        return PH_OK;
     }
+    bool committed;
+    ph_status status = find_commit(j, &committed);
+    if (status != PH_OK) {
+        ph_mutex_unlock(&j->mutex);         /* the next one finds the same work */
+        return status;
+    }
+    undo(j, committed);
     return PH_OK;
 }
 
@@ -85,6 +98,7 @@ ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 {
     ph_journal *j = journal();
     uint32_t n = atomic_load_explicit(&j->used, memory_order_relaxed);
+    assert(n < PH_JOURNAL_MOST);
     j->entry[n].offset = ph_offset_of((const void *)word);
     j->entry[n].before = atomic_load_explicit(word, memory_order_relaxed);
     ph_death_point();
@@ -141,7 +155,7 @@ void
 ph_journal_undo(void)
 {
     ph_journal *j = journal();
-    undo(j);
+    undo(j, false);
     ph_mutex_unlock(&j->mutex);
     ph_os_unlock();
 }

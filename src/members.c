@@ -23,7 +23,7 @@
       the fork, and lowered by the child when its slot is ready (its row is written,
       and the spans that it inherits have its bit), so that there is
       no moment at which nobody speaks for the child.  A slot with unborn
-      children sees everything, and is neither buried nor taken over.
+      children sees everything, and is neither buried nor taken over, dead or not.
    3. What a child has let go of is what its parent had when it forked.  It
       takes that from `row`, which is private memory and so is as old as the fork;
       the parent's row in the header may be newer.
@@ -56,7 +56,7 @@
 #define NO_SLOT PH_MEMBERS
 #define SETTLED_ONE ((uint64_t)1 << 32)     /* in ph_member.unborn */
 #define COUNT_MASK (SETTLED_ONE - 1)
-#define CHILDREN_MOST 256                   /* that settle() compares */
+#define COMING_MOST 1024                    /* processes that settle() compares */
 
 static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
@@ -205,6 +205,9 @@ ph_members_after_fork(void)
 {
     parent = slot;
     enlist(parent == NO_SLOT ? -1 : forked_by);
+    if (slot != NO_SLOT) {
+        atomic_fetch_add(&member_at(slot)->unborn, SETTLED_ONE);    /* see settle_one() */
+    }
 }
 
 void
@@ -229,28 +232,58 @@ is_ready(uint64_t child)
     return false;
 }
 
-/* Children of ours that never came: no fork of this process is under way (we have
-   the lock), so that who will come is there already. */
+/* Is there a process that could still say that it is there?  Children of `parent`, or of
+   anybody (0). */
+static bool
+may_come(int parent)
+{
+    uint64_t process[COMING_MOST];
+    int n = ph_os_processes(parent, ph_heap.size, process, COMING_MOST);
+    if (n < 0 || n > COMING_MOST) {
+        return true;
+    }
+    for (int i = 0; i < n; i++) {
+        if (!is_ready(process[i])
+            && ph_os_process_may_have(process[i], ph_heap.size)
+            && ph_os_process_may_map(process[i], ph_heap.file)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Children that never came.  No fork of that process is under way (it is ours, and we have
+   the lock; or it is dead), so that who will come is there already.  `unborn` was read
+   before it was known who has the slot: whoever takes it changes the high half. */
+static void
+settle_one(ph_member *member, uint64_t unborn, int parent)
+{
+    if (!may_come(parent)) {
+        (void)atomic_compare_exchange_strong(&member->unborn, &unborn,
+                                             (unborn & ~COUNT_MASK) + SETTLED_ONE);
+    }
+}
+
 static void
 settle(void)
 {
-    if (slot == NO_SLOT || !has_unborn(member_at(slot))) {
+    if (slot == NO_SLOT) {
         return;
     }
-    uint64_t unborn = atomic_load(&member_at(slot)->unborn);
-    uint64_t children[CHILDREN_MOST];
-    int n = ph_os_children(children, CHILDREN_MOST);
-    if (n < 0 || n > CHILDREN_MOST) {
-        return;
-    }
-    for (int i = 0; i < n; i++) {
-        if (!is_ready(children[i])
-            && ph_os_process_may_have(children[i], ph_heap.size)) {
-            return;
+    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
+        ph_member *member = member_at(i);
+        uint64_t unborn = atomic_load(&member->unborn);
+        uint64_t process = atomic_load(&member->process);
+        if ((unborn & COUNT_MASK) == 0 || process == 0) {
+            continue;
+        }
+        if (i == slot) {
+            settle_one(member, unborn, ph_os_pid());
+        }
+        else if (!ph_os_process_may_have(process, ph_heap.size)) {
+            settle_one(member, unborn, 0);
         }
     }
-    (void)atomic_compare_exchange_strong(&member_at(slot)->unborn, &unborn,
-                                         (unborn & ~COUNT_MASK) + SETTLED_ONE);
 }
 
 /* --- For spans.c --------------------------------------------------------------------- */

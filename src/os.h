@@ -82,9 +82,12 @@ uint64_t ph_os_process(void);
 /* Could that process still have `size` bytes of addresses?  False only when it
    has surely ended, or has fewer: by exec it begins anew. */
 bool ph_os_process_may_have(uint64_t process, uint64_t size);
-/* Up to `most` of this process's children, zombies left out: their pids, and the times
-   when they were started.  How many there are, or -1 when that cannot be told. */
-int ph_os_children(uint64_t *children, int most);
+/* Could it have that file mapped?  False only when it surely has not. */
+bool ph_os_process_may_map(uint64_t process, ph_file_id file);
+/* Up to `most` processes that have so many addresses, or may, zombies left out: their pids,
+   and the times when they were started.  Children of `parent`, or of anybody (0).  How
+   many there are, or -1 when that cannot be told. */
+int ph_os_processes(int parent, uint64_t size, uint64_t *found, int most);
 /* Can that child be who said that it is that process? */
 bool ph_os_may_be(uint64_t process, uint64_t child);
 int ph_os_parent_pid(void);         /* 0: it is in another namespace */

@@ -18,6 +18,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -432,23 +433,54 @@ ph_os_process_may_have(uint64_t process, uint64_t size)
     return st.state == 'Z' || st.addresses >= size;
 }
 
-int
-ph_os_children(uint64_t *children, int most)
+bool
+ph_os_process_may_map(uint64_t process, ph_file_id file)
 {
-    DIR *dir = opendir("/proc");
+    char path[64], *line = NULL;
+    size_t size = 0;
+    snprintf(path, sizeof(path), "/proc/%d/maps", (int)(process >> STARTED_BITS));
+    FILE *maps = fopen(path, "re");
+    bool found = maps == NULL && errno != ENOENT && errno != ESRCH;
+    while (maps != NULL && !found && getline(&line, &size, maps) > 0) {
+        unsigned int major, minor;
+        unsigned long inode;
+        found = sscanf(line, "%*s %*s %*s %x:%x %lu", &major, &minor, &inode) == 3
+                && inode == file.inode && makedev(major, minor) == file.device;
+    }
+    free(line);
+    if (maps != NULL) {
+        (void)fclose(maps);
+    }
+    return found;
+}
+
+/* With hidepid(5) who sees little does not see the first process either. */
+static bool
+sees_all(void)
+{
+    process_stat st;
+    return read_stat("1", &st);
+}
+
+int
+ph_os_processes(int parent, uint64_t size, uint64_t *found, int most)
+{
+    DIR *dir = parent != 0 || sees_all() ? opendir("/proc") : NULL;
     if (dir == NULL) {
         return -1;
     }
-    int n = 0, me = ph_os_pid();
+    int n = 0;
     struct dirent *entry;
     while ((entry = readdir(dir)) != NULL) {
         process_stat st;
         if (entry->d_name[0] < '1' || entry->d_name[0] > '9'
-            || !read_stat(entry->d_name, &st) || st.parent != me || is_zombie(&st)) {
+            || !read_stat(entry->d_name, &st) || is_zombie(&st)
+            || (parent != 0 && st.parent != parent)
+            || (st.state != 'Z' && st.addresses < size)) {
             continue;
         }
         if (n < most) {
-            children[n] = process_word(atoi(entry->d_name), st.started);
+            found[n] = process_word(atoi(entry->d_name), st.started);
         }
         n++;
     }

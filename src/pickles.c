@@ -150,6 +150,11 @@ dump(ph_pickles *pickles, PyObject *obj, PyObject *buffers, PyObject *references
     if (none != NULL) {
         bytes = PyObject_CallMethod(file, "getvalue", NULL);
     }
+    if (bytes != NULL && !PyBytes_Check(bytes)) {   /* somebody has replaced BytesIO */
+        PyErr_Format(PyExc_TypeError, "pickling gave %s, not bytes",
+                     Py_TYPE(bytes)->tp_name);
+        Py_CLEAR(bytes);
+    }
     Py_XDECREF(none);
     Py_XDECREF(pickler);
     Py_XDECREF(file);

@@ -756,12 +756,13 @@ is_over(const ph_wait *wait)
 }
 
 static bool
-spin_for(const ph_wait *wait, uint64_t spin)
+spin_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
     if (spin == 0 || !ph_os_may_spin()) {
         return is_over(wait);
     }
     uint64_t end = ph_os_now() + spin;
+    end = end < until ? end : until;
     do {
         for (int i = 0; i < 16; i++) {
             if (is_over(wait)) {
@@ -786,16 +787,14 @@ want(ph_ring *ring, uint64_t record, uint64_t now)
     }
 }
 
-/* PH_OK when it is over, PH_EMPTY when the time is. */
+/* PH_OK when it is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
+   after a SLICE: signals also come just before one sleeps, and to other threads. */
 static ph_status
 sleep_for(const ph_wait *wait, uint64_t until)
 {
-    for (;;) {
-        uint64_t now = ph_os_now();
-        uint64_t slice = now + SLICE;
-        if (now >= until) {
-            return PH_EMPTY;
-        }
+    uint64_t now = ph_os_now();
+    uint64_t slice = now + SLICE;
+    for (; now < until && now < slice; now = ph_os_now()) {
         if (wait->record > 0) {
             want(wait->ring, wait->record, now);
         }
@@ -812,12 +811,13 @@ sleep_for(const ph_wait *wait, uint64_t until)
             return PH_INTERRUPTED;
         }
     }
+    return now < until ? PH_INTERRUPTED : PH_EMPTY;
 }
 
 static ph_status
 wait_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
-    return spin_for(wait, spin) ? PH_OK : sleep_for(wait, until);
+    return spin_for(wait, spin, until) ? PH_OK : sleep_for(wait, until);
 }
 
 ph_status
@@ -825,10 +825,11 @@ ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t spin, uint64_t until)
 {
     ph_wait wait = {ring, &ring->receivers, record_size(0, size)};
     ph_status status = wait_for(&wait, spin, until);
-    if (status != PH_OK) {
+    if (status == PH_EMPTY) {
         want_no_more(ring, wait.record);
+        status = PH_FULL;
     }
-    return status == PH_EMPTY ? PH_FULL : status;
+    return status;
 }
 
 ph_status

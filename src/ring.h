@@ -56,7 +56,9 @@ void ph_incoming_free(ph_incoming *message);
 
 /* Wait until there may be room for so many bytes, or something to receive: the caller
    tries again.  Spins for up to `spin` nanoseconds first, then sleeps, without the
-   GIL.  PH_FULL or PH_EMPTY when the time is over; PH_INTERRUPTED. */
+   GIL.  PH_FULL or PH_EMPTY when the time is over; PH_INTERRUPTED after a signal, and
+   now and then: look at signals, and wait on, or what is sent keeps its claim on room for
+   a moment (call it once more with a time that is over, to give that up). */
 ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t spin,
                             uint64_t until);
 ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);

@@ -415,17 +415,27 @@ has_gone_holder(const ph_span_run *run, const gone_members *gone)
     return any != 0;
 }
 
+/* All of them are one transaction, and what frees the span: the journal has room for a
+   count of each member, and for each word of bits. */
+_Static_assert(PH_MEMBERS + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
+
 /* Inside of a transaction.  Whoever has taken over such a slot meanwhile clears its bits
    itself. */
 static uint64_t
 clear_gone_holders(uint64_t index, const gone_members *gone)
 {
     ph_span_run *run = ph_run_at(index);
-    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (has_bit(gone->bits, i) && has_holder(run, i)
-            && atomic_load(&member_at(i)->process) == gone->process[i]) {
-            set_holder(run, i, false);
+    for (uint32_t i = 0; i < BIT_WORDS; i++) {
+        uint64_t kept = run->holders[i];
+        for (uint64_t bits = kept & gone->bits[i]; bits != 0; bits &= bits - 1) {
+            uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
+            ph_member *member = member_at(slot);
+            if (atomic_load(&member->process) == gone->process[slot]) {
+                kept &= ~((uint64_t)1 << slot % 64);
+                ph_run_put(&member->holds, member->holds - 1);
+            }
         }
+        ph_run_put(&run->holders[i], kept);
     }
     return free_if_unheld(index);
 }

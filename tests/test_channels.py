@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from pathlib import Path
@@ -21,6 +22,7 @@ import permaheap
 from interpreters import Interpreter
 from permaheap import Buffer, Channel, Closed, Empty, Full, freeze, move, select, share
 from processes import Child
+from test_release import TABLE
 
 SMALL = 16384  # bytes: the least capacity
 
@@ -53,9 +55,9 @@ def spans():
     return stats.span_bytes, stats.spans
 
 
-def filled(obj=b"x" * 1000):
+def filled(obj=b"x" * 1000, **options):
     """Return a channel without room for one more of these objects."""
-    channel = Channel(SMALL)
+    channel = Channel(SMALL, **options)
     while True:
         try:
             channel.try_send(obj)
@@ -411,6 +413,26 @@ def test_what_pickle_leaves_out_between_processes():
     assert bytes(point.y) == b"data"
 
 
+def test_a_stream_that_was_replaced(run):
+    code = """
+import io
+from permaheap import Channel
+
+
+class Odd(io.BytesIO):
+    def getvalue(self):
+        return 5
+
+io.BytesIO = Odd
+try:
+    Channel().send(object())
+except TypeError as error:
+    print(error)
+"""
+    done = run(code)
+    assert done.stdout == "pickling gave int, not bytes\n", done.stderr
+
+
 class Unwilling:
     def __reduce__(self):
         return _raise, ()
@@ -600,6 +622,33 @@ def test_one_channel_for_a_name_that_many_make_at_once():
         for worker in workers:
             worker.send("end")
             worker.join()
+
+
+def test_names_for_a_process_without_a_slot(run):
+    """It is refused a channel that it has not inherited, whether that is there or not."""
+    code = """
+from permaheap import Channel
+channel = Channel(name="there")
+for i in range(1, MEMBERS):
+    put(i, os.getpid() << 40 | 2**40 - 1, members()[0][0], 0, 0, 0)
+
+def child(pipe):
+    for name in ("there", "elsewhere"):
+        try:
+            Channel(name=name)
+        except Exception as error:
+            pipe.send(str(error))
+    channel.send("inherited")
+
+with Child(child) as process:
+    for _ in range(2):
+        assert process.poll(30)
+        assert "no place in the table" in process.recv()
+    process.join()
+assert channel.recv() == "inherited"
+"""
+    done = run(TABLE + code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_stale_pickle():
@@ -1040,6 +1089,37 @@ def test_signals_interrupt_waiting(what):
     assert channel.recv() == "still usable"
 
 
+def interrupted(channel, how):
+    """Wait for a channel until a signal comes in a way that does not end a sleep."""
+
+    def alarm(*_):
+        raise Alarm
+
+    def of_another_thread():
+        wait_until_asleep(os.getpid())
+        signal.raise_signal(signal.SIGALRM)
+
+    signal.signal(signal.SIGALRM, alarm)
+    if how == "another thread":
+        threading.Thread(target=of_another_thread).start()
+    else:  # before it sleeps
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        channel.recv() if not len(channel) else channel.send(b"x" * 1000)
+    except Alarm:
+        return "interrupted"
+
+
+@pytest.mark.parametrize("how", ["another thread", "spinning"])
+@pytest.mark.parametrize("what", ["recv", "send"])
+def test_signals_that_do_not_end_a_sleep_interrupt_waiting(what, how):
+    spin = 0.3 if how == "spinning" else 0
+    channel = filled(spin=spin) if what == "send" else Channel(SMALL, spin=spin)
+    with Child(lambda pipe: interrupted(channel, how)) as worker:
+        assert worker.poll(30)
+        assert worker.join() == "interrupted"
+
+
 def test_signals_that_raise_nothing_do_not_end_waiting():
     channel = Channel(SMALL)
 
@@ -1071,6 +1151,16 @@ def test_spinning(spin):
             assert back.recv() == i
         there.close()
         worker.join()
+
+
+def test_a_timeout_ends_spinning():
+    channel, full = Channel(SMALL, spin=1), filled(spin=1)
+    start = time.monotonic()
+    with pytest.raises(Empty):
+        channel.recv(timeout=0.001)
+    with pytest.raises(Full):
+        full.send(b"x" * 1000, timeout=0.001)
+    assert time.monotonic() - start < 2
 
 
 def test_waiting_costs_no_processor_time():
@@ -1193,6 +1283,26 @@ def test_bit_flips_are_errors(value):
         with Child(child, channel, place, place % 8) as worker:
             outcomes.add(worker.join())
     assert outcomes
+
+
+def test_damaged_spin_is_no_spin():
+    """What would keep a processor busy for years arrives in no channel."""
+    channel = Channel(SMALL)
+    channel.send(Channel(SMALL, spin=0.123456789))
+    view = channel._ring()
+    place = bytes(view).index((123456789 << 1 | 1).to_bytes(8, sys.byteorder))
+    view[place : place + 8] = (2**62 | 1).to_bytes(8, sys.byteorder)
+    with pytest.raises(permaheap.MessageError):
+        channel.recv()
+
+
+def test_damaged_name_is_no_name():
+    channel = Channel(SMALL, name="damaged")
+    view = channel._ring()
+    place = bytes(view).index(b"damaged")
+    view[place - 1] ^= 0x40  # its size: 1 GiB
+    assert channel.name is None
+    assert "name=None" in repr(channel)
 
 
 def test_damaged_message_gives_back_what_it_holds():

@@ -867,14 +867,20 @@ assert stats().unlisted == 0
 
 
 def test_dead_parent_speaks_for_its_unborn_child(run):
-    """It is neither buried nor taken over before the child has come."""
+    """It is neither buried nor taken over while there is a process that may be the child."""
     code = """
-put(7, before_us + 5, before_us + 5, 1, 0, 0)
-assert not gone()
-assert members()[7][0] == before_us + 5
-put(7, before_us + 5, before_us + 5, 0, 0, 0)
-reclaim()
-assert stats().waiting == 0
+with Child(lambda pipe: pipe.send(None) or pipe.recv()) as child:
+    child.recv()
+    slot = next(i for i in range(MEMBERS) if members()[i][0] >> 40 == child.pid)
+    word = members()[slot][0]
+    put(slot, word, 0)  # as if it were being born
+    put(7, before_us + 5, before_us + 5, 1, 0, 0)
+    assert not gone()
+    assert members()[7][0] == before_us + 5
+    put(slot, word, word)
+    reclaim()
+    assert members()[7][0] == 0
+    assert stats().waiting == 0
 """
     in_table(run, code)
 

@@ -585,6 +585,30 @@ def test_killed_holder():
     drop(spans[1])
 
 
+def test_as_many_dead_holders_as_there_can_be(run):
+    """The journal has room for all of them, and what lies behind it stays as it was."""
+    code = """
+import os, struct
+from processes import heap_file
+from permaheap import Buffer, _core, reclaim, stats
+
+buffer = Buffer(100)
+for _ in range(1022):           # each has a slot of its own
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+buffer.release()
+reclaim()
+assert stats().spans == 0
+_core._check()
+journal, table = struct.unpack("2Q", os.pread(heap_file(), 16, 80))
+entries = 88 + 2048 * 16
+assert not any(os.pread(heap_file(), table - journal - entries, journal + entries))
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
 def test_new_spans_sweep_now_and_then():
     before = figures()[0]
     leave_behind(100, PAGE)
@@ -870,6 +894,39 @@ def test_killed_while_taking():
     assert outcomes == {(True, 1), (True, 2), (False, 2)}
 
 
+def test_killed_where_others_have_never_been(run):
+    """Who mends looks at the memory of a channel that it never had."""
+    code = """
+import itertools
+import permaheap
+from permaheap import Buffer, Channel, _core, move
+from processes import Child
+from test_spans import killed_at
+
+def send(n):
+    channel, buffer = Channel(), Buffer(100)
+    _core._death(n)
+    channel.send(move(buffer))
+
+def survivor(pipe, n):
+    killed = killed_at(0, lambda: send(n))
+    Buffer(10).release()
+    _core._check()
+    permaheap.reclaim()
+    assert permaheap.stats().spans == 0
+    return killed
+
+for n in itertools.count(1):
+    with Child(survivor, n) as process:
+        if not process.join():
+            break
+print(n)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 5
+
+
 def test_killed_while_emptying_a_channel():
     """Who goes on with that does not drop a message's hold twice."""
 
@@ -948,6 +1005,79 @@ def test_killed_while_being_born():
             break
     assert n > 5
     drop(*spans)
+
+
+def test_killed_with_its_parent():
+    """A child that never comes does not keep what its dead parent had."""
+
+    def parent(pipe):
+        new(5 * PAGE)
+        _core._death(1)
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        pipe.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        pipe.recv()
+
+    before = figures()
+    with Child(parent) as process:
+        assert process.recv() == -signal.SIGKILL
+        process.kill()
+    reclaim()
+    assert figures() == before
+
+
+def test_dead_parent_speaks_for_its_child(run):
+    """Who is born slowly, and has lost its parent meanwhile, has what that had."""
+    code = """
+import ctypes, os, select, signal
+
+slowly = False
+
+@ctypes.CFUNCTYPE(None)
+def being_born():
+    if slowly:
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+getattr(ctypes.CDLL(None), "__register_atfork")(None, None, being_born, None)
+
+from permaheap import reclaim, stats        # its own handler comes after this one
+from processes import Child
+from test_spans import fill, holds, new
+
+def parent(pipe):
+    global slowly
+    span = new(100)
+    fill(span, 5)
+    slowly = True
+    if (pid := os.fork()) == 0:
+        pipe.send(holds(span, 5))
+        pipe.recv()
+        os._exit(0)
+    os.waitpid(pid, os.WUNTRACED)
+    pipe.send(pid)
+    pipe.recv()
+
+with Child(parent) as process:
+    pid = process.recv()
+    end = select.poll()
+    end.register(os.pidfd_open(pid))
+    process.kill()
+    for _ in range(2):
+        reclaim()
+        if stats().spans != 1:
+            os.kill(pid, signal.SIGKILL)
+            raise SystemExit("what the child has was given back")
+    os.kill(pid, signal.SIGCONT)
+    assert process.pipe.recv()
+    reclaim()
+    assert stats().spans == 1
+    process.send("end")
+    end.poll()
+reclaim()
+assert stats().spans == 0
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
 
 
 def work_for_ever(pipe, box, seed, deaths):
