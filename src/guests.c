@@ -56,7 +56,7 @@ struct ph_host {
     uint32_t keepers;               /* those who hold a pointer */
     bool main;
     bool closed;
-    PyThreadState *doorkeeper;      /* or NULL; only used in the host */
+    uint64_t doorkeeper;            /* id of a thread state, or 0; only used in the host */
 };
 
 static struct {
@@ -226,23 +226,32 @@ int
 ph_host_open(ph_host *host)
 {
     if (PH_FIRST_STATE_RACES && !host->main && !host->closed
-        && host->doorkeeper == NULL) {
-        host->doorkeeper = PyThreadState_New(host->interp);
-        return host->doorkeeper == NULL ? -1 : 0;
+        && host->doorkeeper == 0) {
+        PyThreadState *doorkeeper = PyThreadState_New(host->interp);
+        if (doorkeeper == NULL) {
+            return -1;
+        }
+        host->doorkeeper = PyThreadState_GetID(doorkeeper);
     }
     return 0;
 }
 
-/* When the process ends, CPython has deleted it: "the" thread state of each interpreter
-   that is left. */
+/* It may be gone: when the process ends, CPython deletes "the" thread state of each
+   interpreter that is left, before it ends that.  Its memory may be another one then,
+   but ids are never used again. */
 static void
 dismiss_doorkeeper(ph_host *host)
 {
-    if (host->doorkeeper != NULL && !hosts.ending) {
-        PyThreadState_Clear(host->doorkeeper);
-        PyThreadState_Delete(host->doorkeeper);
+    PyThreadState *tstate = host->doorkeeper ? PyInterpreterState_ThreadHead(host->interp)
+                                             : NULL;
+    while (tstate != NULL && PyThreadState_GetID(tstate) != host->doorkeeper) {
+        tstate = PyThreadState_Next(tstate);
     }
-    host->doorkeeper = NULL;
+    if (tstate != NULL) {
+        PyThreadState_Clear(tstate);
+        PyThreadState_Delete(tstate);
+    }
+    host->doorkeeper = 0;
 }
 
 static void
