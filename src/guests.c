@@ -70,6 +70,8 @@ static struct {
 
 static _Thread_local ph_guest *innermost;
 
+#define LOOK_AGAIN 200000000u       /* nanoseconds: a signal may come just before we sleep */
+
 /* --- The lock ------------------------------------------------------------------- */
 
 /* Threads of one process only: its owner cannot die without us. */
@@ -282,6 +284,17 @@ others_in(const ph_host *host)
     return n - own_visits(host);
 }
 
+/* The handlers of signals may be what lets a guest go. */
+static void
+handle_signals(PyThreadState *tstate)
+{
+    PyEval_RestoreThread(tstate);
+    if (PyErr_CheckSignals() < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    (void)PyEval_SaveThread();
+}
+
 void
 ph_host_close(ph_host *host)
 {
@@ -293,7 +306,8 @@ ph_host_close(ph_host *host)
         uint32_t seen = hosts.departures;
         hosts.waiting++;
         ph_hosts_unlock();
-        (void)ph_os_wait(&hosts.departures, seen, PH_FOREVER);
+        (void)ph_os_wait(&hosts.departures, seen, ph_os_now() + LOOK_AGAIN);
+        handle_signals(tstate);
         ph_hosts_lock();
         hosts.waiting--;
     }
@@ -316,6 +330,12 @@ suspended_in(const ph_host *host)
     return visit ? visit->from : NULL;
 }
 
+uint32_t
+ph_guest_depth(void)
+{
+    return innermost ? innermost->depth : 0;
+}
+
 int
 ph_guest_enter(ph_guest *visit, ph_host *host)
 {
@@ -331,6 +351,7 @@ ph_guest_enter(ph_guest *visit, ph_host *host)
     visit->host = host;
     visit->from = PyEval_SaveThread();
     visit->outer = innermost;
+    visit->depth = ph_guest_depth() + 1;
     innermost = visit;
     PyEval_RestoreThread(inside);
     visit->exception = PyErr_GetRaisedException();

@@ -546,6 +546,38 @@ with Interpreter() as other:
     assert (done.returncode, done.stdout) == (0, "RecursionError\n"), done.stderr
 
 
+RING = """
+from permaheap import lend
+class Link:
+    def follow(self, loan):
+        self.next = loan
+    def go(self, n):
+        return n if n == 0 else permaheap.call(self.next, "go", n - 1)
+loan = permaheap.lend(Link())
+result = bytes(loan).hex()
+"""
+
+
+def test_recursion_through_many_interpreters_ends(run):
+    """Each counts only its own part of it; the stack is one."""
+    done = run(f"""
+from test_lend import *
+others = [Interpreter() for _ in range(12)]
+ring = [Loan.from_bytes(bytes.fromhex(each.ask("import permaheap" + {RING!r}))) for each in others]
+for link, following in zip(ring, ring[1:] + ring[:1]):
+    call(link, "follow", following)
+assert call(ring[0], "go", 100) == 0
+try:
+    call(ring[0], "go", 100_000)
+except RecursionError:
+    print("RecursionError")
+assert call(ring[0], "go", 100) == 0
+for each in others:
+    each.close()
+""")
+    assert (done.returncode, done.stdout) == (0, "RecursionError\n"), done.stderr
+
+
 # --- Busy and idle owners ----------------------------------------------------------------------
 
 
@@ -837,6 +869,69 @@ while call(actor, "add") < 100 or call(another, "add") < 100:
 print("end")
 """
     )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+def test_signals_are_handled_while_the_process_waits_for_guests(run):
+    """The handler is what lets the guest go."""
+    done = run("""
+from test_lend import *
+import signal
+entered, released = os.pipe(), os.pipe()
+other = Interpreter()
+actor = actor_of(other)
+results = []
+
+def work():
+    results.append(call(actor, "wait", entered[1], released[0]))
+
+def interrupt():
+    while actor.alive:  # until main has begun to wait
+        pass
+    while not results:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+def handle(*_):
+    os.write(released[1], b"x")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    results.append("handled")
+
+signal.signal(signal.SIGUSR1, handle)
+threading.Thread(target=work, daemon=True).start()
+os.read(entered[0], 1)
+threading.Thread(target=interrupt, daemon=True).start()
+print("end", flush=True)
+""")
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+def test_an_owner_ends_after_the_loans_of_main(run):
+    """By an exit function that was registered before permaheap's."""
+    done = run("""
+import atexit
+from interpreters import Interpreter
+owner = Interpreter()
+atexit.register(owner.close)
+from test_lend import *
+actor = actor_of(owner)
+assert call(actor, "add", 1) == 1
+print("end")
+""")
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="datetime can only be in one of them")
+def test_the_process_ends_with_owners_that_main_knows_nothing_of(run):
+    """It has not imported permaheap; CPython ends the others, with a new thread state."""
+    done = run(f"""
+from interpreters import Interpreter
+first, second = Interpreter(), Interpreter()
+names = [each.ask("import permaheap\\ndata = []" + {LEND_DATA!r}) for each in (first, second)]
+for each, name in (first, names[1]), (second, names[0]):
+    each.run("proxy = permaheap.Loan.from_bytes(bytes.fromhex(name)).open()", name=name)
+    each.run("permaheap.call(proxy, 'append', 1)")
+print("end")
+""")
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
