@@ -8,7 +8,7 @@
 /* An interpreter that takes guests; valid while somebody keeps it. */
 typedef struct ph_host ph_host;
 
-/* The lock of all hosts, and of the loans in lend.c.  Nothing waits while it is held,
+/* The lock of all hosts, and of the loans in loans.c.  Nothing waits while it is held,
    and nothing of Python runs. */
 void ph_hosts_lock(void);
 void ph_hosts_unlock(void);
