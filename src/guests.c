@@ -353,7 +353,7 @@ ph_guest_enter(ph_guest *visit, ph_host *host)
     visit->outer = innermost;
     visit->depth = ph_guest_depth() + 1;
     innermost = visit;
-    PyEval_RestoreThread(inside);
+    ph_attach(inside);
     visit->exception = PyErr_GetRaisedException();
     return 0;
 }
@@ -372,7 +372,7 @@ ph_guest_leave(ph_guest *visit)
     }
     innermost = visit->outer;
     depart(visit->host);
-    PyEval_RestoreThread(visit->from);
+    ph_attach(visit->from);
 }
 
 void

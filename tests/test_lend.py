@@ -276,6 +276,55 @@ del proxy
     assert gone() is None
 
 
+THREAD_LOCAL = """
+import threading
+import permaheap
+
+local = threading.local()
+
+class Calls:
+    def __init__(self, loan):
+        self.loan = loan
+
+    def __del__(self):
+        permaheap.call(self.loan, "append", "from a thread that ends")
+
+class Keeps:
+    def keep(self, loan, proxy):
+        local.calls = Calls(loan)
+        local.proxy = proxy
+
+loan = permaheap.lend(Keeps())
+result = bytes(loan).hex()
+"""
+
+
+def test_ends_with_the_thread_that_holds_it(other):
+    """In a thread state that is being cleared: a guest's, and a borrower's own."""
+    log, obj = [], Local()
+    before = sys.getrefcount(obj)
+    keeps = Loan.from_bytes(bytes.fromhex(other.ask(THREAD_LOCAL)))
+    log_loan, loan = lend(log), lend(obj)
+    call(keeps, "keep", log_loan, loan)
+    assert log == ["from a thread that ends"]
+    other.run(
+        """
+import pickle
+def work():
+    local.calls = Calls(pickle.loads(log_name))
+    local.proxy = pickle.loads(name).open()
+    pickle.loads(name).close()  # so that the proxy is the last one
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+""",
+        name=name_of(loan),
+        log_name=name_of(log_loan),
+    )
+    assert log == ["from a thread that ends"] * 2
+    assert sys.getrefcount(obj) == before
+
+
 # --- Handing back -------------------------------------------------------------------------------
 
 
