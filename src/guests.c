@@ -56,7 +56,7 @@ struct ph_host {
     uint32_t keepers;               /* those who hold a pointer */
     bool main;
     bool closed;
-    PyThreadState *doorkeeper;      /* or NULL; only used in the host */
+    uint64_t doorkeeper;            /* id of a thread state, or 0; only used in the host */
 };
 
 static struct {
@@ -69,6 +69,8 @@ static struct {
 } hosts;
 
 static _Thread_local ph_guest *innermost;
+
+#define LOOK_AGAIN 200000000u       /* nanoseconds: a signal may come just before we sleep */
 
 /* --- The lock ------------------------------------------------------------------- */
 
@@ -226,23 +228,32 @@ int
 ph_host_open(ph_host *host)
 {
     if (PH_FIRST_STATE_RACES && !host->main && !host->closed
-        && host->doorkeeper == NULL) {
-        host->doorkeeper = PyThreadState_New(host->interp);
-        return host->doorkeeper == NULL ? -1 : 0;
+        && host->doorkeeper == 0) {
+        PyThreadState *doorkeeper = PyThreadState_New(host->interp);
+        if (doorkeeper == NULL) {
+            return -1;
+        }
+        host->doorkeeper = PyThreadState_GetID(doorkeeper);
     }
     return 0;
 }
 
-/* When the process ends, CPython has deleted it: "the" thread state of each interpreter
-   that is left. */
+/* It may be gone: when the process ends, CPython deletes "the" thread state of each
+   interpreter that is left, before it ends that.  Its memory may be another one then,
+   but ids are never used again. */
 static void
 dismiss_doorkeeper(ph_host *host)
 {
-    if (host->doorkeeper != NULL && !hosts.ending) {
-        PyThreadState_Clear(host->doorkeeper);
-        PyThreadState_Delete(host->doorkeeper);
+    PyThreadState *tstate = host->doorkeeper ? PyInterpreterState_ThreadHead(host->interp)
+                                             : NULL;
+    while (tstate != NULL && PyThreadState_GetID(tstate) != host->doorkeeper) {
+        tstate = PyThreadState_Next(tstate);
     }
-    host->doorkeeper = NULL;
+    if (tstate != NULL) {
+        PyThreadState_Clear(tstate);
+        PyThreadState_Delete(tstate);
+    }
+    host->doorkeeper = 0;
 }
 
 static void
@@ -273,6 +284,17 @@ others_in(const ph_host *host)
     return n - own_visits(host);
 }
 
+/* The handlers of signals may be what lets a guest go. */
+static void
+handle_signals(PyThreadState *tstate)
+{
+    PyEval_RestoreThread(tstate);
+    if (PyErr_CheckSignals() < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    (void)PyEval_SaveThread();
+}
+
 void
 ph_host_close(ph_host *host)
 {
@@ -284,7 +306,8 @@ ph_host_close(ph_host *host)
         uint32_t seen = hosts.departures;
         hosts.waiting++;
         ph_hosts_unlock();
-        (void)ph_os_wait(&hosts.departures, seen, PH_FOREVER);
+        (void)ph_os_wait(&hosts.departures, seen, ph_os_now() + LOOK_AGAIN);
+        handle_signals(tstate);
         ph_hosts_lock();
         hosts.waiting--;
     }
@@ -307,6 +330,12 @@ suspended_in(const ph_host *host)
     return visit ? visit->from : NULL;
 }
 
+uint32_t
+ph_guest_depth(void)
+{
+    return innermost ? innermost->depth : 0;
+}
+
 int
 ph_guest_enter(ph_guest *visit, ph_host *host)
 {
@@ -322,8 +351,9 @@ ph_guest_enter(ph_guest *visit, ph_host *host)
     visit->host = host;
     visit->from = PyEval_SaveThread();
     visit->outer = innermost;
+    visit->depth = ph_guest_depth() + 1;
     innermost = visit;
-    PyEval_RestoreThread(inside);
+    ph_attach(inside);
     visit->exception = PyErr_GetRaisedException();
     return 0;
 }
@@ -342,7 +372,7 @@ ph_guest_leave(ph_guest *visit)
     }
     innermost = visit->outer;
     depart(visit->host);
-    PyEval_RestoreThread(visit->from);
+    ph_attach(visit->from);
 }
 
 void

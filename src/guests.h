@@ -8,7 +8,7 @@
 /* An interpreter that takes guests; valid while somebody keeps it. */
 typedef struct ph_host ph_host;
 
-/* The lock of all hosts, and of the loans in lend.c.  Nothing waits while it is held,
+/* The lock of all hosts, and of the loans in loans.c.  Nothing waits while it is held,
    and nothing of Python runs. */
 void ph_hosts_lock(void);
 void ph_hosts_unlock(void);
@@ -37,9 +37,12 @@ typedef struct ph_guest {
     ph_host *host;
     PyThreadState *from;            /* suspended: where the thread came from */
     PyObject *exception;            /* that was set in the state we are using */
+    uint32_t depth;                 /* of how many visits it is the innermost */
     bool made;                      /* its thread state was made for it */
 } ph_guest;
 
+/* How many visits this thread is in, one within the other. */
+uint32_t ph_guest_depth(void);
 /* Go there, having been admitted, and without the lock.  -1: there is no memory, and
    the admission is used up.  Any exception here stays here. */
 int ph_guest_enter(ph_guest *visit, ph_host *host);

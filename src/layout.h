@@ -63,6 +63,18 @@ ph_is_attached(void)
 #endif
 }
 
+/* PyEval_RestoreThread(), also for a thread state that is being cleared: what its
+   threading.local objects held may run Python code, and so go to other interpreters.
+   Debug builds of CPython do not attach such a one after another was attached. */
+static inline void
+ph_attach(PyThreadState *tstate)
+{
+    unsigned int finalizing = tstate->_status.finalizing;
+    tstate->_status.finalizing = 0;
+    PyEval_RestoreThread(tstate);
+    tstate->_status.finalizing = finalizing & 1;
+}
+
 /* dicts with up to so many str keys can share their table of keys
    (SHARED_KEYS_MAX_SIZE of CPython's dictobject.c). */
 #define PH_SHAPE_MOST 30

@@ -16,7 +16,7 @@
 #include <string.h>
 
 /* A new instance.  The types are gone when the interpreter's modules are. */
-void *
+static void *
 instance_new(PyTypeObject *type)
 {
     if (type == NULL) {

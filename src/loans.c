@@ -247,9 +247,17 @@ ph_loans_end(const ph_host *host)
     }
 }
 
+/* Each interpreter limits only the recursion in itself, but they share one C stack. */
+#define MOST_VISITS 1000
+
 int
 ph_loan_visit(ph_loan *loan, ph_guest *visit, PyObject *loan_error)
 {
+    if (ph_guest_depth() >= MOST_VISITS) {
+        PyErr_SetString(PyExc_RecursionError, "permaheap: calls from interpreter to "
+                        "interpreter are nested too deeply");
+        return -1;
+    }
     ph_hosts_lock();
     bool admitted = loan->object != NULL && ph_host_admit(loan->host);
     ph_hosts_unlock();

@@ -35,7 +35,8 @@ void ph_loans_end(const ph_host *host);
 
 /* In the owner: the object, as a new reference; NULL without an exception: over. */
 PyObject *ph_loan_object(ph_loan *loan);
-/* Become a guest of the owner.  -1 with an exception: MemoryError, or this one. */
+/* Become a guest of the owner.  -1 with an exception: MemoryError, RecursionError, or
+   this one. */
 int ph_loan_visit(ph_loan *loan, ph_guest *visit, PyObject *loan_error);
 
 /* What is sent: see call.c. */

@@ -32,7 +32,7 @@ def run(coroutine):
 async def until_waiting(n, channel, room=False):
     """Wait until so many tasks of this loop wait for a channel."""
     while True:
-        bell = _aio._bells.get(asyncio.get_running_loop())
+        bell = _aio._bell_there(asyncio.get_running_loop())
         if bell is not None and len(bell.waiting.get((channel, room), ())) == n:
             return
         await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def patient(channel):
 async def look_in_vain(n):
     """Let those who wait look again, so many times."""
     for _ in range(n):
-        _aio._bells[asyncio.get_running_loop()]._look()
+        _aio._bell_there(asyncio.get_running_loop())._look()
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -465,7 +465,7 @@ def test_parent_and_child_both_send_what_waits(deaf):
     before = spans()
 
     def child(pipe, channel, coroutine):
-        (bell,) = (bell for bell in _aio._bells.values() if bell.waiting)
+        (bell,) = (bell for ref in _aio._bells.values() if (bell := ref()) and bell.waiting)
         bell.waiting[channel, True][0].tell()
         drain(channel)
         with pytest.raises(StopIteration):
@@ -680,7 +680,7 @@ def test_nothing_stays_behind(deaf):
         await until_waiting(1, channel)
         task.cancel()
         await asyncio.wait([task])
-        bell = _aio._bells[asyncio.get_running_loop()]
+        bell = _aio._bell_there(asyncio.get_running_loop())
         assert bell.waiting == {}
         return bell.number
 
@@ -688,6 +688,90 @@ def test_nothing_stays_behind(deaf):
     for watched in (False, True):
         assert channel._watch(watched, number)  # the table has room
         channel._unwatch(watched, number)
+
+
+def bells():
+    """How many sockets of this process have a bell's name."""
+    name = f"/{os.getpid()}."
+    with open("/proc/self/net/unix") as lines:
+        return sum("@permaheap/" in line and name in line for line in lines)
+
+
+def loops():
+    yield asyncio.new_event_loop
+    try:
+        import uvloop
+    except ImportError:
+        return
+    yield uvloop.new_event_loop
+
+
+@pytest.mark.parametrize("new_loop", list(loops()), ids=lambda new: new.__module__)
+def test_a_loop_closed_with_tasks_that_wait(deaf, caplog, monkeypatch, new_loop):
+    """All of it is collected: the loop, the tasks, the socket; and no error shows."""
+    errors = []
+    monkeypatch.setattr("sys.unraisablehook", errors.append)
+    before = bells()
+    empty, full = Channel(SMALL), filled()
+    loop = new_loop()
+    gone = weakref.ref(loop)
+
+    async def wait():
+        tasks = [asyncio.create_task(empty.arecv()) for _ in range(2)]
+        tasks += [asyncio.create_task(full.asend(b"x" * 1000)) for _ in range(2)]
+        await until_waiting(2, empty)
+        await until_waiting(2, full, room=True)
+        return tasks
+
+    tasks = loop.run_until_complete(wait())
+    assert bells() == before + 1
+    empty.send("for nobody")
+    loop.close()
+    del loop, tasks
+    gc.collect()
+    assert gone() is None
+    assert bells() == before
+    assert errors == []
+    assert {record.getMessage().split("\n")[0] for record in caplog.records} == {
+        "Task was destroyed but it is pending!"
+    }
+    assert drain(empty) == ["for nobody"]
+
+
+def test_a_child_that_collects_its_parents_tasks_hears(deaf):
+    channel = Channel(SMALL)
+    loops = [asyncio.new_event_loop()]
+    loops[0].set_exception_handler(lambda *_: None)  # that they are destroyed is meant
+
+    async def wait():
+        task = asyncio.create_task(channel.arecv())
+        await until_waiting(1, channel)
+        return task
+
+    tasks = [loops[0].run_until_complete(wait())]
+
+    def child(pipe):
+        async def main():
+            task = asyncio.create_task(channel.arecv())
+            await until_waiting(1, channel)
+            gone = weakref.ref(loops[0])
+            loops[0].close()
+            loops.clear()
+            tasks.clear()
+            gc.collect()
+            assert gone() is None
+            pipe.send("waiting")
+            return await task
+
+        return run(main())
+
+    with Child(child) as worker:
+        assert worker.recv() == "waiting"
+        channel.send("heard")
+        assert worker.join() == "heard"
+    tasks[0].cancel()
+    loops[0].run_until_complete(asyncio.wait(tasks))
+    loops[0].close()
 
 
 def test_other_errors_come_through():

@@ -284,6 +284,55 @@ del proxy
     assert gone() is None
 
 
+THREAD_LOCAL = """
+import threading
+import permaheap
+
+local = threading.local()
+
+class Calls:
+    def __init__(self, loan):
+        self.loan = loan
+
+    def __del__(self):
+        permaheap.call(self.loan, "append", "from a thread that ends")
+
+class Keeps:
+    def keep(self, loan, proxy):
+        local.calls = Calls(loan)
+        local.proxy = proxy
+
+loan = permaheap.lend(Keeps())
+result = bytes(loan).hex()
+"""
+
+
+def test_ends_with_the_thread_that_holds_it(other):
+    """In a thread state that is being cleared: a guest's, and a borrower's own."""
+    log, obj = [], Local()
+    before = sys.getrefcount(obj)
+    keeps = Loan.from_bytes(bytes.fromhex(other.ask(THREAD_LOCAL)))
+    log_loan, loan = lend(log), lend(obj)
+    call(keeps, "keep", log_loan, loan)
+    assert log == ["from a thread that ends"]
+    other.run(
+        """
+import pickle
+def work():
+    local.calls = Calls(pickle.loads(log_name))
+    local.proxy = pickle.loads(name).open()
+    pickle.loads(name).close()  # so that the proxy is the last one
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+""",
+        name=name_of(loan),
+        log_name=name_of(log_loan),
+    )
+    assert log == ["from a thread that ends"] * 2
+    assert sys.getrefcount(obj) == before
+
+
 # --- Handing back -------------------------------------------------------------------------------
 
 
@@ -565,6 +614,40 @@ def test_exceptions_that_cannot_come_back(other):
     assert "of Actor" in caught.value.__notes__[0]
 
 
+ODD_ERRORS = """
+import permaheap
+
+class Text(str):
+    pass
+
+class Odd(Exception):
+    def __str__(self):
+        return Text("text of a class of ours")
+
+class Fails:
+    def text(self):
+        raise Odd
+
+    def notes(self, notes):
+        error = ValueError("noted")
+        error.__notes__ = notes
+        raise error
+
+loan = permaheap.lend(Fails())
+result = bytes(loan).hex()
+"""
+
+
+def test_odd_exceptions_arrive(other):
+    fails = Loan.from_bytes(bytes.fromhex(other.ask(ODD_ERRORS)))
+    with pytest.raises(LoanError, match="Odd: text of a class of ours"):
+        call(fails, "text")
+    for notes in 5, ("no list",), None:
+        with pytest.raises(ValueError) as caught:  # match= would look at the notes
+            call(fails, "notes", notes)
+        assert str(caught.value) == "noted"
+
+
 def test_arguments_that_cannot_travel(other):
     actor = actor_of(other)
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
@@ -628,6 +711,38 @@ with Interpreter() as other:
     assert call(actor, "add", 1) == 1
     here.loan.close()
     del here
+""")
+    assert (done.returncode, done.stdout) == (0, "RecursionError\n"), done.stderr
+
+
+RING = """
+from permaheap import lend
+class Link:
+    def follow(self, loan):
+        self.next = loan
+    def go(self, n):
+        return n if n == 0 else permaheap.call(self.next, "go", n - 1)
+loan = permaheap.lend(Link())
+result = bytes(loan).hex()
+"""
+
+
+def test_recursion_through_many_interpreters_ends(run):
+    """Each counts only its own part of it; the stack is one."""
+    done = run(f"""
+from test_lend import *
+others = [Interpreter() for _ in range(12)]
+ring = [Loan.from_bytes(bytes.fromhex(each.ask("import permaheap" + {RING!r}))) for each in others]
+for link, following in zip(ring, ring[1:] + ring[:1]):
+    call(link, "follow", following)
+assert call(ring[0], "go", 100) == 0
+try:
+    call(ring[0], "go", 100_000)
+except RecursionError:
+    print("RecursionError")
+assert call(ring[0], "go", 100) == 0
+for each in others:
+    each.close()
 """)
     assert (done.returncode, done.stdout) == (0, "RecursionError\n"), done.stderr
 
@@ -923,6 +1038,71 @@ while call(actor, "add") < 100 or call(another, "add") < 100:
 print("end")
 """
     )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+def test_signals_are_handled_while_the_process_waits_for_guests(run):
+    """The handler is what lets the guest go."""
+    done = run("""
+import atexit, signal
+from interpreters import Interpreter
+owner = Interpreter()
+atexit.register(owner.close)  # after permaheap's: 3.12 aborts when one is left
+from test_lend import *
+entered, released = os.pipe(), os.pipe()
+actor = actor_of(owner)
+results = []
+
+def work():
+    results.append(call(actor, "wait", entered[1], released[0]))
+
+def interrupt():
+    while actor.alive:  # until main has begun to wait
+        pass
+    while not results:
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+def handle(*_):
+    os.write(released[1], b"x")
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    results.append("handled")
+
+signal.signal(signal.SIGUSR1, handle)
+threading.Thread(target=work, daemon=True).start()
+os.read(entered[0], 1)
+threading.Thread(target=interrupt, daemon=True).start()
+print("end", flush=True)
+""")
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+def test_an_owner_ends_after_the_loans_of_main(run):
+    """By an exit function that was registered before permaheap's."""
+    done = run("""
+import atexit
+from interpreters import Interpreter
+owner = Interpreter()
+atexit.register(owner.close)
+from test_lend import *
+actor = actor_of(owner)
+assert call(actor, "add", 1) == 1
+print("end")
+""")
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="datetime can only be in one of them")
+def test_the_process_ends_with_owners_that_main_knows_nothing_of(run):
+    """It has not imported permaheap; CPython ends the others, with a new thread state."""
+    done = run(f"""
+from interpreters import Interpreter
+first, second = Interpreter(), Interpreter()
+names = [each.ask("import permaheap\\ndata = []" + {LEND_DATA!r}) for each in (first, second)]
+for each, name in (first, names[1]), (second, names[0]):
+    each.run("proxy = permaheap.Loan.from_bytes(bytes.fromhex(name)).open()", name=name)
+    each.run("permaheap.call(proxy, 'append', 1)")
+print("end")
+""")
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 

@@ -43,19 +43,24 @@ class _Place:
             self.future = None
 
     def tell(self) -> None:
-        if self.future is not None and not self.future.done():
-            self.future.set_result(None)
+        if self.future is None or self.future.done() or self.future.get_loop().is_closed():
+            return  # somebody who leaves a closed loop may be collected before the others
+        self.future.set_result(None)
 
 
 class _Bell:
-    """The socket of an event loop in this process, and who waits for it to ring."""
+    """The socket of an event loop in this process, and who waits for it to ring.
+
+    The loop has it, as what it calls for the socket, until it is closed; so that a loop that is
+    closed while tasks wait can be collected with them.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.pid = os.getpid()
         self.waiting: dict[_Queue, deque[_Place]] = {}
         self.looks = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        weakref.finalize(loop, self.socket.close)  # at the end at the latest
+        weakref.finalize(self, self.socket.close)  # at the end at the latest
         self.number = self._bind()
         loop.add_reader(self.socket.fileno(), self._rung)
 
@@ -86,13 +91,17 @@ class _Bell:
                 self._tell(queue)
             else:
                 del self.waiting[queue]
-                channel, room = queue
-                channel._unwatch(room, self.number)
+                self._unwatch(queue)
 
     def _watch(self, queue: _Queue) -> None:
         channel, room = queue
         channel._unwatch(room, self.number)  # not twice
         channel._watch(room, self.number)
+
+    def _unwatch(self, queue: _Queue) -> None:
+        channel, room = queue
+        if self.pid == os.getpid():  # a forked child may collect the tasks of its parent
+            channel._unwatch(room, self.number)
 
     def _tell(self, queue: _Queue) -> None:
         """Tell as many as may find something."""
@@ -126,13 +135,21 @@ class _Bell:
         self._look_later()
 
 
-_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Bell] = weakref.WeakKeyDictionary()
+_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Bell]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _bell_there(loop: asyncio.AbstractEventLoop) -> _Bell | None:
+    ref = _bells.get(loop)
+    return ref() if ref is not None else None
 
 
 def _bell_of(loop: asyncio.AbstractEventLoop) -> _Bell:
-    bell = _bells.get(loop)
+    bell = _bell_there(loop)
     if bell is None or bell.pid != os.getpid():
-        bell = _bells[loop] = _Bell(loop)
+        bell = _Bell(loop)
+        _bells[loop] = weakref.ref(bell)
     return bell
 
 

@@ -6,6 +6,7 @@ Each function runs in one interpreter, and only bytes pass between two.
 import builtins
 import pickle
 import traceback
+from contextlib import suppress
 from typing import Any
 
 PROTOCOL = 5
@@ -26,7 +27,7 @@ def dumps_error(error: BaseException) -> bytes:
     """Return an exception as bytes, whatever it is: its class, texts, and, if possible, itself."""
     kind = type(error)
     try:
-        text = str(error)
+        text = "".join([str(error)])  # not of a subclass, which may not arrive
     except Exception:
         text = "(its str() fails)"
     try:
@@ -50,8 +51,9 @@ def loads_error(data: bytes, place: str, error_type: type[Exception]) -> BaseExc
         error = None
     if not isinstance(error, BaseException):
         error = _builtin(module, name, text) or error_type(f"{place}: {module}.{name}: {text}")
-    if len(getattr(error, "__notes__", ())) < MOST_NOTES:
-        error.add_note(f"{place}:\n{lines}")
+    with suppress(Exception):  # __notes__ may be anything
+        if len(getattr(error, "__notes__", ())) < MOST_NOTES:
+            error.add_note(f"{place}:\n{lines}")
     return error
 
 
