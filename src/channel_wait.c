@@ -84,14 +84,14 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
     uint64_t more = ph_ring_capacity(self->ring) / SOME_ROOM;
     if (spin != 0 && size < more) {
-        ph_status status = ph_ring_wait_room(self->ring, size + more, spin,
+        ph_status status = ph_ring_wait_room(self->ring, size + more, out->behind, spin,
                                              sooner(until, spin));
         if (status != PH_FULL) {
             return status;
         }
         spin = 0;
     }
-    return ph_ring_wait_room(self->ring, size, spin, until);
+    return ph_ring_wait_room(self->ring, size, out->behind, spin, until);
 }
 
 /* Wait, and try again, without the GIL.  PH_INTERRUPTED: look whether the time is

@@ -186,7 +186,7 @@ body_new(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
     parcel->words[0] = size;
     parcel->out = (ph_outgoing){
         .kind = kind | PH_IN_SPAN, .n_spans = n, .spans = parcel->spans,
-        .bytes = parcel->words, .size = sizeof(uint64_t),
+        .bytes = parcel->words, .size = sizeof(uint64_t), .behind = size,
     };
     return ph_span_address(parcel->body);
 }

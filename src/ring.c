@@ -39,7 +39,10 @@
    7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING, and waits for
       nobody; a receiver that finds the ring empty seals it with the senders' lock held, so that a
       sender that had not seen it is done.  Lock order: receivers, senders, the journal.
-   8. What is read here may be damaged.  A frame has a check word of all of itself, of its
+   8. Memory behind the messages that wait, of large ones, is bounded by the capacity as
+      well: while so much of it waits, no more is let in.  One such message always
+      is, and any when the count may be off.
+   9. What is read here may be damaged.  A frame has a check word of all of itself, of its
       spans' ids and of its position; sizes are tested before use.  The bytes are checked by
       their reader.  The spans of a damaged record stay held: better memory lost than
       somebody else's hold given back.
@@ -63,14 +66,16 @@
 #define N_WATCHERS 64u
 #define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
 #define TRIES 32                    /* at a lock, before one sleeps for it */
+#define PAGE 4096u                  /* bytes behind a message are counted in these */
 
 enum { SLEEPERS = 1, WATCHERS = 2 };            /* in ph_end.waiting */
 enum { OPEN, CLOSING, SEALED };                 /* ph_ring.closed */
 
 typedef struct {
     _Alignas(ALIGNMENT) uint32_t size;          /* bytes of the message */
-    uint32_t kind;
-    uint32_t n_spans;
+    uint16_t kind;
+    uint16_t n_spans;
+    uint32_t behind;                            /* pages */
     uint32_t check;                             /* of all this and its position */
 } ph_frame;
 
@@ -80,6 +85,7 @@ typedef struct {
     /* Of the owner of the lock. */
     _Alignas(64) uint64_t seen;                 /* the other end, when last looked at */
     _Atomic uint64_t messages;                  /* that passed here; about */
+    _Atomic uint64_t behind;                    /* pages behind them; about */
     _Atomic uint32_t mend;                      /* an owner died (invariant 3) */
     /* Written by the owner, read by the other end. */
     _Alignas(LINES) _Atomic uint64_t position;
@@ -93,7 +99,8 @@ struct ph_ring {
     uint64_t capacity;              /* bytes, a power of two; never changes */
     uint64_t check;                 /* ~capacity */
     _Atomic uint32_t closed;
-    _Atomic uint32_t recount;       /* `messages` may be off: set right when empty */
+    _Atomic uint32_t recount;       /* `messages` and `behind` may be off: set right
+                                       when empty */
     _Atomic uint64_t wanted;        /* bytes of a large record that waits; 0: none */
     _Atomic uint64_t wanted_until;  /* point in time: from then it does not count */
     ph_end senders;                 /* its position is the tail */
@@ -253,11 +260,17 @@ mixed(uint64_t mix, uint64_t word)
     return mix ^ mix >> 32;
 }
 
+static uint32_t
+pages(uint64_t bytes)
+{
+    return (uint32_t)((bytes + PAGE - 1) / PAGE);
+}
+
 static uint64_t
 start_of_check(uint64_t position, const ph_frame *frame)
 {
     uint64_t mix = mixed(position, (uint64_t)frame->kind << 32 | frame->size);
-    return mixed(mix, frame->n_spans);
+    return mixed(mix, (uint64_t)frame->n_spans << 32 | frame->behind);
 }
 
 static uint64_t
@@ -269,8 +282,9 @@ with_span(uint64_t mix, ph_span_id id)
 static void
 write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
 {
-    ph_frame frame = {.size = (uint32_t)message->size, .kind = message->kind,
-                      .n_spans = message->n_spans};
+    ph_frame frame = {.size = (uint32_t)message->size, .kind = (uint16_t)message->kind,
+                      .n_spans = (uint16_t)message->n_spans,
+                      .behind = pages(message->behind)};
     uint64_t mix = start_of_check(position, &frame);
     uint64_t next = position + sizeof(frame);
     for (uint32_t i = 0; i < message->n_spans; i++) {
@@ -495,13 +509,29 @@ has_room(ph_ring *ring, uint64_t tail, uint64_t record)
     return fits(ring, ring->senders.seen, tail, bytes);
 }
 
+/* May one more message with memory behind it wait?  (Invariant 8.) */
+static bool
+has_room_behind(const ph_ring *ring)
+{
+    uint64_t received = atomic_load_explicit(&ring->receivers.behind,
+                                             memory_order_relaxed);
+    uint64_t sent = atomic_load_explicit(&ring->senders.behind, memory_order_relaxed);
+    return (int64_t)(sent - received) < (int64_t)(ring->capacity / PAGE)
+           || atomic_load_explicit(&ring->recount, memory_order_relaxed)
+           || head_of(ring) == tail_of(ring);
+}
+
 /* Store the position: the message is sent, or received.  (With spans the journal has stored
    it already, and this changes nothing.) */
 static void
-move(ph_end *end, uint64_t position)
+move(ph_end *end, uint64_t position, uint32_t behind)
 {
     uint64_t n = atomic_load_explicit(&end->messages, memory_order_relaxed);
     atomic_store_explicit(&end->messages, n + 1, memory_order_relaxed);
+    if (behind > 0) {
+        n = atomic_load_explicit(&end->behind, memory_order_relaxed);
+        atomic_store_explicit(&end->behind, n + behind, memory_order_relaxed);
+    }
     ph_death_point();
     atomic_store_explicit(&end->position, position, memory_order_release);
     ph_death_point();
@@ -515,7 +545,8 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
         return PH_CLOSED;
     }
     uint64_t tail = atomic_load_explicit(&end->position, memory_order_relaxed);
-    if (!has_room(ring, tail, record)) {
+    if (!has_room(ring, tail, record)
+        || (message->behind > 0 && !has_room_behind(ring))) {
         return PH_FULL;
     }
     write_record(ring, tail, message);
@@ -527,7 +558,7 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
             return status;
         }
     }
-    move(end, tail + record);
+    move(end, tail + record, pages(message->behind));
     return PH_OK;
 }
 
@@ -601,12 +632,12 @@ throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
         next = head + record_size(frame->n_spans, frame->size);
         believable = next == tail || read_frame(ring, next, tail, &other);
     }
-    move(&ring->receivers, believable ? next : tail);
+    move(&ring->receivers, believable ? next : tail, 0);
+    atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
     if (believable) {
         return ph_fail(PH_BAD_HANDLE, "permaheap: a message in a channel was damaged, and "
                        "was thrown away");
     }
-    atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
     return ph_fail(PH_BAD_HANDLE, "permaheap: a message in a channel was damaged, and was "
                    "thrown away with all that waited behind it");
 }
@@ -625,8 +656,11 @@ nothing(ph_ring *ring, uint64_t head, uint64_t until)
         return status;
     }
     if (tail_of(ring) == head) {
-        atomic_store_explicit(&ring->senders.messages, 0, memory_order_relaxed);
-        atomic_store_explicit(&ring->receivers.messages, 0, memory_order_relaxed);
+        ph_end *ends[] = {&ring->senders, &ring->receivers};
+        for (int i = 0; i < 2; i++) {
+            atomic_store_explicit(&ends[i]->messages, 0, memory_order_relaxed);
+            atomic_store_explicit(&ends[i]->behind, 0, memory_order_relaxed);
+        }
         atomic_store_explicit(&ring->recount, 0, memory_order_relaxed);
         if (closed == CLOSING) {
             atomic_store_explicit(&ring->closed, SEALED, memory_order_release);
@@ -691,7 +725,7 @@ take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
         }
         message->n_spans = frame.n_spans;
     }
-    move(&ring->receivers, next);
+    move(&ring->receivers, next, frame.behind);
     return PH_OK;
 }
 
@@ -737,6 +771,7 @@ typedef struct {
     ph_ring *ring;
     ph_end *end;                    /* that has to move */
     uint64_t record;                /* bytes that need room; 0: wait for a message */
+    bool behind;                    /* there is more behind it */
 } ph_wait;
 
 /* Is it worth while to try again? */
@@ -752,7 +787,7 @@ is_over(const ph_wait *wait)
         return head != tail;
     }
     uint64_t bytes = wait->record + left_for_others(ring, wait->record);
-    return fits(ring, head, tail, bytes);
+    return fits(ring, head, tail, bytes) && (!wait->behind || has_room_behind(ring));
 }
 
 static bool
@@ -821,9 +856,10 @@ wait_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 }
 
 ph_status
-ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t spin, uint64_t until)
+ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind, uint64_t spin,
+                  uint64_t until)
 {
-    ph_wait wait = {ring, &ring->receivers, record_size(0, size)};
+    ph_wait wait = {ring, &ring->receivers, record_size(0, size), behind > 0};
     ph_status status = wait_for(&wait, spin, until);
     if (status == PH_EMPTY) {
         want_no_more(ring, wait.record);
@@ -835,7 +871,7 @@ ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t spin, uint64_t until)
 ph_status
 ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
 {
-    ph_wait wait = {ring, &ring->senders, 0};
+    ph_wait wait = {ring, &ring->senders, 0, false};
     return wait_for(&wait, spin, until);
 }
 

@@ -12,11 +12,13 @@ typedef struct ph_ring ph_ring;     /* at the start of a span of PH_SPAN_CHANNEL
 /* What is sent: copied; the spans are the sender's, and held by the message too
    while it waits. */
 typedef struct {
-    uint32_t kind;                  /* the channel's business: not looked at */
+    uint32_t kind;                  /* the channel's business: not looked at; < 2**16 */
     uint32_t n_spans;
     const ph_span_id *spans;
     const void *bytes;
     uint64_t size;                  /* <= ph_ring_largest() with n_spans counted */
+    uint64_t behind;                /* bytes elsewhere that are there for this message
+                                       only: counted in what may wait */
 } ph_outgoing;
 
 /* What was received: owned by the receiver, its holds on the spans as well.  Keep it
@@ -54,13 +56,13 @@ ph_status ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until
 ph_status ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until);
 void ph_incoming_free(ph_incoming *message);
 
-/* Wait until there may be room for so many bytes, or something to receive: the caller
-   tries again.  Spins for up to `spin` nanoseconds first, then sleeps, without the
+/* Wait until there may be room for so many bytes, and so many behind them, or something
+   to receive: the caller tries again.  Spins for up to `spin` nanoseconds first, then sleeps, without the
    GIL.  PH_FULL or PH_EMPTY when the time is over; PH_INTERRUPTED after a signal, and
    now and then: look at signals, and wait on, or what is sent keeps its claim on room for
    a moment (call it once more with a time that is over, to give that up). */
-ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t spin,
-                            uint64_t until);
+ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind,
+                            uint64_t spin, uint64_t until);
 ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);
 
 /* No more messages.  Wakes all who wait. */

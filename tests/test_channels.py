@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import permaheap
 from interpreters import Interpreter
 from permaheap import Buffer, Channel, Closed, Empty, Full, freeze, move, select, share
-from processes import Child
+from processes import Child, ChildFailed
 from test_release import TABLE
 
 SMALL = 16384  # bytes: the least capacity
@@ -303,12 +303,69 @@ def test_larger_than_the_channel(size):
     assert spans() == before
 
 
-def test_large_messages_wait_in_a_small_channel():
-    channel = Channel(SMALL)
-    values = [bytes([i]) * 100_000 for i in range(20)]
-    for value in values:
+def test_memory_of_large_messages_is_bounded():
+    """By the capacity, and one more message."""
+    channel, value = Channel(8 * SMALL), b"l" * (5 * SMALL)
+    channel.send(value)
+    channel.send(value)
+    for n in range(10):
+        with pytest.raises(Full):
+            channel.try_send(value)
+        channel.send(n)  # has no memory of its own
+        assert channel.recv() == value
         channel.send(value)
-    assert drain(channel) == values
+        if n % 2:  # now and then it is empty
+            drain(channel)
+            channel.send(value)
+            channel.send(value)
+        else:
+            assert channel.recv() == value
+            assert channel.recv() == n
+            channel.send(value)
+    huge = Channel(SMALL)
+    huge.send(b"h" * 10_000_000)
+    with pytest.raises(Full):
+        huge.try_send(b"h" * SMALL)
+    assert len(huge.recv()) == 10_000_000
+
+
+def test_senders_of_large_messages_wait_for_each_other():
+    channel = Channel(SMALL)
+
+    def child(_, letter):
+        for _ in range(50):
+            channel.send(letter * 100_000)
+
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Child(child, letter)) for letter in (b"a", b"b", b"c")]
+        got = [channel.recv() for _ in range(150)]
+        for worker in workers:
+            worker.join()
+    assert sorted(got) == [letter * 100_000 for letter in (b"a", b"b", b"c") for _ in range(50)]
+    assert len(channel) == 0
+
+
+def test_a_killed_sender_does_not_block_large_messages():
+    """Whatever it had counted."""
+    large = b"l" * 100_000
+
+    def child(_, channel, n):
+        permaheap._core._death(n)
+        channel.send(large)
+        channel.recv()
+
+    for n in range(1, 1000):
+        channel = Channel(SMALL)
+        with Child(child, channel, n) as worker, contextlib.suppress(ChildFailed):
+            worker.join()
+            break  # it was not killed any more
+        for _ in range(3):
+            drain(channel)
+            channel.try_send(1)
+            channel.try_send(large)
+            assert channel.recv() == 1
+            assert channel.recv() == large
+    assert n > 50
 
 
 def test_dropped_channel_gives_back_what_waits():
@@ -1335,13 +1392,17 @@ FROZEN = freeze(["frozen", "once"])
 
 
 def everything(channel):
-    buffer = Buffer.of(b"moved")
-    channel.send({"a": [1, "x" * 50], "b": (2.5, None)})
-    channel.send(b"l" * 100_000)
-    channel.send(FROZEN)
-    channel.send([Carrier(bytearray(b"abc" * 10_000)), Point(FROZEN, Channel(SMALL))])
-    channel.send([move(buffer), Channel(SMALL)])
-    return [channel.recv() for _ in range(5)]
+    got = []
+    for value in (
+        {"a": [1, "x" * 50], "b": (2.5, None)},
+        b"l" * 100_000,
+        FROZEN,
+        [Carrier(bytearray(b"abc" * 10_000)), Point(FROZEN, Channel(SMALL))],
+        [move(Buffer.of(b"moved")), Channel(SMALL)],
+    ):
+        channel.send(value)
+        got.append(channel.recv())
+    return got
 
 
 @pytest.mark.parametrize("persistent", [False, True])

@@ -85,7 +85,7 @@ prepare(const operation *op)
         send_one(kind);
     }
     /* Somebody to be woken, and to be rung for. */
-    (void)ph_ring_wait_room(ring, 8000, 0, 0);
+    (void)ph_ring_wait_room(ring, 8000, 0, 0, 0);
     (void)ph_ring_watch(ring, PH_WATCH_MESSAGE, NOBODY);
     (void)ph_ring_watch(ring, PH_WATCH_ROOM, NOBODY);
 }
