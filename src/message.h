@@ -72,12 +72,21 @@ typedef struct {
    owned, or NULL. */
 #define PH_KEYS_KEPT 256u
 
+/* Blocks of memory that stay allocated among the objects of the last values: see
+   message_read.c. */
+#define PH_BALLAST 64u
+typedef struct {
+    void *block[PH_BALLAST];        /* owned, or NULL */
+    uint32_t turn;                  /* so many were put there so far */
+} ph_ballast;
+
 /* Per interpreter. */
 struct ph_travels {
     const ph_exceptions *exceptions;
     const ph_interpreter *interp;
     bool *has_datetime;             /* imported in this interpreter */
     PyObject **keys;                /* PH_KEYS_KEPT of them */
+    ph_ballast *ballast;
     struct ph_pickles *pickles;     /* for what is not ours */
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;

@@ -59,6 +59,7 @@ typedef struct {
     const ph_travels *travels;
     ph_reader *reader;              /* is where we are only for travellers */
     const char *at, *end;
+    const char *next_block;         /* of ballast is due there; behind the end: none */
     uint64_t owed;                  /* items that open containers wait for */
     read_frame *frames;
     size_t frames_used, frames_size;
@@ -626,6 +627,38 @@ read_atom(reading *r, uint8_t tag)
     }
 }
 
+/* --- Ballast ------------------------------------------------------------------------
+
+   CPython gives an arena (1 MiB) back to the system once nothing is left in it.  Who
+   receives one value after the other, and drops each, may have the same memory mapped
+   and cleared again and again, which takes as long as all the rest.  So a few blocks
+   stay allocated among the objects of the last values, and with them their arenas: some
+   6 MiB at most, since a byte of a message becomes about three.  A short message gets
+   one block, at another place each time, so that sooner or later one is where a new
+   arena begins. */
+
+#define SHORTEST 2048               /* bytes of a message that gets a block */
+#define FOR_A_BLOCK 32768           /* and for each so many another one */
+
+static void
+first_ballast(reading *r)
+{
+    size_t size = left(r);
+    size_t part = size < FOR_A_BLOCK ? r->travels->ballast->turn % 8 : 0;
+    r->next_block = size < SHORTEST ? r->end + 1 : r->at + size / 8 * part;
+}
+
+/* A block beside an object that has just been made. */
+static Py_NO_INLINE void
+add_ballast(reading *r, PyObject *made)
+{
+    ph_ballast *ballast = r->travels->ballast;
+    void **block = &ballast->block[ballast->turn++ % PH_BALLAST];
+    PyObject_Free(*block);
+    *block = PyObject_Malloc(ph_front_size(Py_TYPE(made)) + ph_body_size(made));
+    r->next_block = r->at + FOR_A_BLOCK;
+}
+
 /* --- Containers --------------------------------------------------------------------------------- */
 
 static PyObject *
@@ -770,6 +803,9 @@ begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
     if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
                               || tag == PH_TAG_TUPLE)) {
         r->depth = n > 0 && tag == PH_TAG_TUPLE;
+        if (r->at >= r->next_block) {
+            add_ballast(r, made);
+        }
         if (index != NOT_REMEMBERED) {
             r->memo[index] = (read_memo){.obj = Py_NewRef(made), .depth = r->depth};
         }
@@ -1149,9 +1185,10 @@ ph_message_read(const ph_travels *travels, ph_reader *reader)
     r.frames_size = FRAMES_AT_HAND;
     r.memo = r.memo_at_hand;
     r.memo_size = MEMO_AT_HAND;
+    first_ballast(&r);
     /* Nothing of this is garbage yet, and no code of users runs: through a large value
        the collector would look several times for nothing. */
-    int collected = reader->end - reader->at > LARGE ? PyGC_Disable() : 0;
+    int collected = left(&r) > LARGE ? PyGC_Disable() : 0;
     PyObject *obj = walk(&r);
     if (collected) {
         PyGC_Enable();

@@ -33,6 +33,7 @@ typedef struct {
     PyTypeObject *handle_type, *buffer_type;
     bool has_datetime;              /* imported in this interpreter */
     PyObject *keys[PH_KEYS_KEPT];   /* of messages */
+    ph_ballast ballast;             /* likewise */
     ph_filling filling;
     ph_pickles pickles;
     ph_channels channels;
@@ -1011,7 +1012,8 @@ core_exec(PyObject *module)
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
                                   .has_datetime = &state->has_datetime,
-                                  .keys = state->keys, .pickles = &state->pickles};
+                                  .keys = state->keys, .ballast = &state->ballast,
+                                  .pickles = &state->pickles};
     state->pickles = (ph_pickles){.module = module, .travels = &state->travels};
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(state) < 0
@@ -1076,6 +1078,10 @@ core_clear(PyObject *module)
     Py_CLEAR(state->interp.freeze_name);
     for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
         Py_CLEAR(state->keys[i]);
+    }
+    for (size_t i = 0; i < PH_BALLAST; i++) {
+        PyObject_Free(state->ballast.block[i]);
+        state->ballast.block[i] = NULL;
     }
     Py_CLEAR(state->handle_type);
     Py_CLEAR(state->buffer_type);

@@ -252,6 +252,16 @@ def test_the_collector_sees_what_arrives():
     assert gc.is_tracked(unpack(pack(({}, [1])))[1])
 
 
+def test_ballast_is_bounded():
+    """Some blocks stay allocated, so that arenas do; not more of them with each message."""
+    short, long = pack([[i, str(i) * 3] for i in range(500)]), pack([[i] for i in range(100_000)])
+    unpack(long)
+    before = sys.getallocatedblocks()
+    for message in (short, long, short) * 30:
+        unpack(message)
+    assert sys.getallocatedblocks() - before < 200
+
+
 def test_one_writer_for_many_messages():
     shared = ["shared"]
     value = [shared, shared, {"a": 1}, {"a": 2}, {"a": 3}]
