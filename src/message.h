@@ -28,6 +28,8 @@ typedef struct {
     ph_span_id *spans;              /* that the message is to hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
+    const PyTypeObject *refused;    /* after PH_NOT_OURS the type of which that is so;
+                                       or NULL; borrowed, so use it at once */
     /* Of message_write.c: the memo, the shapes of dicts, and the way from the root to
        where it is. */
     struct ph_write_slot *slots;

@@ -765,6 +765,7 @@ write_traveller(writing *w, PyObject *obj)
     const ph_travels *travels = w->travels;
     uint32_t i = number_of_traveller(travels, obj);
     if (i == travels->n) {
+        w->writer->refused = Py_TYPE(obj);
         return PH_NOT_OURS;
     }
     int tag, result = meet(w, obj, PH_TAG_TRAVELLER, &tag);
@@ -1014,6 +1015,7 @@ ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer)
 {
     writing w = {.travels = travels, .writer = writer};
     ph_writer_reset(writer);
+    writer->refused = NULL;
     begin_memo(writer);
     int result = walk(&w, obj);
     if (result != PH_WRITTEN) {

@@ -465,6 +465,20 @@ pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t larg
 }
 
 static int
+refuse(PyObject *obj, const PyTypeObject *type)
+{
+    if (type == Py_TYPE(obj)) {
+        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and a %s travels "
+                     "in no other way", type->tp_name);
+        return -1;
+    }
+    PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this %s there "
+                 "is %s%s, which travels in no other way", Py_TYPE(obj)->tp_name,
+                 type ? "a " : "something", type ? type->tp_name : "");
+    return -1;
+}
+
+static int
 pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
      ph_parcel *parcel)
 {
@@ -479,10 +493,7 @@ pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
         return -1;
     }
     if (!may_pickle) {
-        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this "
-                     "%s there is something that travels in no other way",
-                     Py_TYPE(obj)->tp_name);
-        return -1;
+        return refuse(obj, parcel->writer.refused);
     }
     return pack_pickle(parcels, obj, parcel, largest);
 }
