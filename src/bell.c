@@ -6,11 +6,12 @@
                                     who sleep there wake: select().  The serial number
                                     is for taking out one's own watcher only
        1 | pid (31) | number (32)   a datagram to the abstract AF_UNIX socket with
-                                    their name: one for each event loop
+                                    their name, one for each event loop: the ring's
+                                    key, so that only who waits for that looks
 
    Both do no harm when whoever asked for it is gone: the word belongs to the table
    for ever, and a name that nobody has is refused by the kernel.  A bell says "look
-   again", and no more.
+   again", and no more; and nothing depends on its being heard.
 
    Abstract names belong to a network namespace: bells do not reach from one into
    another.  Those who wait look again by themselves now and then. */
@@ -60,11 +61,11 @@ ph_bell_name(uint64_t watcher, char name[PH_BELL_NAME])
 }
 
 static void
-ring_bell(uint64_t watcher)
+ring_bell(uint64_t watcher, uint64_t key)
 {
     if (watcher & SOCKET) {
         char name[PH_BELL_NAME];
-        (void)ph_os_ring_bell(name, ph_bell_name(watcher, name));
+        (void)ph_os_ring_bell(name, ph_bell_name(watcher, name), key);
     }
     else if ((uint32_t)watcher - 1 < PH_MEMBERS) {
         _Atomic uint32_t *word = &ph_heap.header->member[(uint32_t)watcher - 1].bell;

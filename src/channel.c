@@ -758,6 +758,22 @@ parse_watch(PyObject *args, const char *format, ph_watch *p_what, uint64_t *p_wa
     return 0;
 }
 
+PyDoc_STRVAR(key_doc,
+"_key($self, room, /)\n--\n\n"
+"The bytes that a bell which _watch() has asked for gets.");
+
+static PyObject *
+channel_key(PyObject *self, PyObject *room)
+{
+    int wants_room = PyObject_IsTrue(room);
+    if (wants_room < 0) {
+        return NULL;
+    }
+    uint64_t key = ph_ring_key(ph_channel_of(self)->ring,
+                               wants_room ? PH_WATCH_ROOM : PH_WATCH_MESSAGE);
+    return PyBytes_FromStringAndSize((const char *)&key, sizeof(key));
+}
+
 PyDoc_STRVAR(watch_doc,
 "_watch($self, room, number, /)\n--\n\n"
 "Let bell `number` of this process ring once, when room, or else a message, comes.\n"
@@ -838,6 +854,7 @@ static PyMethodDef channel_methods[] = {
     {"close", channel_close, METH_NOARGS, close_doc},
     {"stats", channel_stats, METH_NOARGS, channel_stats_doc},
     {"_send_or_pack", channel_send_or_pack, METH_O, send_or_pack_doc},
+    {"_key", channel_key, METH_O, key_doc},
     {"_watch", channel_watch, METH_VARARGS, watch_doc},
     {"_unwatch", channel_unwatch, METH_VARARGS, unwatch_doc},
     {"_ring", channel_ring, METH_NOARGS, ring_doc},

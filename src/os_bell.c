@@ -17,7 +17,7 @@ _Static_assert(PH_BELL_NAME < sizeof(((struct sockaddr_un *)0)->sun_path),
                "a name follows a zero byte");
 
 int
-ph_os_ring_bell(const char *name, size_t size)
+ph_os_ring_bell(const char *name, size_t size, uint64_t word)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path + 1, name, size);
@@ -26,7 +26,8 @@ ph_os_ring_bell(const char *name, size_t size)
         return errno;
     }
     socklen_t length = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + size);
-    ssize_t sent = sendto(fd, "", 1, MSG_NOSIGNAL, (struct sockaddr *)&address, length);
+    ssize_t sent = sendto(fd, &word, sizeof(word), MSG_NOSIGNAL,
+                          (struct sockaddr *)&address, length);
     int err = sent < 0 ? errno : 0;
     close(fd);
     return err;

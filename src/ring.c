@@ -108,7 +108,7 @@ struct ph_ring {
     _Alignas(LINES) unsigned char memory[];
 };
 
-void (*ph_ring_on_bell)(uint64_t watcher);
+void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
 
 /* --- Sizes ---------------------------------------------------------------------- */
 
@@ -402,7 +402,7 @@ ring_watchers(ph_end *end)
         }
         uint64_t watcher = atomic_exchange(&end->watcher[i], 0);
         if (watcher != 0 && ph_ring_on_bell != NULL) {
-            ph_ring_on_bell(watcher);
+            ph_ring_on_bell(watcher, (uintptr_t)end);
         }
     }
 }
@@ -434,6 +434,13 @@ static ph_end *
 end_of(ph_ring *ring, ph_watch what)
 {
     return what == PH_WATCH_MESSAGE ? &ring->senders : &ring->receivers;
+}
+
+/* The family has its spans at the same addresses everywhere. */
+uint64_t
+ph_ring_key(ph_ring *ring, ph_watch what)
+{
+    return (uintptr_t)end_of(ring, what);
 }
 
 bool

@@ -75,7 +75,9 @@ void ph_ring_close(ph_ring *ring);
 typedef enum { PH_WATCH_MESSAGE, PH_WATCH_ROOM } ph_watch;
 bool ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher);
 void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
-extern void (*ph_ring_on_bell)(uint64_t watcher);
+extern void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
+/* Of which ring it is told, and that of what: the same in all processes. */
+uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
 
 /* For spans.c: nobody holds the channel any more.  Call `drop` for each span that each
    message holds. */

@@ -49,7 +49,8 @@ async def patient(channel):
 async def look_in_vain(n):
     """Let those who wait look again, so many times."""
     for _ in range(n):
-        _aio._bell_there(asyncio.get_running_loop())._look()
+        bell = _aio._bell_there(asyncio.get_running_loop())
+        bell._look(bell.waiting)
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -553,6 +554,52 @@ def test_those_who_wait_look_by_themselves(monkeypatch):
         return await task
 
     assert run(main()) == "unheard"
+
+
+def test_a_bell_says_where_to_look(deaf, monkeypatch):
+    looked = []
+    tell = _aio._Bell._tell
+
+    def telling(bell, queue):
+        looked.append(queue)
+        tell(bell, queue)
+
+    async def main():
+        channels = [Channel(SMALL) for _ in range(20)]
+        tasks = [asyncio.create_task(channel.arecv()) for channel in channels]
+        full = filled()
+        sender = asyncio.create_task(full.asend(b"x" * 1000))
+        for channel in channels:
+            await until_waiting(1, channel)
+        await until_waiting(1, full, room=True)
+        monkeypatch.setattr(_aio._Bell, "_tell", telling)
+        channels[7].send("here")
+        assert await tasks[7] == "here"
+        assert set(looked) == {(channels[7], False)}
+        looked.clear()
+        full.recv()
+        await sender
+        assert set(looked) == {(full, True)}
+        for channel in channels:
+            channel.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main())
+
+
+def test_more_bells_at_once_than_are_heard(deaf):
+    """The kernel keeps so many datagrams for a socket, and drops the others."""
+
+    async def main():
+        channels = [Channel(SMALL) for _ in range(300)]
+        tasks = [asyncio.create_task(channel.arecv()) for channel in channels]
+        for channel in channels:
+            await until_waiting(1, channel)
+        for i, channel in enumerate(channels):
+            channel.send(i)
+        assert await asyncio.gather(*tasks) == [*range(300)]
+
+    run(main())
 
 
 def test_more_loops_than_a_channel_has_bells():

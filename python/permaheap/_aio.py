@@ -2,8 +2,8 @@
 
 Each loop of a process has one datagram socket, its *bell*: whoever sends to a channel, or takes
 something out of it, rings the bells of those who wait there, in whatever process they are. A bell
-says no more than "look again", so that it does not matter when it rings in vain; and since one
-that cannot ring must not matter either (the channel's table of bells is full, or the other
+says no more than "look there again", so that it does not matter when it rings in vain; and since
+one that cannot ring must not matter either (the channel's table of bells is full, or the other
 process lives in another network namespace), those who wait look by themselves five times a second.
 
 Nothing is taken out of a channel, or sent, on behalf of somebody who waits: a task that was told
@@ -18,13 +18,15 @@ import os
 import socket
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from permaheap._core import Channel, Closed, Empty, _bell_name, _send_packed
 
 _LOOK_AGAIN = 0.2  # seconds
+_KEY = 8  # bytes that a bell gets: which queue to look at
+_MANY = 5  # bells at once: one more may have found no room
 
 _Queue = tuple[Channel, bool]  # who waits for room in a channel (True), or for a message
 
@@ -48,6 +50,11 @@ class _Place:
         self.future.set_result(None)
 
 
+def _key_of(queue: _Queue) -> bytes:
+    channel, room = queue
+    return channel._key(room)
+
+
 class _Bell:
     """The socket of an event loop in this process, and who waits for it to ring.
 
@@ -58,6 +65,7 @@ class _Bell:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.pid = os.getpid()
         self.waiting: dict[_Queue, deque[_Place]] = {}
+        self.queues: dict[bytes, _Queue] = {}  # those, by their keys
         self.looks = False
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         weakref.finalize(self, self.socket.close)  # at the end at the latest
@@ -80,6 +88,7 @@ class _Bell:
         place = _Place()
         if queue not in self.waiting:
             self.waiting[queue] = deque()
+            self.queues[_key_of(queue)] = queue
             self._watch(queue)
         self.waiting[queue].append(place)
         self._look_later()
@@ -91,6 +100,7 @@ class _Bell:
                 self._tell(queue)
             else:
                 del self.waiting[queue]
+                del self.queues[_key_of(queue)]
                 self._unwatch(queue)
 
     def _watch(self, queue: _Queue) -> None:
@@ -111,18 +121,22 @@ class _Bell:
         for place in itertools.islice(places, most):
             place.tell()
 
-    def _look(self) -> None:
-        for queue in self.waiting:
+    def _look(self, queues: Iterable[_Queue]) -> None:
+        for queue in queues:
             self._watch(queue)
             self._tell(queue)
 
     def _rung(self) -> None:
+        keys = []
         try:
-            while self.socket.recv(1):
-                pass
+            while key := self.socket.recv(_KEY):
+                keys.append(key)
         except OSError:  # BlockingIOError; or it is closed, in a thread that outlives the program
             pass
-        self._look()
+        if len(keys) >= _MANY:
+            self._look(self.waiting)
+        else:
+            self._look(queue for key in keys if (queue := self.queues.get(key)) is not None)
 
     def _look_later(self) -> None:
         if self.waiting and not self.looks:
@@ -131,7 +145,7 @@ class _Bell:
 
     def _look_again(self) -> None:
         self.looks = False
-        self._look()
+        self._look(self.waiting)
         self._look_later()
 
 
