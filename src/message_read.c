@@ -59,7 +59,7 @@ typedef struct {
     const ph_travels *travels;
     ph_reader *reader;              /* is where we are only for travellers */
     const char *at, *end;
-    const char *next_block;         /* of ballast is due there; behind the end: none */
+    size_t next_block;              /* of ballast: due when less than this is left */
     uint64_t owed;                  /* items that open containers wait for */
     read_frame *frames;
     size_t frames_used, frames_size;
@@ -645,7 +645,7 @@ first_ballast(reading *r)
 {
     size_t size = left(r);
     size_t part = size < FOR_A_BLOCK ? r->travels->ballast->turn % 8 : 0;
-    r->next_block = size < SHORTEST ? r->end + 1 : r->at + size / 8 * part;
+    r->next_block = size < SHORTEST ? 0 : size - size / 8 * part;
 }
 
 /* A block beside an object that has just been made. */
@@ -656,7 +656,7 @@ add_ballast(reading *r, PyObject *made)
     void **block = &ballast->block[ballast->turn++ % PH_BALLAST];
     PyObject_Free(*block);
     *block = PyObject_Malloc(ph_front_size(Py_TYPE(made)) + ph_body_size(made));
-    r->next_block = r->at + FOR_A_BLOCK;
+    r->next_block = left(r) < FOR_A_BLOCK ? 0 : left(r) - FOR_A_BLOCK;
 }
 
 /* --- Containers --------------------------------------------------------------------------------- */
@@ -803,7 +803,7 @@ begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
     if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
                               || tag == PH_TAG_TUPLE)) {
         r->depth = n > 0 && tag == PH_TAG_TUPLE;
-        if (r->at >= r->next_block) {
+        if (left(r) < r->next_block) {
             add_ballast(r, made);
         }
         if (index != NOT_REMEMBERED) {
