@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import struct
 import sys
 
 import pytest
@@ -19,6 +20,9 @@ ROUNDS = int(os.environ.get("PERMAHEAP_KILL_ROUNDS", DEFAULT_ROUNDS))
 N = 4  # senders, and receivers
 
 FROZEN = freeze({"a": ["frozen", "object"]})
+
+# Of a log: who is killed has written all of one, or nothing, if none lies across two pages.
+ENTRY = struct.Struct("=qq")
 
 
 def value_of(name):
@@ -61,19 +65,19 @@ def sender(pipe, channel, number, books):
 
 
 def receiver(pipe, channel, log):
-    """Receive, and write into a file what it got: whole lines or, killed, none."""
+    """Receive, and write into a file what it got."""
     while True:
         try:
             sent_by, i = name_in(channel.recv())
         except Closed:
             return
-        os.write(log, b"%d %d\n" % (sent_by, i))
+        os.write(log, ENTRY.pack(sent_by, i))
 
 
 def read_log(log):
-    with os.fdopen(log) as stream:
+    with os.fdopen(log, "rb") as stream:
         stream.seek(0)
-        return [tuple(map(int, line.split())) for line in stream]
+        return list(ENTRY.iter_unpack(stream.read()))
 
 
 def shared_words(n):
