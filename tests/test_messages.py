@@ -9,6 +9,7 @@ import collections
 import copy
 import gc
 import math
+import re
 import struct
 import sys
 import tracemalloc
@@ -260,6 +261,31 @@ def test_ballast_is_bounded():
     for message in (short, long, short) * 30:
         unpack(message)
     assert sys.getallocatedblocks() - before < 200
+
+
+def test_ballast_keeps_arenas(run):
+    """One large value after the other is made in the same memory."""
+    code = """
+import gc, sys
+from permaheap import _core
+gc.disable()
+records = [{"number": i, "name": f"name {i}", "tags": [f"tag {i}", "x"]} for i in range(10_000)]
+message = _core._pack(records)
+del records
+for _ in range(3):
+    _core._unpack(message)
+sys._debugmallocstats()
+for _ in range(20):
+    _core._unpack(message)
+sys._debugmallocstats()
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    totals = re.findall(r"# arenas allocated total += +([\d,]+)", done.stderr)
+    if not totals:
+        pytest.skip("objects are not from CPython's own allocator")
+    before, after = (int(total.replace(",", "")) for total in totals)
+    assert after - before < 10  # otherwise several each time
 
 
 def test_one_writer_for_many_messages():
