@@ -8,7 +8,8 @@
    is called.
 
    What is packed are ordinary values (message.c), permanent objects by reference,
-   Buffers, Channels, and else what pickle can copy.  Loans and proxies go by name; a name in a result is held until it has arrived (a method that returns
+   Buffers, Channels, and else what pickle can copy (pickles.c).  Loans and proxies go by
+   name; a name in a result is held until it has arrived (a method that returns
    lend(...) has nobody else to hold that).
 
    Deadlock: none that waits for an interpreter, see guests.c.  What is left are the
@@ -93,17 +94,6 @@ pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
     return result;
 }
 
-/* One more hold of this process, whatever the span is for. */
-static int
-hold_span(ph_lending *lending, ph_span_id id)
-{
-    if (ph_span_hold(id, PH_SPAN_BUFFER) != PH_OK
-        && ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
-        return ph_raise(lending->travels->exceptions);
-    }
-    return 0;
-}
-
 /* What the writer has becomes the packet's. */
 static int
 take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writer)
@@ -123,33 +113,26 @@ take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writ
     }
     while (out->n_spans < writer->n_spans) {
         out->spans[out->n_spans] = writer->spans[out->n_spans];
-        if (hold_span(lending, out->spans[out->n_spans]) < 0) {
-            return -1;
+        if (ph_span_hold_named(out->spans[out->n_spans]) != PH_OK) {
+            return ph_raise(lending->travels->exceptions);
         }
         out->n_spans++;
     }
     return 0;
 }
 
-/* What the writer has, and a pickle. */
+/* What pickle makes of it, behind the message of its references. */
 static int
 pack_pickle(ph_lending *lending, packet *out, PyObject *value, ph_writer *writer)
 {
-    ph_pickled pickled;
-    if (ph_pickle(lending->travels->pickles, value, NULL, &pickled) < 0) {
+    PyObject *pickle = ph_pickle(lending->travels->pickles, value, NULL, writer);
+    if (pickle == NULL) {
         return -1;
     }
-    int status = ph_message_write(lending->travels, pickled.references, writer);
-    if (status == PH_NOT_OURS) {
-        PyErr_SetString(PyExc_ValueError, "call: too many objects at once");
-        status = -1;
-    }
-    out->pickle = (size_t)PyBytes_GET_SIZE(pickled.bytes);
-    if (status == PH_WRITTEN) {
-        status = ph_write_bytes(writer, PyBytes_AS_STRING(pickled.bytes), out->pickle);
-    }
-    ph_pickled_clear(&pickled);
-    return status;
+    out->pickle = (size_t)PyBytes_GET_SIZE(pickle);
+    int result = ph_write_bytes(writer, PyBytes_AS_STRING(pickle), out->pickle);
+    Py_DECREF(pickle);
+    return result;
 }
 
 /* A value of this interpreter into a packet.  -1 with an exception.  *p_moved: a list
@@ -207,13 +190,10 @@ unpack(ph_lending *lending, packet *in)
     ph_reader reader = {
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
-    PyObject *value = ph_message_read(lending->travels, &reader);
+    PyObject *value = in->kind == PH_PICKLE
+                      ? ph_unpickle(lending->travels->pickles, end, in->pickle, NULL, &reader)
+                      : ph_message_read(lending->travels, &reader);
     in->next_span = reader.next_span;
-    if (value != NULL && in->kind == PH_PICKLE) {
-        PyObject *references = value;
-        value = ph_unpickle(lending->travels->pickles, end, in->pickle, NULL, references);
-        Py_DECREF(references);
-    }
     in->arrived = value != NULL;
     return value;
 }

@@ -36,22 +36,13 @@ ph_int_from_bytes(const char *bytes, size_t size)
 
 #define SHORT 64                    /* characters */
 
-/* Copy so many bytes, and return them. */
+/* Copy 4 or 8 bytes, and return them. */
 static inline uint64_t
-copy_8(char *to, const char *from)
+copy_word(char *to, const char *from, size_t size)
 {
-    uint64_t word;
-    memcpy(&word, from, 8);
-    memcpy(to, &word, 8);
-    return word;
-}
-
-static inline uint64_t
-copy_4(char *to, const char *from)
-{
-    uint32_t word;
-    memcpy(&word, from, 4);
-    memcpy(to, &word, 4);
+    uint64_t word = 0;
+    memcpy(&word, from, size);
+    memcpy(to, &word, size);
     return word;
 }
 
@@ -67,11 +58,11 @@ copy_short(char *to, const char *from, size_t n)
         return all;
     }
     if (n < 8) {
-        return copy_4(to, from) | copy_4(to + n - 4, from + n - 4);
+        return copy_word(to, from, 4) | copy_word(to + n - 4, from + n - 4, 4);
     }
-    uint64_t all = copy_8(to + n - 8, from + n - 8);
+    uint64_t all = copy_word(to + n - 8, from + n - 8, 8);
     for (size_t i = 0; i < n - 8; i += 8) {
-        all |= copy_8(to + i, from + i);
+        all |= copy_word(to + i, from + i, 8);
     }
     return all;
 }

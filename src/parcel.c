@@ -213,9 +213,7 @@ ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
 {
     uint32_t n = parcel->out.n_spans - parcel->has_body;
     while (parcel->held < n) {
-        ph_span_id id = span_of(parcel, parcel->held);
-        if (ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK
-            && ph_span_hold(id, PH_SPAN_BUFFER) != PH_OK) {
+        if (ph_span_hold_named(span_of(parcel, parcel->held)) != PH_OK) {
             return ph_raise(parcels->exceptions);
         }
         parcel->held++;
@@ -429,37 +427,23 @@ pack_parts(ph_parcels *parcels, ph_parcel *parcel, const pickled_parts *parts,
     return 0;
 }
 
-/* What the pickle refers to, as a value. */
-static int
-write_references(ph_parcels *parcels, ph_parcel *parcel, PyObject *references)
-{
-    if (PyTuple_GET_SIZE(references) == 0) {
-        return 0;
-    }
-    int result = ph_message_write(parcels->travels, references, &parcel->writer);
-    if (result == PH_NOT_OURS) {
-        PyErr_SetString(PyExc_ValueError, "send: too many objects for one message");
-    }
-    return result == PH_WRITTEN ? 0 : -1;
-}
-
 static int
 pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t largest)
 {
     int result = -1;
-    ph_pickled pickled = {0};
-    PyObject *buffers = PyList_New(0);
-    if (buffers != NULL
-        && ph_pickle(parcels->travels->pickles, obj, buffers, &pickled) < 0) {
-        note("send pickled this %s, since it is or holds something that travels in no other "
-             "way", Py_TYPE(obj)->tp_name);
+    PyObject *pickle = NULL, *buffers = PyList_New(0);
+    if (buffers != NULL) {
+        pickle = ph_pickle(parcels->travels->pickles, obj, buffers, &parcel->writer);
+        if (pickle == NULL) {
+            note("send pickled this %s, since it is or holds something that travels in no "
+                 "other way", Py_TYPE(obj)->tp_name);
+        }
     }
-    if (pickled.bytes != NULL
-        && write_references(parcels, parcel, pickled.references) == 0) {
-        pickled_parts parts = {pickled.bytes, buffers, &parcel->writer};
+    if (pickle != NULL) {
+        pickled_parts parts = {pickle, buffers, &parcel->writer};
         result = pack_parts(parcels, parcel, &parts, largest);
     }
-    ph_pickled_clear(&pickled);
+    Py_XDECREF(pickle);
     Py_XDECREF(buffers);
     return result;
 }
@@ -569,26 +553,6 @@ read_buffers(ph_parcels *parcels, ph_reader *reader, const uint64_t *sizes, uint
     return buffers;
 }
 
-/* Those that the next bytes are; an empty tuple if there are none. */
-static PyObject *
-read_references(ph_parcels *parcels, ph_reader *reader, uint64_t size)
-{
-    const char *piece = next_piece(parcels, reader, size);
-    if (piece == NULL || size == 0) {
-        return piece ? PyTuple_New(0) : NULL;
-    }
-    ph_reader inner = *reader;
-    inner.at = piece;
-    inner.end = piece + size;
-    PyObject *references = ph_message_read(parcels->travels, &inner);
-    reader->next_span = inner.next_span;
-    if (references != NULL && !PyTuple_CheckExact(references)) {
-        Py_CLEAR(references);
-        damaged(parcels, "what a pickle refers to is no tuple");
-    }
-    return references;
-}
-
 static PyObject *
 open_pickle(ph_parcels *parcels, ph_reader *reader)
 {
@@ -599,21 +563,25 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
         return NULL;
     }
     uint64_t n = words[0], size = words[1], of_references = words[2];
-    const char *pickle = NULL;
-    if (next_piece(parcels, reader, (WORDS + n) * sizeof(uint64_t)) != NULL) {
-        pickle = next_piece(parcels, reader, size);
+    const char *pickle = NULL, *at = NULL;
+    if (next_piece(parcels, reader, (WORDS + n) * sizeof(uint64_t)) != NULL
+        && (pickle = next_piece(parcels, reader, size)) != NULL) {
+        at = next_piece(parcels, reader, of_references);
     }
-    PyObject *references = pickle ? read_references(parcels, reader, of_references) : NULL;
-    PyObject *buffers = references ? read_buffers(parcels, reader, words + WORDS, n) : NULL;
-    PyObject *obj = NULL;
-    if (buffers != NULL) {
-        obj = ph_unpickle(parcels->travels->pickles, pickle, size, buffers, references);
-        if (obj == NULL) {
-            note("while recv unpickled a message, which is lost");
-        }
+    PyObject *buffers = at ? read_buffers(parcels, reader, words + WORDS, n) : NULL;
+    if (buffers == NULL) {
+        return NULL;
     }
-    Py_XDECREF(references);
-    Py_XDECREF(buffers);
+    ph_reader references = *reader;
+    references.at = at;
+    references.end = at + of_references;
+    PyObject *obj = ph_unpickle(parcels->travels->pickles, pickle, size, buffers,
+                                &references);
+    reader->next_span = references.next_span;
+    if (obj == NULL) {
+        note("while recv unpickled a message, which is lost");
+    }
+    Py_DECREF(buffers);
     return obj;
 }
 

@@ -84,13 +84,6 @@ ph_pickles_clear(ph_pickles *pickles)
     Py_CLEAR(pickles->loads);
 }
 
-void
-ph_pickled_clear(ph_pickled *pickled)
-{
-    Py_CLEAR(pickled->bytes);
-    Py_CLEAR(pickled->references);
-}
-
 /* --- There ----------------------------------------------------------------------- */
 
 /* A bound function: of (our module, list of the references so far). */
@@ -161,23 +154,32 @@ dump(ph_pickles *pickles, PyObject *obj, PyObject *buffers, PyObject *references
     return bytes;
 }
 
-int
-ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers, ph_pickled *pickled)
+static int
+write_references(ph_pickles *pickles, PyObject *list, ph_writer *references)
 {
-    *pickled = (ph_pickled){0};
-    PyObject *references = need(pickles) == 0 ? PyList_New(0) : NULL;
-    if (references != NULL) {
-        pickled->bytes = dump(pickles, obj, buffers, references);
+    if (PyList_GET_SIZE(list) == 0) {
+        return 0;
     }
-    if (pickled->bytes != NULL) {
-        pickled->references = PyList_AsTuple(references);
+    PyObject *tuple = PyList_AsTuple(list);
+    int result = tuple ? ph_message_write(pickles->travels, tuple, references) : -1;
+    Py_XDECREF(tuple);
+    if (result == PH_NOT_OURS) {
+        PyErr_SetString(PyExc_ValueError, "too many objects for one message");
+        result = -1;
     }
-    Py_XDECREF(references);
-    if (pickled->references == NULL) {
-        ph_pickled_clear(pickled);
-        return -1;
+    return result;
+}
+
+PyObject *
+ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers, ph_writer *references)
+{
+    PyObject *list = need(pickles) == 0 ? PyList_New(0) : NULL;
+    PyObject *bytes = list ? dump(pickles, obj, buffers, list) : NULL;
+    if (bytes != NULL && write_references(pickles, list, references) < 0) {
+        Py_CLEAR(bytes);
     }
-    return 0;
+    Py_XDECREF(list);
+    return bytes;
 }
 
 /* --- And back -------------------------------------------------------------------- */
@@ -213,19 +215,34 @@ load(ph_pickles *pickles, PyObject *bytes, PyObject *buffers, PyObject *referenc
     return obj;
 }
 
+static PyObject *
+read_references(ph_pickles *pickles, ph_reader *references)
+{
+    if (references->at == references->end) {
+        return PyTuple_New(0);
+    }
+    PyObject *tuple = ph_message_read(pickles->travels, references);
+    if (tuple != NULL && !PyTuple_CheckExact(tuple)) {
+        Py_CLEAR(tuple);
+        ph_message_damaged(pickles->travels, "what a pickle refers to is no tuple");
+    }
+    return tuple;
+}
+
 PyObject *
 ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size, PyObject *buffers,
-            PyObject *references)
+            ph_reader *references)
 {
-    PyObject *view = need(pickles) < 0 ? NULL
-                     : PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)size,
-                                               PyBUF_READ);
-    if (view == NULL) {
-        return NULL;
+    PyObject *tuple = need(pickles) == 0 ? read_references(pickles, references) : NULL;
+    PyObject *view = tuple ? PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)size,
+                                                     PyBUF_READ) : NULL;
+    PyObject *obj = NULL;
+    if (view != NULL) {
+        obj = PyTuple_GET_SIZE(tuple) == 0          /* then it goes more quickly */
+              ? with_buffers(pickles->loads, view, buffers)
+              : load(pickles, view, buffers, tuple);
     }
-    PyObject *obj = PyTuple_GET_SIZE(references) == 0   /* then it goes more quickly */
-                    ? with_buffers(pickles->loads, view, buffers)
-                    : load(pickles, view, buffers, references);
-    Py_DECREF(view);
+    Py_XDECREF(view);
+    Py_XDECREF(tuple);
     return obj;
 }

@@ -20,22 +20,16 @@ ph_pickles *ph_pickles_of(PyObject *module);
 int ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg);
 void ph_pickles_clear(ph_pickles *pickles);
 
-/* A value, pickled. */
-typedef struct {
-    PyObject *bytes;                /* a bytes object; owned */
-    PyObject *references;           /* a tuple of what is not in it; owned */
-} ph_pickled;
-
-void ph_pickled_clear(ph_pickled *pickled);
-
 /* Pickle an object, by protocol 5.  What ph_message_write() sends by reference is left
-   out, and numbered instead: the references.  `buffers`: a list to which out-of-band
-   buffers are added; or NULL.  -1 with whatever pickling raises.  O(the graph). */
-int ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers,
-              ph_pickled *pickled);
-/* The object again.  `buffers`: a list of the out-of-band buffers, or NULL.
-   `references`: the tuple.  NULL with whatever unpickling raises. */
+   out: the pickle has numbers for it, and the tuple of these references is the
+   message in `references`, which has no bytes if there are none.  `buffers`: a list to
+   which out-of-band buffers are added; or NULL.  A bytes object; NULL with whatever
+   pickling raises.  O(the graph). */
+PyObject *ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers,
+                    ph_writer *references);
+/* The object again.  `buffers`: a list of the out-of-band buffers, or NULL.  NULL with
+   MessageError for damaged references, or whatever unpickling raises. */
 PyObject *ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size,
-                      PyObject *buffers, PyObject *references);
+                      PyObject *buffers, ph_reader *references);
 
 #endif

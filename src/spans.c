@@ -711,6 +711,13 @@ ph_span_hold(ph_span_id id, ph_span_kind kind)
     return PH_OK;
 }
 
+ph_status
+ph_span_hold_named(ph_span_id id)
+{
+    ph_status status = ph_span_hold(id, PH_SPAN_BUFFER);
+    return status == PH_OK ? PH_OK : ph_span_hold(id, PH_SPAN_CHANNEL);
+}
+
 /* What is not backed yet is not ready to be looked at. */
 void *
 ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)

@@ -33,6 +33,8 @@ ph_status ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id 
 /* One more hold of this process on what some member of the family named.
    PH_BAD_HANDLE when there is no such span of that kind (any more). */
 ph_status ph_span_hold(ph_span_id id, ph_span_kind kind);
+/* The same for what values name: a Buffer's, or a Channel's. */
+ph_status ph_span_hold_named(ph_span_id id);
 /* One hold less.  The last one in the family frees the span; a channel then lets
    go of what its messages hold.  Cannot fail. */
 void ph_span_drop(ph_span_id id);

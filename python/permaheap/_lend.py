@@ -1,4 +1,4 @@
-"""What call() does in Python: values that only pickle can copy, and exceptions.
+"""What call() does in Python: exceptions.
 
 Each function runs in one interpreter, and only bytes pass between two.
 """
@@ -7,20 +7,9 @@ import builtins
 import pickle
 import traceback
 from contextlib import suppress
-from typing import Any
 
 PROTOCOL = 5
 MOST_NOTES = 8  # an exception may pass through any number of calls, there and back
-
-
-def dumps(value: Any) -> bytes:
-    """Return a value as bytes."""
-    return pickle.dumps(value, PROTOCOL)
-
-
-def loads(data: bytes) -> Any:
-    """Return a copy of the value."""
-    return pickle.loads(data)
 
 
 def dumps_error(error: BaseException) -> bytes:
@@ -31,22 +20,22 @@ def dumps_error(error: BaseException) -> bytes:
     except Exception:
         text = "(its str() fails)"
     try:
-        itself = dumps(error)
+        itself = pickle.dumps(error, PROTOCOL)
     except Exception:
         itself = b""
     try:
         lines = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     except Exception:
         lines = "(no traceback)"
-    return dumps((kind.__module__, kind.__qualname__, text, lines, itself))
+    return pickle.dumps((kind.__module__, kind.__qualname__, text, lines, itself), PROTOCOL)
 
 
 def loads_error(data: bytes, place: str, error_type: type[Exception]) -> BaseException:
     """Return the exception, with a note of its place; error_type if it cannot be had itself."""
-    module, name, text, lines, itself = loads(data)
+    module, name, text, lines, itself = pickle.loads(data)
     error = None
     try:
-        error = loads(itself) if itself else None
+        error = pickle.loads(itself) if itself else None
     except Exception:
         error = None
     if not isinstance(error, BaseException):
