@@ -92,14 +92,14 @@ def started(command, directory, end=signal.SIGTERM, **environment):
         raise
     finally:
         process.wait()
-        ended = [_ends(pid) for pid in _session(process.pid)]
+        ended = [_ends(pid) for pid in session_members(process.pid)]
         _kill_session(process.pid)
         process.stdout.close()
     assert all(ended), f"processes were left behind:\n{server.text}"
 
 
 def _kill_session(leader):
-    for pid in _session(leader):
+    for pid in session_members(leader):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -116,7 +116,7 @@ def _ends(pid):
         os.close(file)
 
 
-def _session(leader):
+def session_members(leader):
     """Return the processes of a session that have not ended."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):

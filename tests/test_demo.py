@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from servers import session_members
+
 pytest.importorskip("gunicorn")
 pytest.importorskip("rich")
 
@@ -70,19 +72,6 @@ def start_demo(*arguments: str, **variables: str) -> subprocess.Popen[str]:
 def masters(output: str) -> list[int]:
     """Return the process ids of the gunicorn masters that the demo announced."""
     return [int(pid) for pid in re.findall(r"gunicorn started as process (\d+)", output)]
-
-
-def session_members(leader: int) -> list[int]:
-    """Return the processes of a session: each gunicorn has one of its own."""
-    members = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            session = int(stat.read_text().rpartition(")")[2].split()[3])
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended meanwhile
-        if session == leader:
-            members.append(int(stat.parent.name))
-    return members
 
 
 @pytest.mark.parametrize(
