@@ -120,10 +120,10 @@ typedef struct {
     _Atomic uint64_t claimed;   /* offset of the first byte never claimed */
     _Atomic uint32_t extents;   /* entries of extent[] in use */
     _Atomic uint64_t published; /* commits so far: readers refresh on change */
-    _Atomic uint64_t blocks;    /* committed blocks, but for those of builders
-                                   that were killed right then */
+    _Atomic uint64_t blocks;    /* committed and not released; one off for each
+                                   process killed right after it did either */
     _Atomic uint64_t numbered;  /* blocks that have a number in the ledger */
-    _Atomic uint64_t released;  /* bytes of released blocks */
+    _Atomic uint64_t released;  /* bytes of released blocks; likewise */
     _Atomic uint64_t released_blocks;
     _Atomic uint64_t reused;    /* bytes of them whose addresses are used anew */
     _Atomic uint64_t returned;  /* bytes of memory given back */
