@@ -249,6 +249,7 @@ static PyObject *
 end_send(ChannelObject *self, ph_parcel *parcel, ph_status status)
 {
     if (status == PH_OK) {
+        self->channels->sent = true;
         count_sent(self->shared, parcel);
         ph_parcel_sent(parcel);
     }

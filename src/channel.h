@@ -10,6 +10,7 @@ typedef struct ph_channels {
     ph_parcels parcels;
     PyTypeObject *type;
     PyObject *full, *empty, *closed;    /* the exceptions */
+    bool sent;                          /* since somebody last waited to receive */
 } ph_channels;
 
 /* Add Channel, Full, Empty, Closed and select to the module, and Channel to the types
