@@ -33,10 +33,10 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
     )
-
-
-with machine.settings():  # they decide how the heap is mapped
-    SEALED = permaheap.stats().mapping.startswith("sealed")
+    # They decide how the heap is mapped. Not when this is imported: a program that a test starts
+    # would wait for a test that waits to be alone, and that one for who has started the program.
+    with machine.settings():
+        permaheap.stats()
 
 
 AUDITING = ["test_faults.py", "test_interpreters.py", "test_stray_writes.py", "test_processes.py"]

@@ -14,6 +14,7 @@ import permaheap
 
 # A stray write ends the process, instead of copying a page for it.
 READ_ONLY = not permaheap.stats().mapping.startswith("private")
+SEALED = permaheap.stats().mapping.startswith("sealed")
 
 
 class ChildFailed(Exception):

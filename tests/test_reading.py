@@ -43,8 +43,8 @@ from pathlib import Path
 import pytest
 
 import permaheap
-from conftest import SEALED
 from permaheap import freeze
+from processes import SEALED
 from twin import Mapping
 
 GIVEN = {

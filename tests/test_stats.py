@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 import permaheap
-from conftest import SEALED
 from permaheap import freeze, stats
+from processes import SEALED
 
 
 def grown(work):
