@@ -464,8 +464,9 @@ PyDoc_STRVAR(release_doc,
 "again does nothing.\n\n"
 "Raises RuntimeError when other blocks refer to objects in this one, and for a\n"
 "part of a block; TypeError for what is not permanent; HandleError for a handle\n"
-"that is damaged or of another family.  O(segments of the block + blocks that it\n"
-"refers to + processes of the family).");
+"that is damaged, of another family, or of a block whose addresses are used\n"
+"again.  O(segments of the block + blocks that it refers to + processes of the\n"
+"family).");
 
 PyDoc_STRVAR(forget_doc,
 "forget($module, handle, /)\n--\n\n"
@@ -475,8 +476,9 @@ PyDoc_STRVAR(forget_doc,
 "any time.  PERMAHEAP_DEBUG=1 shows such errors.  Children that are forked later\n"
 "have forgotten as well.  Forgetting again does nothing.\n\n"
 "Raises RuntimeError when the block was not released, or for a part of a block;\n"
-"TypeError for what is no handle; HandleError for a handle that is damaged or of\n"
-"another family.  O(segments of the block + processes of the family).");
+"TypeError for what is no handle; HandleError for a handle that is damaged, of\n"
+"another family, or of a block whose addresses are used again.  O(segments of the\n"
+"block + processes of the family).");
 
 PyDoc_STRVAR(reclaim_doc,
 "reclaim($module, /)\n--\n\n"
