@@ -1,77 +1,78 @@
 /* ring_fair.c -- does a large message starve behind small ones?
 
-   ring_fair LARGE
+   One thread plays all: who sends small messages is always the first to see room, so that a
+   large one, which needs nearly half of the ring, finds as much only if it has a claim on it.
+   Prints how many messages were received before the large one was sent, and how many small
+   ones were sent meanwhile; both end at MOST.
 
-   Two threads send small messages without end, one sends LARGE large ones, which need nearly half
-   of the ring; one receives.  Prints how many small ones were received between two
-   large ones: the mean, and the most. */
+   The large one waits once, for the 200 ms after which a waiting sender comes back; its claim
+   outlives that by as long. */
 
 #define _GNU_SOURCE
-#include <pthread.h>
-
 #include "ring_common.h"
 
 #define CAPACITY 16384
 #define SMALL_SIZE 100
 #define LARGE_SIZE 8000
+#define SOME 5                          /* small messages that there is room for */
+#define MOST 1000
 
-enum { SMALL, LARGE_ONE };
+static char bytes[LARGE_SIZE];
+static const ph_outgoing small_message = {.bytes = bytes, .size = SMALL_SIZE};
+static const ph_outgoing large_message = {.bytes = bytes, .size = LARGE_SIZE};
 
-static ph_ring *ring;
-static uint32_t larges;
-
-static void *
-send_small(void *unused)
+/* Is there room? */
+static bool
+try_send(ph_ring *ring, const ph_outgoing *message)
 {
-    char bytes[SMALL_SIZE] = {0};
-    ph_outgoing message = {.kind = SMALL, .bytes = bytes, .size = sizeof(bytes)};
-    while (send_to(ring, &message, 0) == PH_OK) {
+    ph_status status = ph_ring_send(ring, message, 0);
+    if (status != PH_OK && status != PH_FULL) {
+        fail("send");
     }
-    return unused;
+    return status == PH_OK;
 }
 
-static void *
-send_large(void *unused)
+static void
+receive(ph_ring *ring)
 {
-    static char bytes[LARGE_SIZE];
-    ph_outgoing message = {.kind = LARGE_ONE, .bytes = bytes, .size = sizeof(bytes)};
-    for (uint32_t i = 0; i < larges; i++) {
-        (void)send_to(ring, &message, 0);
+    ph_incoming message = {0};
+    if (ph_ring_recv(ring, &message, 0) != PH_OK) {
+        fail("recv");
     }
-    return unused;
+    ph_incoming_free(&message);
+}
+
+static void
+fill(ph_ring *ring)
+{
+    while (try_send(ring, &small_message)) {
+    }
+    for (int i = 0; i < SOME; i++) {
+        receive(ring);
+    }
 }
 
 int
-main(int argc, char **argv)
+main(void)
 {
-    pthread_t threads[3];
-    ph_incoming message = {0};
-    larges = argc > 1 ? (uint32_t)atoi(argv[1]) : 1000;
-    ring = new_ring(CAPACITY);
-    pthread_create(&threads[0], NULL, send_small, NULL);
-    pthread_create(&threads[1], NULL, send_small, NULL);
-    pthread_create(&threads[2], NULL, send_large, NULL);
-    uint64_t all = 0, most = 0, between = 0;
-    for (uint32_t got = 0; got < larges;) {
-        if (recv_from(ring, &message, 0) != PH_OK) {
-            fail("recv");
-        }
-        between++;
-        if (message.kind == LARGE_ONE) {
-            all += between - 1;
-            most = between - 1 > most ? between - 1 : most;
-            between = 0;
-            got++;
+    ph_ring *ring = new_ring(CAPACITY);
+    uint32_t received = 0, passed = 0;
+    fill(ring);
+    ph_status status = ph_ring_wait_room(ring, LARGE_SIZE, 0, 0, PH_FOREVER);
+    if (status != PH_INTERRUPTED) {
+        fail("there is room, or nobody comes back from waiting for it");
+    }
+    while (received < MOST && !try_send(ring, &large_message)) {
+        receive(ring);
+        received++;
+        while (try_send(ring, &small_message)) {
+            passed++;
         }
     }
-    ph_ring_close(ring);
-    while (recv_from(ring, &message, 0) == PH_OK) {
+    receive(ring);
+    if (!try_send(ring, &small_message)) {
+        fail("the claim outlives the large message");
     }
-    for (int i = 0; i < 3; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    ph_incoming_free(&message);
-    printf("small messages between two large ones: %llu, at most %llu\n",
-           (unsigned long long)(all / larges), (unsigned long long)most);
+    printf("%u received before the large one was sent, %u sent meanwhile\n", received, passed);
     return 0;
 }
