@@ -85,7 +85,9 @@ def files(folder: Path) -> Iterator[dict[str, str]]:
 def start(setting: Setting) -> Iterator[Started]:
     """Run a broker and a Celery worker; which of its processes does a task is up to Celery."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="permaheap-celery-")))
+        # A worker that was killed may be just about to write its last message.
+        temporary = tempfile.TemporaryDirectory("-permaheap-celery", ignore_cleanup_errors=True)
+        folder = Path(stack.enter_context(temporary))
         broker = redis if shutil.which("redis-server") else files
         variables = stack.enter_context(broker(folder))
         size = f"--concurrency={setting.workers}"
