@@ -19,12 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DRIVERS = ROOT / "tests" / "c"
 WRAPPED = "-Wl,--wrap=ph_os_wait"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-g", "-pthread"]
-ALONE = [ROOT / "src" / "ring.c", ROOT / "src" / "os_sync.c", DRIVERS / "ring_stand_ins.c"]
+CORE = ROOT / "src" / "core"
+RING = CORE / "ring" / "ring.c"
+ALONE = [RING, CORE / "os" / "sync.c", DRIVERS / "ring_stand_ins.c"]
 HEAP = [
-    ROOT / "src" / f"{name}.c"
+    CORE / f"{name}.c"
     for name in (
-        *("os_linux", "os_glibc", "os_sync", "heap", "members", "journal", "spans_table"),
-        *("spans", "ring", "ledger", "block", "retire"),
+        *("os/memory", "os/glibc_heap", "os/sync", "heap/heap", "heap/processes"),
+        *("span/journal", "span/span_table", "span/spans", "ring/ring"),
+        *("block/block_table", "block/block", "block/release"),
     )
 ]
 ROUNDS = os.environ.get("PERMAHEAP_RING_ROUNDS", "10000")
@@ -105,7 +108,7 @@ def test_thread_sanitizer(folder):
 
 def test_thread_sanitizer_sees_a_race(folder):
     """Break the order of head and tail, and it is seen: so the test before means something."""
-    text = (ROOT / "src" / "ring.c").read_text()
+    text = RING.read_text()
     assert "position, memory_order_release" in text
     text = text.replace("position, memory_order_release", "position, memory_order_relaxed")
     broken = folder / "broken"
@@ -137,7 +140,7 @@ def test_every_flipped_bit(folder):
 
 def test_large_messages_do_not_starve(folder):
     """They have a claim on the room that small ones leave; in a ring without claims they starve."""
-    text = (ROOT / "src" / "ring.c").read_text()
+    text = RING.read_text()
     assert "((capacity) / 16)" in text
     greedy = folder / "ring_without_claims.c"
     greedy.write_text(text.replace("((capacity) / 16)", "((capacity) * 2)"))

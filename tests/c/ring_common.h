@@ -11,7 +11,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "ring.h"
+#include "core/ring/ring.h"
 
 static inline void
 fail(const char *what)

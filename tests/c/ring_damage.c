@@ -8,7 +8,7 @@
    before a page that cannot be touched. */
 
 #define _GNU_SOURCE
-#include "ring.c"
+#include "core/ring/ring.c"
 
 #include "ring_common.h"
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "journal.h"
-#include "ring.h"
+#include "core/span/journal.h"
+#include "core/ring/ring.h"
 
 static _Thread_local char words[256];
 

@@ -1,7 +1,7 @@
 """The file of a trace: who was forked, what its memory was then, and the first writes to it.
 
 It is a memfd, so it lives as long as a process has it open, and a reader finds it below
-/proc/PID/fd. `src/trace.h` says what is where, and who writes what.
+/proc/PID/fd. `src/cow/trace.h` says what is where, and who writes what.
 """
 
 import contextlib
@@ -50,7 +50,7 @@ class TraceError(RuntimeError):
 
 
 class Write(NamedTuple):
-    """The first write to a page: `ph_first_write` of os_trace.h."""
+    """The first write to a page: `ph_first_write` of page_faults.h."""
 
     time: int
     """In ns, of time.monotonic_ns()."""

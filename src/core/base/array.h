@@ -1,0 +1,34 @@
+/* array.h -- arrays that grow: room for one more item. */
+
+#ifndef PH_BASE_ARRAY_H
+#define PH_BASE_ARRAY_H
+
+#include "core/heap/heap.h"
+
+static inline int
+ph_no_memory(void)
+{
+    ph_fail(PH_NOMEM, "permaheap: out of memory");
+    return -1;
+}
+
+/* Make room for one more item in an array (*p_items, a pointer to items of
+   `item` bytes, ph_free() by its owner) that has `used` of *p_size.  -1 after
+   ph_fail(): the array is as it was.  O(1), amortized. */
+static inline int
+ph_grow(void *p_items, size_t used, size_t *p_size, size_t item)
+{
+    if (used < *p_size) {
+        return 0;
+    }
+    size_t size = *p_size ? 2 * *p_size : 256;
+    void *grown = ph_realloc(*(void **)p_items, size * item);
+    if (grown == NULL) {
+        return ph_no_memory();
+    }
+    *(void **)p_items = grown;
+    *p_size = size;
+    return 0;
+}
+
+#endif

@@ -1,0 +1,118 @@
+/* block_table.c -- one word for each block: is it released, and who refers to it?
+
+   Blocks never change, so what does change about them stands in the ledger, a
+   table behind the page directory.  A block's place in it is its number, which
+   it gets when it is whole, just before it is committed.
+
+        bit 31    released: nobody gets at it any more
+        bit 30    gone: its memory has been given back
+        bits 0-29 pins: committed blocks that are not released and have a pointer
+                  into this one
+
+   Invariants:
+
+   1. All changes are made by compare and swap.  live -> released only with no
+      pins; pins are added only while live.  So a block that is committed never
+      points into a released one.
+   2. A builder pins what its block refers to before it commits (block.c), and
+      release.c takes the pins back when that block is released.  A process that is
+      killed in between leaves a pin too many: that block can then not be
+      released.  Never one too few.
+   3. 2**30 - 1 pins stay for ever. */
+
+#include "core/block/block_table.h"
+
+#include "core/heap/processes.h"
+
+#define RELEASED ((uint32_t)1 << 31)
+#define GONE ((uint32_t)1 << 30)
+#define PINS (GONE - 1)
+
+#define WORDS_PER_PAGE (PH_PAGE / sizeof(uint32_t))
+
+static uint64_t pages_ready;    /* of the ledger: they have memory; by ph_os_lock() */
+
+static _Atomic uint32_t *
+word_of(const ph_segment *home)
+{
+    _Atomic uint32_t *words = ph_address_of(ph_heap.header->ledger);
+    return words + home->number;
+}
+
+ph_status
+ph_ledger_number(uint32_t *p_number)
+{
+    uint64_t number = atomic_fetch_add(&ph_heap.header->numbered, 1);
+    if (number >= ph_heap.header->ledger_words) {
+        return ph_fail(PH_NOMEM, "permaheap: the heap is full: it has had %llu blocks",
+                       (unsigned long long)number);
+    }
+    uint64_t page = number / WORDS_PER_PAGE;
+    ph_status status = PH_OK;
+    ph_os_lock();
+    if (page >= pages_ready) {
+        status = ph_heap_allocate_table(ph_heap.header->ledger + page * PH_PAGE,
+                                        PH_PAGE);
+        pages_ready = status == PH_OK ? page + 1 : pages_ready;
+    }
+    ph_member_makes((uint32_t)number);
+    ph_os_unlock();
+    *p_number = (uint32_t)number;
+    return status;
+}
+
+ph_block_state
+ph_ledger_state(const ph_segment *home)
+{
+    uint32_t word = atomic_load(word_of(home));
+    return word & GONE ? PH_GONE : word & RELEASED ? PH_RELEASED : PH_LIVE;
+}
+
+uint32_t
+ph_ledger_pins(const ph_segment *home)
+{
+    return atomic_load(word_of(home)) & PINS;
+}
+
+ph_status
+ph_ledger_pin(const ph_segment *home)
+{
+    _Atomic uint32_t *p = word_of(home);
+    uint32_t word = atomic_load(p);
+    do {
+        if (word & RELEASED) {
+            return ph_fail(PH_REFUSED, "permaheap: this refers to a block that was "
+                                       "released; freeze a copy: thaw() it first");
+        }
+    } while (!atomic_compare_exchange_weak(p, &word, word + ((word & PINS) != PINS)));
+    return PH_OK;
+}
+
+void
+ph_ledger_unpin(const ph_segment *home)
+{
+    _Atomic uint32_t *p = word_of(home);
+    uint32_t word = atomic_load(p);
+    while ((word & PINS) != 0 && (word & PINS) != PINS
+           && !atomic_compare_exchange_weak(p, &word, word - 1)) {
+    }
+}
+
+bool
+ph_ledger_release(const ph_segment *home)
+{
+    uint32_t live = 0;
+    return atomic_compare_exchange_strong(word_of(home), &live, RELEASED);
+}
+
+void
+ph_ledger_take_back(const ph_segment *home)
+{
+    atomic_store(word_of(home), 0);
+}
+
+void
+ph_ledger_gone(const ph_segment *home)
+{
+    atomic_fetch_or(word_of(home), GONE);
+}

@@ -1,0 +1,81 @@
+/* notify.c -- waking those who wait for several channels at once, or in an event loop.
+
+   A ring knows its watchers as words of 64 bits.  There are two kinds:
+
+       0 | serial (31) | slot + 1   a member's word in the shared table grows, and all
+                                    who sleep there wake: select().  The serial number
+                                    is for taking out one's own watcher only
+       1 | pid (31) | number (32)   a datagram to the abstract AF_UNIX socket with
+                                    their name, one for each event loop: the ring's
+                                    key, so that only who waits for that looks
+
+   Both do no harm when whoever asked for it is gone: the word belongs to the table
+   for ever, and a name that nobody has is refused by the kernel.  A bell says "look
+   again", and no more; and nothing depends on its being heard.
+
+   Abstract names belong to a network namespace: bells do not reach from one into
+   another.  Those who wait look again by themselves now and then. */
+
+#include "core/ring/notify.h"
+
+#include <stdio.h>
+
+#include "core/heap/processes.h"
+
+#define SOCKET ((uint64_t)1 << 63)
+#define PID_SHIFT 32
+#define SERIAL_MASK 0x7fffffffu
+
+bool
+ph_bell_word(_Atomic uint32_t **p_word, uint64_t *p_watcher)
+{
+    static _Atomic uint32_t serial;
+    uint32_t next = atomic_fetch_add(&serial, 1);
+    uint32_t slot = ph_member_slot();
+    if (slot >= PH_MEMBERS) {
+        return false;
+    }
+    *p_word = &ph_heap.header->member[slot].bell;
+    *p_watcher = (uint64_t)(next & SERIAL_MASK) << 32 | (slot + 1);
+    return true;
+}
+
+uint64_t
+ph_bell_watcher(uint32_t number)
+{
+    return SOCKET | (uint64_t)(uint32_t)ph_os_pid() << PID_SHIFT | number;
+}
+
+size_t
+ph_bell_name(uint64_t watcher, char name[PH_BELL_NAME])
+{
+    const uint8_t *family = ph_heap.header->family;
+    int used = snprintf(name, PH_BELL_NAME, "permaheap/");
+    for (int i = 0; i < 16; i++) {
+        used += snprintf(name + used, 3, "%02x", family[i]);
+    }
+    used += snprintf(name + used, PH_BELL_NAME - (size_t)used, "/%u.%u",
+                     (unsigned int)((watcher & ~SOCKET) >> PID_SHIFT),
+                     (unsigned int)watcher);
+    return (size_t)used;
+}
+
+static void
+ring_bell(uint64_t watcher, uint64_t key)
+{
+    if (watcher & SOCKET) {
+        char name[PH_BELL_NAME];
+        (void)ph_os_ring_bell(name, ph_bell_name(watcher, name), key);
+    }
+    else if ((uint32_t)watcher - 1 < PH_MEMBERS) {
+        _Atomic uint32_t *word = &ph_heap.header->member[(uint32_t)watcher - 1].bell;
+        atomic_fetch_add(word, 1);
+        ph_os_wake(word);
+    }
+}
+
+void
+ph_bells_init(void)
+{
+    ph_ring_on_bell = ring_bell;
+}

@@ -1,0 +1,907 @@
+/* ring.c -- a ring of messages between many senders and many receivers, any of
+   whom may be killed at any instruction.
+
+   Two positions, in bytes, that only grow: senders write behind `tail`, receivers read
+   from `head`; a byte's place is its position modulo the capacity, a power of two.  Each
+   end has a robust lock, so that of all processes one sender and one receiver work at a
+   time, and these two never wait for each other.
+
+        head                                 tail
+     ---|--record--|----record----|--record--|........free.........|---
+        receivers copy out, then             senders copy in, then
+        store head                           store tail
+
+   A record is a frame of 16 bytes, the ids of its spans, its bytes, and padding to 16.
+   What does not fit before the end of the memory goes on at its start.
+
+   Invariants:
+
+   1. A message exists from the store to `tail` until the store to `head`: each is one
+      store, the last thing done under the lock.  Who is killed before it has
+      done nothing, and there is nothing to mend.
+   2. The bytes between head and tail are nobody's to write; the others are
+      written by the owner of the senders' lock.
+   3. With spans, that store is the commit of a transaction of the journal.  The journal
+      looks at the position to learn whether a killed owner came so far.  So who inherits
+      a lock from a dead owner has the journal look first, before any later message moves
+      the position: `mend` stays set until that is done.
+   4. Who waits does so for an end to move: it sets SLEEPERS in that end's `waiting`, looks
+      again, and sleeps while `event` is as it was before.  Who moves the end takes
+      the flag out, and if there was one changes `event` and wakes all.  Both change
+      `waiting` by read-modify-write: so one sees the other's flag, or the other its
+      position.  Nobody is woken when nobody sleeps.
+   5. Who is killed between its store and its wake-up has published, and wakes nobody:
+      so nobody sleeps for longer than SLICE without looking again.
+   6. Watchers are words in a table, WATCHERS in `waiting` says that there are some.  The
+      flag is cleared only after they were rung, and then they are looked through once
+      more, since one may have come meanwhile.  Who is killed while it rings loses at most the one
+      that it had taken out: who watches looks again now and then.
+   7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING, and waits for
+      nobody; a receiver that finds the ring empty seals it with the senders' lock held, so that a
+      sender that had not seen it is done.  Lock order: receivers, senders, the journal.
+   8. Memory behind the messages that wait, of large ones, is bounded by the capacity as
+      well: while so much of it waits, no more is let in.  One such message always
+      is, and any when the count may be off.
+   9. What is read here may be damaged.  A frame has a check word of all of itself, of its
+      spans' ids and of its position; sizes are tested before use.  The bytes are checked by
+      their reader.  The spans of a damaged record stay held: better memory lost than
+      somebody else's hold given back.
+
+   Fairness: the locks are the kernel's, neither FIFO nor unfair.  Who waits for room for a
+   large record says so in `wanted`; smaller ones then leave that much free, so that it
+   does not starve behind them.  Larger ones may overtake.  The word expires, as its
+   owner may be dead. */
+
+#include "core/ring/ring.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/span/journal.h"
+
+#define SLICE 200000000u            /* nanoseconds that one sleeps at a time */
+#define ALIGNMENT 16u               /* of records: a frame is never cut in two */
+#define SMALLEST 16384u             /* bytes: half of it has room for the most spans */
+#define LARGE(capacity) ((capacity) / 16)   /* records from here on make others wait */
+#define N_WATCHERS 64u
+#define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
+#define TRIES 32                    /* at a lock, before one sleeps for it */
+#define PAGE 4096u                  /* bytes behind a message are counted in these */
+
+enum { SLEEPERS = 1, WATCHERS = 2 };            /* in ph_end.waiting */
+enum { OPEN, CLOSING, SEALED };                 /* ph_ring.closed */
+
+typedef struct {
+    _Alignas(ALIGNMENT) uint32_t size;          /* bytes of the message */
+    uint16_t kind;
+    uint16_t n_spans;
+    uint32_t behind;                            /* pages */
+    uint32_t check;                             /* of all this and its position */
+} ph_frame;
+
+/* One end of the ring.  What is written by different sides is on different lines. */
+typedef struct {
+    _Alignas(LINES) ph_mutex mutex;
+    /* Of the owner of the lock. */
+    _Alignas(64) uint64_t seen;                 /* the other end, when last looked at */
+    _Atomic uint64_t messages;                  /* that passed here; about */
+    _Atomic uint64_t behind;                    /* pages behind them; about */
+    _Atomic uint32_t mend;                      /* an owner died (invariant 3) */
+    /* Written by the owner, read by the other end. */
+    _Alignas(LINES) _Atomic uint64_t position;
+    /* Who waits for the position to grow. */
+    _Alignas(LINES) _Atomic uint32_t waiting;
+    _Atomic uint32_t event;                     /* the futex: changes at each wake-up */
+    _Atomic uint64_t watcher[N_WATCHERS];       /* 0: free */
+} ph_end;
+
+struct ph_ring {
+    uint64_t capacity;              /* bytes, a power of two; never changes */
+    uint64_t check;                 /* ~capacity */
+    _Atomic uint32_t closed;
+    _Atomic uint32_t recount;       /* `messages` and `behind` may be off: set right
+                                       when empty */
+    _Atomic uint64_t wanted;        /* bytes of a large record that waits; 0: none */
+    _Atomic uint64_t wanted_until;  /* point in time: from then it does not count */
+    ph_end senders;                 /* its position is the tail */
+    ph_end receivers;               /* its position is the head */
+    _Alignas(LINES) unsigned char memory[];
+};
+
+void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
+
+/* --- Sizes ---------------------------------------------------------------------- */
+
+static uint64_t
+rounded(uint64_t capacity)
+{
+    uint64_t size = SMALLEST;
+    while (size < capacity && size < PH_RING_MOST) {
+        size *= 2;
+    }
+    return size;
+}
+
+uint64_t
+ph_ring_span_size(uint64_t capacity)
+{
+    return sizeof(ph_ring) + rounded(capacity);
+}
+
+uint64_t
+ph_ring_capacity(const ph_ring *ring)
+{
+    return ring->capacity;
+}
+
+/* Half of the ring: sender and receiver can work at the same time, and nobody has
+   to wait for an empty ring. */
+uint64_t
+ph_ring_largest(const ph_ring *ring)
+{
+    return ring->capacity / 2 - sizeof(ph_frame);
+}
+
+static uint64_t
+record_size(uint64_t n_spans, uint64_t size)
+{
+    uint64_t all = sizeof(ph_frame) + n_spans * sizeof(ph_span_id) + size;
+    return (all + ALIGNMENT - 1) & ~(uint64_t)(ALIGNMENT - 1);
+}
+
+static uint64_t
+tail_of(const ph_ring *ring)
+{
+    return atomic_load_explicit(&ring->senders.position, memory_order_acquire);
+}
+
+static uint64_t
+head_of(const ph_ring *ring)
+{
+    return atomic_load_explicit(&ring->receivers.position, memory_order_acquire);
+}
+
+/* At least what is plainly there, at most what would fit. */
+uint64_t
+ph_ring_messages(const ph_ring *ring)
+{
+    uint64_t received = atomic_load_explicit(&ring->receivers.messages,
+                                             memory_order_relaxed);
+    uint64_t sent = atomic_load_explicit(&ring->senders.messages, memory_order_relaxed);
+    uint64_t head = head_of(ring);
+    uint64_t most = (tail_of(ring) - head) / sizeof(ph_frame);
+    uint64_t n = sent - received;
+    return n > most ? most : n == 0 && most > 0 ? 1 : n;
+}
+
+bool
+ph_ring_is_closed(const ph_ring *ring)
+{
+    return atomic_load_explicit(&ring->closed, memory_order_acquire) != OPEN;
+}
+
+static bool
+is_sound(const ph_ring *ring)
+{
+    return ring->capacity == ~ring->check;
+}
+
+static ph_status
+unsound(void)
+{
+    return ph_fail(PH_BAD_HANDLE, "permaheap: the memory of a channel is damaged");
+}
+
+ph_status
+ph_ring_init(ph_ring *ring, uint64_t capacity)
+{
+    if (capacity > PH_RING_MOST) {
+        return ph_fail(PH_NOMEM, "permaheap: a channel has room for %llu bytes at most",
+                       (unsigned long long)PH_RING_MOST);
+    }
+    memset(ring, 0, sizeof(*ring));
+    ring->capacity = rounded(capacity);
+    ring->check = ~ring->capacity;
+    int err = ph_mutex_init(&ring->senders.mutex);
+    if (err == 0) {
+        err = ph_mutex_init(&ring->receivers.mutex);
+    }
+    if (err) {
+        return ph_fail(PH_SYSTEM, "permaheap: cannot make a lock: %s", strerror(err));
+    }
+    return PH_OK;
+}
+
+/* --- Bytes ---------------------------------------------------------------------- */
+
+static void *
+at(ph_ring *ring, uint64_t position)
+{
+    return ring->memory + (position & (ring->capacity - 1));
+}
+
+static uint64_t
+before_the_end(const ph_ring *ring, uint64_t position)
+{
+    return ring->capacity - (position & (ring->capacity - 1));
+}
+
+static void
+copy_in(ph_ring *ring, uint64_t position, const void *from, uint64_t size)
+{
+    uint64_t first = before_the_end(ring, position);
+    if (size <= first) {
+        memcpy(at(ring, position), from, size);
+        return;
+    }
+    memcpy(at(ring, position), from, first);
+    memcpy(ring->memory, (const char *)from + first, size - first);
+}
+
+static void
+copy_out(ph_ring *ring, uint64_t position, void *to, uint64_t size)
+{
+    uint64_t first = before_the_end(ring, position);
+    if (size <= first) {
+        memcpy(to, at(ring, position), size);
+        return;
+    }
+    memcpy(to, at(ring, position), first);
+    memcpy((char *)to + first, ring->memory, size - first);
+}
+
+/* --- Frames --------------------------------------------------------------------- */
+
+/* Each step can be undone, so that no single change is lost on the way. */
+static uint64_t
+mixed(uint64_t mix, uint64_t word)
+{
+    mix = (mix ^ word) * 0x9e3779b97f4a7c15u;
+    return mix ^ mix >> 32;
+}
+
+static uint32_t
+pages(uint64_t bytes)
+{
+    return (uint32_t)((bytes + PAGE - 1) / PAGE);
+}
+
+static uint64_t
+start_of_check(uint64_t position, const ph_frame *frame)
+{
+    uint64_t mix = mixed(position, (uint64_t)frame->kind << 32 | frame->size);
+    return mixed(mix, (uint64_t)frame->n_spans << 32 | frame->behind);
+}
+
+static uint64_t
+with_span(uint64_t mix, ph_span_id id)
+{
+    return mixed(mix, (uint64_t)id.generation << 32 | id.index);
+}
+
+static void
+write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
+{
+    ph_frame frame = {.size = (uint32_t)message->size, .kind = (uint16_t)message->kind,
+                      .n_spans = (uint16_t)message->n_spans,
+                      .behind = pages(message->behind)};
+    uint64_t mix = start_of_check(position, &frame);
+    uint64_t next = position + sizeof(frame);
+    for (uint32_t i = 0; i < message->n_spans; i++) {
+        mix = with_span(mix, message->spans[i]);
+    }
+    frame.check = (uint32_t)mix;
+    memcpy(at(ring, position), &frame, sizeof(frame));
+    if (message->n_spans > 0) {
+        uint64_t size = message->n_spans * sizeof(ph_span_id);
+        copy_in(ring, next, message->spans, size);
+        next += size;
+    }
+    if (message->size > 0) {
+        copy_in(ring, next, message->bytes, message->size);
+    }
+}
+
+/* Could this be a record between here and the tail? */
+static bool
+is_believable(const ph_frame *frame, uint64_t room)
+{
+    return frame->n_spans <= PH_MESSAGE_SPANS
+           && record_size(frame->n_spans, frame->size) <= room;
+}
+
+/* Take a copy of the frame there.  False when it, or a span's id, is damaged. */
+static bool
+read_frame(ph_ring *ring, uint64_t position, uint64_t tail, ph_frame *frame)
+{
+    memcpy(frame, at(ring, position), sizeof(*frame));
+    if (!is_believable(frame, tail - position)) {
+        return false;
+    }
+    uint64_t mix = start_of_check(position, frame);
+    uint64_t next = position + sizeof(*frame);
+    for (uint32_t i = 0; i < frame->n_spans; i++) {
+        ph_span_id id;
+        memcpy(&id, at(ring, next), sizeof(id));
+        mix = with_span(mix, id);
+        next += sizeof(id);
+    }
+    return (uint32_t)mix == frame->check;
+}
+
+/* --- Locks ---------------------------------------------------------------------- */
+
+/* The lock is held for the time of a copy: it is quicker to ask again than to sleep. */
+static int
+lock_busy(ph_mutex *mutex, uint64_t until)
+{
+    int tries = ph_os_may_spin() ? TRIES : 0;
+    for (int i = 0; i < tries; i++) {
+        ph_os_relax();
+        ph_os_relax();
+        int err = ph_mutex_try(mutex);
+        if (err != EBUSY) {
+            return err;
+        }
+    }
+    if (until == 0) {
+        return ETIMEDOUT;
+    }
+    /* Its owner may be stopped: the caller comes back, and has seen to signals. */
+    uint64_t slice = ph_os_now() + SLICE;
+    return ph_mutex_lock(mutex, until < slice ? until : slice);
+}
+
+/* Let the journal find out how far the dead owner came (invariant 3). */
+static ph_status
+mend(ph_ring *ring, ph_end *end)
+{
+    atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
+    ph_status status = ph_journal_mend();
+    if (status == PH_OK) {
+        atomic_store_explicit(&end->mend, 0, memory_order_relaxed);
+    }
+    return status;
+}
+
+/* PH_OK with the lock held; `busy` when it could not be had in time. */
+static ph_status
+lock(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
+{
+    int err = ph_mutex_try(&end->mutex);
+    if (err == EBUSY) {
+        err = lock_busy(&end->mutex, until);
+    }
+    if (err == ETIMEDOUT) {
+        return busy;
+    }
+    if (err == EOWNERDEAD) {
+        atomic_store_explicit(&end->mend, 1, memory_order_relaxed);
+    }
+    else if (err) {
+        return ph_fail(PH_SYSTEM, "permaheap: cannot lock a channel: %s", strerror(err));
+    }
+    if (atomic_load_explicit(&end->mend, memory_order_relaxed)) {
+        ph_status status = mend(ring, end);
+        if (status != PH_OK) {
+            ph_mutex_unlock(&end->mutex);
+            return status;
+        }
+    }
+    return PH_OK;
+}
+
+/* --- Who waits ------------------------------------------------------------------ */
+
+static void
+ring_watchers(ph_end *end)
+{
+    for (uint32_t i = 0; i < N_WATCHERS; i++) {
+        if (atomic_load_explicit(&end->watcher[i], memory_order_relaxed) == 0) {
+            continue;
+        }
+        uint64_t watcher = atomic_exchange(&end->watcher[i], 0);
+        if (watcher != 0 && ph_ring_on_bell != NULL) {
+            ph_ring_on_bell(watcher, (uintptr_t)end);
+        }
+    }
+}
+
+static void
+wake(ph_end *end)
+{
+    atomic_fetch_add(&end->event, 1);
+    ph_os_wake(&end->event);
+}
+
+/* After the position has grown (invariants 4 and 6). */
+static void
+announce(ph_end *end)
+{
+    uint32_t waiting = atomic_fetch_and(&end->waiting, ~(uint32_t)SLEEPERS);
+    ph_death_point();
+    if (waiting & SLEEPERS) {
+        wake(end);
+    }
+    if (waiting & WATCHERS) {
+        ring_watchers(end);
+        atomic_fetch_and(&end->waiting, ~(uint32_t)WATCHERS);
+        ring_watchers(end);
+    }
+}
+
+static ph_end *
+end_of(ph_ring *ring, ph_watch what)
+{
+    return what == PH_WATCH_MESSAGE ? &ring->senders : &ring->receivers;
+}
+
+/* The family has its spans at the same addresses everywhere. */
+uint64_t
+ph_ring_key(ph_ring *ring, ph_watch what)
+{
+    return (uintptr_t)end_of(ring, what);
+}
+
+bool
+ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher)
+{
+    ph_end *end = end_of(ring, what);
+    for (uint32_t i = 0; i < N_WATCHERS; i++) {
+        uint64_t free = 0;
+        if (atomic_compare_exchange_strong(&end->watcher[i], &free, watcher)) {
+            atomic_fetch_or(&end->waiting, WATCHERS);
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher)
+{
+    ph_end *end = end_of(ring, what);
+    for (uint32_t i = 0; i < N_WATCHERS; i++) {
+        uint64_t found = watcher;
+        (void)atomic_compare_exchange_strong(&end->watcher[i], &found, 0);
+    }
+}
+
+void
+ph_ring_close(ph_ring *ring)
+{
+    uint32_t open = OPEN;
+    (void)atomic_compare_exchange_strong(&ring->closed, &open, CLOSING);
+    ph_end *ends[] = {&ring->senders, &ring->receivers};
+    for (int i = 0; i < 2; i++) {
+        atomic_fetch_or(&ends[i]->waiting, SLEEPERS | WATCHERS);
+        announce(ends[i]);
+    }
+}
+
+/* --- Sending -------------------------------------------------------------------- */
+
+/* The bytes that a record of this size has to leave free: for a larger one that
+   waits. */
+static uint64_t
+left_for_others(ph_ring *ring, uint64_t record)
+{
+    uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
+    if (wanted <= record
+        || ph_os_now() >= atomic_load_explicit(&ring->wanted_until,
+                                               memory_order_relaxed)) {
+        return 0;
+    }
+    return wanted;
+}
+
+/* Not between positions that cannot be: a receiver sets them right. */
+static bool
+fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
+{
+    uint64_t used = tail - head;
+    return used <= ring->capacity && bytes <= ring->capacity - used
+           && (head | tail) % ALIGNMENT == 0;
+}
+
+/* With the senders' lock: the head is looked at only when the ring seems full. */
+static bool
+has_room(ph_ring *ring, uint64_t tail, uint64_t record)
+{
+    uint64_t bytes = record + left_for_others(ring, record);
+    if (fits(ring, ring->senders.seen, tail, bytes)) {
+        return true;
+    }
+    ring->senders.seen = head_of(ring);
+    return fits(ring, ring->senders.seen, tail, bytes);
+}
+
+/* May one more message with memory behind it wait?  (Invariant 8.) */
+static bool
+has_room_behind(const ph_ring *ring)
+{
+    uint64_t received = atomic_load_explicit(&ring->receivers.behind,
+                                             memory_order_relaxed);
+    uint64_t sent = atomic_load_explicit(&ring->senders.behind, memory_order_relaxed);
+    return (int64_t)(sent - received) < (int64_t)(ring->capacity / PAGE)
+           || atomic_load_explicit(&ring->recount, memory_order_relaxed)
+           || head_of(ring) == tail_of(ring);
+}
+
+/* Store the position: the message is sent, or received.  (With spans the journal has stored
+   it already, and this changes nothing.) */
+static void
+move(ph_end *end, uint64_t position, uint32_t behind)
+{
+    uint64_t n = atomic_load_explicit(&end->messages, memory_order_relaxed);
+    atomic_store_explicit(&end->messages, n + 1, memory_order_relaxed);
+    if (behind > 0) {
+        n = atomic_load_explicit(&end->behind, memory_order_relaxed);
+        atomic_store_explicit(&end->behind, n + behind, memory_order_relaxed);
+    }
+    ph_death_point();
+    atomic_store_explicit(&end->position, position, memory_order_release);
+    ph_death_point();
+}
+
+static ph_status
+send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
+{
+    ph_end *end = &ring->senders;
+    if (ph_ring_is_closed(ring)) {
+        return PH_CLOSED;
+    }
+    uint64_t tail = atomic_load_explicit(&end->position, memory_order_relaxed);
+    if (!has_room(ring, tail, record)
+        || (message->behind > 0 && !has_room_behind(ring))) {
+        return PH_FULL;
+    }
+    write_record(ring, tail, message);
+    ph_death_point();
+    if (message->n_spans > 0) {
+        ph_status status = ph_spans_publish(message->spans, message->n_spans,
+                                            &end->position, tail + record);
+        if (status != PH_OK) {
+            return status;
+        }
+    }
+    move(end, tail + record, pages(message->behind));
+    return PH_OK;
+}
+
+/* Others need not leave anything free for a record of this size any more. */
+static void
+want_no_more(ph_ring *ring, uint64_t record)
+{
+    uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
+    if (wanted != 0 && wanted <= record
+        && atomic_compare_exchange_strong(&ring->wanted, &wanted, 0)) {
+        announce(&ring->receivers);
+    }
+}
+
+ph_status
+ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
+{
+    if (!is_sound(ring)) {
+        return unsound();
+    }
+    uint64_t most = ph_ring_largest(ring);
+    if (message->n_spans > PH_MESSAGE_SPANS || message->size > most
+        || message->size + message->n_spans * sizeof(ph_span_id) > most) {
+        return ph_fail(PH_REFUSED, "permaheap: a message of %llu bytes and %u spans does "
+                       "not fit into the ring of a channel",
+                       (unsigned long long)message->size, (unsigned)message->n_spans);
+    }
+    uint64_t record = record_size(message->n_spans, message->size);
+    ph_status status = lock(ring, &ring->senders, until, PH_FULL);
+    if (status != PH_OK) {
+        return status;
+    }
+    status = send_locked(ring, message, record);
+    ph_mutex_unlock(&ring->senders.mutex);
+    if (status == PH_OK) {
+        announce(&ring->senders);
+        want_no_more(ring, record);
+    }
+    return status;
+}
+
+/* --- Receiving ------------------------------------------------------------------ */
+
+/* The positions cannot be: begin anew, where nobody has been yet. */
+static ph_status
+throw_all_away(ph_ring *ring, uint64_t until)
+{
+    ph_status status = lock(ring, &ring->senders, until, PH_EMPTY);
+    if (status != PH_OK) {
+        return status;
+    }
+    uint64_t head = head_of(ring), tail = tail_of(ring);
+    uint64_t later = ((head > tail ? head : tail) | (ALIGNMENT - 1)) + 1;
+    atomic_store_explicit(&ring->receivers.position, later, memory_order_release);
+    atomic_store_explicit(&ring->senders.position, later, memory_order_release);
+    ring->senders.seen = ring->receivers.seen = later;
+    atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
+    ph_mutex_unlock(&ring->senders.mutex);
+    return ph_fail(PH_BAD_HANDLE, "permaheap: the memory of a channel is damaged: all "
+                   "its messages were thrown away");
+}
+
+/* One record if its length leads to another one, or to the tail; else all of them. */
+static ph_status
+throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
+{
+    uint64_t next = tail;
+    bool believable = is_believable(frame, tail - head);
+    if (believable) {
+        ph_frame other;
+        next = head + record_size(frame->n_spans, frame->size);
+        believable = next == tail || read_frame(ring, next, tail, &other);
+    }
+    move(&ring->receivers, believable ? next : tail, 0);
+    atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
+    if (believable) {
+        return ph_fail(PH_BAD_HANDLE, "permaheap: a message in a channel was damaged, and "
+                       "was thrown away");
+    }
+    return ph_fail(PH_BAD_HANDLE, "permaheap: a message in a channel was damaged, and was "
+                   "thrown away with all that waited behind it");
+}
+
+/* Nothing to receive.  If the ring is closed, make sure that nothing comes. */
+static ph_status
+nothing(ph_ring *ring, uint64_t head, uint64_t until)
+{
+    bool recount = atomic_load_explicit(&ring->recount, memory_order_relaxed);
+    uint32_t closed = atomic_load_explicit(&ring->closed, memory_order_acquire);
+    if (!recount && closed != CLOSING) {
+        return closed == SEALED ? PH_CLOSED : PH_EMPTY;
+    }
+    ph_status status = lock(ring, &ring->senders, until, PH_EMPTY);
+    if (status != PH_OK) {
+        return status;
+    }
+    if (tail_of(ring) == head) {
+        ph_end *ends[] = {&ring->senders, &ring->receivers};
+        for (int i = 0; i < 2; i++) {
+            atomic_store_explicit(&ends[i]->messages, 0, memory_order_relaxed);
+            atomic_store_explicit(&ends[i]->behind, 0, memory_order_relaxed);
+        }
+        atomic_store_explicit(&ring->recount, 0, memory_order_relaxed);
+        if (closed == CLOSING) {
+            atomic_store_explicit(&ring->closed, SEALED, memory_order_release);
+            status = PH_CLOSED;
+        }
+    }
+    ph_mutex_unlock(&ring->senders.mutex);
+    return status == PH_CLOSED ? PH_CLOSED : PH_EMPTY;
+}
+
+/* Memory for the spans and bytes of a message. */
+static ph_status
+make_room(ph_incoming *message, uint64_t size)
+{
+    if (size > message->memory_size || message->memory == NULL) {
+        uint64_t rounded_up = (size | 255) + 1;
+        void *memory = ph_malloc(rounded_up);
+        if (memory == NULL) {
+            return ph_fail(PH_NOMEM, "permaheap: out of memory");
+        }
+        ph_free(message->memory);
+        message->memory = memory;
+        message->memory_size = rounded_up;
+    }
+    return PH_OK;
+}
+
+void
+ph_incoming_free(ph_incoming *message)
+{
+    ph_free(message->memory);
+    memset(message, 0, sizeof(*message));
+}
+
+static ph_status
+take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
+{
+    ph_frame frame;
+    if (!read_frame(ring, head, tail, &frame)) {
+        return throw_away(ring, head, tail, &frame);
+    }
+    uint64_t of_spans = frame.n_spans * sizeof(ph_span_id);
+    ph_status status = make_room(message, of_spans + frame.size);
+    if (status != PH_OK) {
+        return status;
+    }
+    message->spans = message->memory;
+    message->bytes = (char *)message->memory + of_spans;
+    message->kind = frame.kind;
+    message->n_spans = 0;
+    message->size = frame.size;
+    copy_out(ring, head + sizeof(frame), message->memory, of_spans + frame.size);
+    uint64_t next = head + record_size(frame.n_spans, frame.size);
+    if (frame.n_spans > 0) {
+        status = ph_spans_take(message->spans, frame.n_spans,
+                               &ring->receivers.position, next);
+        if (status == PH_BAD_HANDLE) {
+            return throw_away(ring, head, tail, &frame);
+        }
+        if (status != PH_OK) {
+            return status;
+        }
+        message->n_spans = frame.n_spans;
+    }
+    move(&ring->receivers, next, frame.behind);
+    return PH_OK;
+}
+
+static ph_status
+recv_locked(ph_ring *ring, ph_incoming *message, uint64_t until)
+{
+    ph_end *end = &ring->receivers;
+    uint64_t head = atomic_load_explicit(&end->position, memory_order_relaxed);
+    if (end->seen - head - 1 >= ring->capacity) {       /* empty, or not believable */
+        end->seen = tail_of(ring);
+    }
+    uint64_t used = end->seen - head;
+    if (used == 0) {
+        return nothing(ring, head, until);
+    }
+    if (used > ring->capacity || head % ALIGNMENT || used % ALIGNMENT) {
+        return throw_all_away(ring, until);
+    }
+    return take_record(ring, head, end->seen, message);
+}
+
+ph_status
+ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until)
+{
+    if (!is_sound(ring)) {
+        return unsound();
+    }
+    ph_status status = lock(ring, &ring->receivers, until, PH_EMPTY);
+    if (status != PH_OK) {
+        return status;
+    }
+    status = recv_locked(ring, message, until);
+    ph_mutex_unlock(&ring->receivers.mutex);
+    if (status == PH_OK || status == PH_BAD_HANDLE) {
+        announce(&ring->receivers);
+    }
+    return status;
+}
+
+/* --- Waiting -------------------------------------------------------------------- */
+
+typedef struct {
+    ph_ring *ring;
+    ph_end *end;                    /* that has to move */
+    uint64_t record;                /* bytes that need room; 0: wait for a message */
+    bool behind;                    /* there is more behind it */
+} ph_wait;
+
+/* Is it worth while to try again? */
+static bool
+is_over(const ph_wait *wait)
+{
+    ph_ring *ring = wait->ring;
+    if (ph_ring_is_closed(ring) || !is_sound(ring)) {
+        return true;
+    }
+    uint64_t head = head_of(ring), tail = tail_of(ring);
+    if (wait->record == 0) {
+        return head != tail;
+    }
+    uint64_t bytes = wait->record + left_for_others(ring, wait->record);
+    return fits(ring, head, tail, bytes) && (!wait->behind || has_room_behind(ring));
+}
+
+static bool
+spin_for(const ph_wait *wait, uint64_t spin, uint64_t until)
+{
+    if (spin == 0 || !ph_os_may_spin()) {
+        return is_over(wait);
+    }
+    uint64_t end = ph_os_now() + spin;
+    end = end < until ? end : until;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (is_over(wait)) {
+                return true;
+            }
+            ph_os_relax();
+        }
+    } while (ph_os_now() < end);
+    return false;
+}
+
+/* Have smaller records leave room for this one, while it waits. */
+static void
+want(ph_ring *ring, uint64_t record, uint64_t now)
+{
+    uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
+    uint64_t until = atomic_load_explicit(&ring->wanted_until, memory_order_relaxed);
+    if (record >= LARGE(ring->capacity) && (wanted <= record || now >= until)) {
+        atomic_store_explicit(&ring->wanted_until, now + 2 * (uint64_t)SLICE,
+                              memory_order_relaxed);
+        atomic_store_explicit(&ring->wanted, record, memory_order_relaxed);
+    }
+}
+
+/* PH_OK when it is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
+   after a SLICE: signals also come just before one sleeps, and to other threads. */
+static ph_status
+sleep_for(const ph_wait *wait, uint64_t until)
+{
+    uint64_t now = ph_os_now();
+    uint64_t slice = now + SLICE;
+    for (; now < until && now < slice; now = ph_os_now()) {
+        if (wait->record > 0) {
+            want(wait->ring, wait->record, now);
+        }
+        uint32_t event = atomic_load(&wait->end->event);
+        atomic_fetch_or(&wait->end->waiting, SLEEPERS);
+        if (is_over(wait)) {
+            return PH_OK;
+        }
+        int err = ph_os_wait(&wait->end->event, event, until < slice ? until : slice);
+        if (is_over(wait)) {
+            return PH_OK;
+        }
+        if (err == EINTR) {
+            return PH_INTERRUPTED;
+        }
+    }
+    return now < until ? PH_INTERRUPTED : PH_EMPTY;
+}
+
+static ph_status
+wait_for(const ph_wait *wait, uint64_t spin, uint64_t until)
+{
+    return spin_for(wait, spin, until) ? PH_OK : sleep_for(wait, until);
+}
+
+ph_status
+ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind, uint64_t spin,
+                  uint64_t until)
+{
+    ph_wait wait = {ring, &ring->receivers, record_size(0, size), behind > 0};
+    ph_status status = wait_for(&wait, spin, until);
+    if (status == PH_EMPTY) {
+        want_no_more(ring, wait.record);
+        status = PH_FULL;
+    }
+    return status;
+}
+
+ph_status
+ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
+{
+    ph_wait wait = {ring, &ring->senders, 0, false};
+    return wait_for(&wait, spin, until);
+}
+
+/* --- The end -------------------------------------------------------------------- */
+
+/* Nobody else is there, and who was may have died with a lock: none is taken.  Only
+   reads, since the caller may be killed and another begin anew. */
+void
+ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
+{
+    uint64_t head = head_of(ring), tail = tail_of(ring);
+    ph_frame frame;
+    if (!is_sound(ring) || tail - head > ring->capacity || head % ALIGNMENT) {
+        return;
+    }
+    while (head != tail && read_frame(ring, head, tail, &frame)) {
+        uint64_t next = head + sizeof(frame);
+        for (uint32_t i = 0; i < frame.n_spans; i++) {
+            ph_span_id id;
+            memcpy(&id, at(ring, next), sizeof(id));
+            drop(id);
+            next += sizeof(id);
+        }
+        head += record_size(frame.n_spans, frame.size);
+    }
+}

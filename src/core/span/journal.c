@@ -1,0 +1,171 @@
+/* journal.c -- changes to the family's shared tables that are whole or not at all.
+
+   The tables of spans (spans.c) are changed word by word, by any process of the
+   family, and each process may be killed between any two instructions.  So a change
+   of many words is a *transaction*: what a word held before is noted in the journal,
+   in shared memory, before the word is written.  The change is made when the journal
+   is emptied, by one store.  If its process is killed before that, the next one that
+   takes the lock finds the journal not empty, and undoes it (an undo log, as the
+   rollback journal of SQLite's pager.c, with words for pages).
+
+        entry[0]  entry[1]  ...  entry[used - 1]     the rest is meaningless
+        offset, before                               used == 0: nothing to undo
+
+   Invariants:
+
+   1. Words of the tables are written with ph_journal_write() only, by the owner of
+      `mutex` only: a robust lock, which the kernel takes from a dead owner.
+   2. An entry is whole before `used` counts it, and `used` counts it before its word
+      is written.
+   3. Who owns the lock owns ph_os_lock() too.  So no fork happens inside of a
+      transaction of this process: a child never inherits half of one.
+   4. To undo goes from the last entry to the first, so that a word that was written
+      twice gets back what it held at first, and leaves `used` alone until all is
+      done: who is killed in the middle of that leaves the same work to the next one.
+   5. With `commit_at`, it is the word there that decides: the change is made if that
+      word has the value, and `used` is only emptied afterwards.  `commit_at` is 0
+      whenever `used` is 0 and the lock is free or its owner is alive. */
+
+#include "core/span/journal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+static ph_journal *
+journal(void)
+{
+    return ph_address_of(ph_heap.header->journal);
+}
+
+/* --- Undoing ------------------------------------------------------------------------- */
+
+/* The word is in a channel that this process may never have had: so it is mapped
+   first. */
+static ph_status
+find_commit(const ph_journal *j, bool *p_committed)
+{
+    uint64_t at = atomic_load(&j->commit_at);
+    ph_status status = at != 0 ? ph_heap_map_spans(at) : PH_OK;
+    *p_committed = at != 0 && status == PH_OK
+                   && atomic_load((_Atomic uint64_t *)ph_address_of(at))
+                          >= atomic_load(&j->commit_value);
+    return status;
+}
+
+static void
+undo(ph_journal *j, bool committed)
+{
+    if (!committed) {
+        for (uint32_t i = atomic_load(&j->used); i-- > 0;) {
+            _Atomic uint64_t *word = ph_address_of(j->entry[i].offset);
+            atomic_store(word, j->entry[i].before);
+            ph_death_point();
+        }
+    }
+    atomic_store(&j->used, 0);
+    ph_death_point();
+    atomic_store(&j->commit_at, 0);
+}
+
+/* --- Transactions -------------------------------------------------------------------- */
+
+ph_status
+ph_journal_begin_locked(void)
+{
+    ph_journal *j = journal();
+    int err = ph_mutex_lock(&j->mutex, PH_FOREVER);
+    if (err != 0 && err != EOWNERDEAD) {
+        return ph_fail(PH_SYSTEM, "permaheap: cannot take the family's lock: %s",
+                       strerror(err));
+    }
+    if (atomic_load(&j->used) == 0 && atomic_load(&j->commit_at) == 0) {
+        return PH_OK;
+    }
+    bool committed;
+    ph_status status = find_commit(j, &committed);
+    if (status != PH_OK) {
+        ph_mutex_unlock(&j->mutex);         /* the next one finds the same work */
+        return status;
+    }
+    undo(j, committed);
+    return PH_OK;
+}
+
+/* In any order the compiler likes, but for what is marked: entry, used, word. */
+void
+ph_journal_write(_Atomic uint64_t *word, uint64_t value)
+{
+    ph_journal *j = journal();
+    uint32_t n = atomic_load_explicit(&j->used, memory_order_relaxed);
+    assert(n < PH_JOURNAL_MOST);
+    j->entry[n].offset = ph_offset_of((const void *)word);
+    j->entry[n].before = atomic_load_explicit(word, memory_order_relaxed);
+    ph_death_point();
+    atomic_store_explicit(&j->used, n + 1, memory_order_release);
+    ph_death_point();
+    atomic_store_explicit(word, value, memory_order_release);
+    ph_death_point();
+}
+
+void
+ph_journal_commit_locked(void)
+{
+    ph_journal *j = journal();
+    atomic_store_explicit(&j->used, 0, memory_order_release);
+    ph_death_point();
+    ph_mutex_unlock(&j->mutex);
+}
+
+ph_status
+ph_journal_begin(void)
+{
+    ph_os_lock();
+    ph_status status = ph_journal_begin_locked();
+    if (status != PH_OK) {
+        ph_os_unlock();
+    }
+    return status;
+}
+
+void
+ph_journal_commit(void)
+{
+    ph_journal_commit_locked();
+    ph_os_unlock();
+}
+
+void
+ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
+{
+    ph_journal *j = journal();
+    atomic_store(&j->commit_value, value);
+    ph_death_point();
+    atomic_store(&j->commit_at, ph_offset_of((const void *)word));
+    ph_death_point();
+    atomic_store(word, value);
+    ph_death_point();
+    atomic_store(&j->used, 0);
+    ph_death_point();
+    atomic_store(&j->commit_at, 0);
+    ph_journal_commit();
+}
+
+void
+ph_journal_undo(void)
+{
+    ph_journal *j = journal();
+    undo(j, false);
+    ph_mutex_unlock(&j->mutex);
+    ph_os_unlock();
+}
+
+ph_status
+ph_journal_mend(void)
+{
+    ph_status status = ph_journal_begin();
+    if (status == PH_OK) {
+        ph_journal_commit();
+    }
+    return status;
+}

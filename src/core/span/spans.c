@@ -1,0 +1,934 @@
+/* spans.c -- who holds a span, and what becomes of it when nobody does.
+
+   A span is *held* by processes and by messages.  Its descriptor (span_table.h) has a
+   bit for each member of the family (its slot in processes.c) and a count for messages.
+   How often a process holds it, in all its interpreters, it counts for itself; it sets
+   its bit with the first hold, and clears it with the last.
+
+                 ph_span_new            last hold gone             freed
+        free run ----------> unbacked, live ----------> trash ----------> free run
+                              then backed                  (warm, or cold again)
+
+   Who drops the last hold frees the span.  Mostly that is one transaction.  What takes
+   longer (a channel's messages hold spans, pages are given back) happens outside of
+   the lock: the span is *trash* then, with the bit of the one process that cleans it
+   up.  If that dies, the bit is a dead member's, and who clears it cleans up.
+
+   Invariants:
+
+   1. Shared words are changed in transactions of the journal, but for `backed`, which
+      the only holder of a span writes when all its pages have memory (and are zeros,
+      if that was asked for).  What was never backed is given back, not kept.
+   2. The bit of a member is set while it holds the span, and longer: a process with
+      unborn children clears no bits, since these inherit what it held at the fork
+      (invariant 2 of processes.c).  A bit is set by its own process only; it is cleared
+      by that, or when that is dead, or by who takes over the slot of a dead one.
+   3. A child sets its own bits before its parent stops to speak for it.
+   4. `holds` of a member is the number of its bits: with it nobody looks for bits that
+      are not there.
+   5. A channel's memory is not changed once it is trash.  Its messages' holds are
+      dropped in the order in which ph_ring_empty() names them; `emptied` counts them,
+      in the same transactions.  So who does it anew knows where to go on.
+   6. Slow calls are made outside of the locks: memory for a span is allocated when the
+      span is ours already.  A forked child forgets what other threads of its parent
+      were making just then.
+
+   Free memory is kept, for the next span, up to `keep_most` bytes in all: KEEP_MOST,
+   or an eighth of what was available to the first process that asked.  What would be
+   more is given back at once; all of it, when somebody finds no memory.
+
+   State: the table belongs to the family, the statics below to this process, under
+   ph_os_lock() but for what says otherwise. */
+
+#include "core/span/spans.h"
+
+#include <string.h>
+
+#include "core/heap/processes.h"
+#include "core/ring/ring.h"
+#include "core/span/span_table.h"
+
+#define KEEP_MOST (256 * PH_MIB)
+#define GROW_BY (64 * PH_MIB)
+#define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
+#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
+#define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
+#define AWAIT_STEP 50000u
+#define BIT_WORDS (PH_MEMBERS / 64)
+#define NOTHING UINT32_MAX          /* end of the list of trash */
+
+static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; also read
+                                               without the lock, by who holds it */
+static uint32_t held[PH_RUNS];              /* those that we hold, in no order, */
+static uint32_t held_ones;                  /* how many, */
+static uint32_t place[PH_RUNS];             /* and where each is among them */
+static uint32_t next_trash[PH_RUNS];        /* what we have to clean up: a list */
+static _Atomic uint32_t first_trash = NOTHING;
+static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the lock */
+static uint32_t making_ones;                /* how many of them */
+static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
+static _Atomic uint32_t late_ones;
+static _Atomic uint64_t since_sweep;        /* bytes: see SWEEP_EVERY; without a lock */
+
+/* The channel that this thread empties, and what of it was done before. */
+static _Thread_local uint64_t emptying, to_skip;
+
+static void
+set_bit(uint64_t *bits, uint64_t index, bool value)
+{
+    uint64_t bit = (uint64_t)1 << index % 64;
+    bits[index / 64] = value ? bits[index / 64] | bit : bits[index / 64] & ~bit;
+}
+
+static bool
+has_bit(const uint64_t *bits, uint64_t index)
+{
+    return bits[index / 64] >> index % 64 & 1;
+}
+
+static ph_member *
+member_at(uint32_t slot)
+{
+    return &ph_heap.header->member[slot];
+}
+
+static void
+count_hold(uint64_t index)
+{
+    if (has_bit(late, index)) {
+        set_bit(late, index, false);
+        late_ones--;
+    }
+    if (holds[index]++ == 0) {
+        place[index] = held_ones;
+        held[held_ones++] = (uint32_t)index;
+    }
+}
+
+static void
+forget_holds(uint64_t index)
+{
+    holds[index] = 0;
+    uint32_t last = held[--held_ones];
+    held[place[index]] = last;
+    place[last] = place[index];
+}
+
+/* --- Inside of transactions: holds ------------------------------------------------------ */
+
+static bool
+has_holder(const ph_span_run *run, uint32_t slot)
+{
+    return run->holders[slot / 64] >> slot % 64 & 1;
+}
+
+static void
+set_holder(ph_span_run *run, uint32_t slot, bool value)
+{
+    if (has_holder(run, slot) != value) {
+        _Atomic uint64_t *word = &run->holders[slot / 64];
+        _Atomic uint64_t *count = &member_at(slot)->holds;
+        ph_run_put(word, *word ^ (uint64_t)1 << slot % 64);
+        ph_run_put(count, value ? *count + 1 : *count - 1);
+    }
+}
+
+static bool
+is_held(const ph_span_run *run)
+{
+    uint64_t any = run->messages;
+    for (uint32_t i = 0; i < BIT_WORDS; i++) {
+        any |= run->holders[i];
+    }
+    return any != 0;
+}
+
+static void
+count_live(const ph_span_run *run, bool more)
+{
+    ph_spans_head *head = ph_spans_table();
+    uint64_t bytes = run->pages * PH_PAGE;
+    ph_run_put(&head->live, more ? head->live + 1 : head->live - 1);
+    ph_run_put(&head->bytes, more ? head->bytes + bytes : head->bytes - bytes);
+}
+
+static bool
+may_keep(const ph_span_run *run)
+{
+    const ph_spans_head *head = ph_spans_table();
+    return run->backed && head->kept + run->pages * PH_PAGE <= head->keep_most;
+}
+
+/* Its bit is ours; this process cleans it up when it has let go of the lock. */
+static void
+make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
+{
+    ph_span_run *run = ph_run_at(index);
+    ph_run_set_state(run, generation, kind, PH_RUN_TRASH);
+    set_holder(run, ph_member_slot(), true);
+    next_trash[index] = first_trash;
+    first_trash = (uint32_t)index;
+}
+
+/* If nobody holds it any more: free it, or have it freed. */
+static uint64_t
+free_if_unheld(uint64_t index)
+{
+    ph_span_run *run = ph_run_at(index);
+    ph_run_state state = ph_run_state_of(run);
+    if (is_held(run) || (state != PH_RUN_LIVE && state != PH_RUN_TRASH)) {
+        return 0;
+    }
+    uint64_t bytes = run->pages * PH_PAGE;
+    ph_span_kind kind = ph_run_kind_of(run);
+    uint32_t generation = ph_run_generation_of(run);
+    if (state == PH_RUN_LIVE) {
+        count_live(run, false);
+        generation++;
+    }
+    if (kind == PH_SPAN_CHANNEL || !may_keep(run)) {
+        make_trash(index, generation, kind);
+    }
+    else {
+        ph_run_set_state(run, generation, PH_SPAN_FREE, PH_RUN_NONE);
+        ph_runs_free(index, true);
+    }
+    return bytes;
+}
+
+/* The live span of that name, of any kind but PH_SPAN_FREE; 0 if there is none.
+   Reads only the table, whatever the name is. */
+static uint64_t
+find_live(ph_span_id id)
+{
+    if (id.index == 0 || id.index >= PH_RUNS
+        || id.index > atomic_load(&ph_spans_table()->used)) {
+        return 0;
+    }
+    const ph_span_run *run = ph_run_at(id.index);
+    return ph_run_state_of(run) == PH_RUN_LIVE
+           && ph_run_generation_of(run) == id.generation ? id.index : 0;
+}
+
+/* --- Cleaning up ------------------------------------------------------------------------- */
+
+/* Called by ph_ring_empty(), for each hold of a message. */
+static void
+drop_for_message(ph_span_id id)
+{
+    if (to_skip > 0) {
+        to_skip--;
+        return;
+    }
+    if (ph_journal_begin() != PH_OK) {
+        return;
+    }
+    _Atomic uint64_t *emptied = &ph_run_at(emptying)->emptied;
+    uint64_t index = find_live(id);
+    ph_run_put(emptied, *emptied + 1);
+    if (index != 0 && ph_run_at(index)->messages > 0) {
+        ph_run_put(&ph_run_at(index)->messages, ph_run_at(index)->messages - 1);
+        (void)free_if_unheld(index);
+    }
+    ph_journal_commit();
+}
+
+static uint64_t
+pop_trash(void)
+{
+    uint64_t index = 0;
+    ph_os_lock();
+    if (first_trash != NOTHING) {
+        index = first_trash;
+        if (ph_heap_map_spans(ph_run_at(index)->offset) == PH_OK) {
+            first_trash = next_trash[index];
+        }
+        else {
+            index = 0;                      /* another time */
+        }
+    }
+    ph_os_unlock();
+    return index;
+}
+
+static bool
+free_trash(uint64_t index, bool warm)
+{
+    ph_span_run *run = ph_run_at(index);
+    if (ph_journal_begin() != PH_OK) {
+        return true;
+    }
+    bool done = !warm || may_keep(run);
+    if (done) {
+        set_holder(run, ph_member_slot(), false);
+        ph_runs_free(index, warm);
+    }
+    ph_journal_commit();
+    return done;
+}
+
+static void
+clean_up_one(uint64_t index)
+{
+    ph_span_run *run = ph_run_at(index);
+    bool backed = atomic_load(&run->backed);
+    if (backed && ph_run_kind_of(run) == PH_SPAN_CHANNEL) {
+        emptying = index;
+        to_skip = run->emptied;
+        ph_ring_empty(ph_address_of(run->offset), drop_for_message);
+        ph_death_point();
+    }
+    if (backed && free_trash(index, true)) {
+        return;
+    }
+    atomic_store(&run->backed, 0);
+    ph_death_point();
+    ph_heap_punch(run->offset, run->pages * PH_PAGE);
+    ph_death_point();
+    (void)free_trash(index, false);
+}
+
+static void
+clean_up(void)
+{
+    while (atomic_load_explicit(&first_trash, memory_order_relaxed) != NOTHING) {
+        uint64_t index = pop_trash();
+        if (index == 0) {
+            break;
+        }
+        clean_up_one(index);
+    }
+}
+
+/* Clear a bit of ours, now or when no child can be on its way that inherits it. */
+static uint64_t
+let_go(uint64_t index)
+{
+    bool wait = ph_member_has_unborn();
+    if (wait != has_bit(late, index)) {
+        set_bit(late, index, wait);
+        late_ones = wait ? late_ones + 1 : late_ones - 1;
+    }
+    if (wait) {
+        return 0;
+    }
+    set_holder(ph_run_at(index), ph_member_slot(), false);
+    return free_if_unheld(index);
+}
+
+/* What was dropped while there were unborn children. */
+static uint64_t
+let_go_of_late_ones(void)
+{
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_member_has_unborn(); i++) {
+        if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
+            if (has_bit(late, i)) {         /* not by another thread, meanwhile */
+                bytes += let_go(i);
+            }
+            ph_journal_commit();
+        }
+    }
+    return bytes;
+}
+
+/* Somebody drops what a child inherits just after the fork: the child is there in a
+   moment, and may want to have it alone.  But once for a child that does not come. */
+static void
+await_children(void)
+{
+    static _Atomic uint32_t never;              /* nobody wakes us */
+    static _Atomic uint64_t gave_up;
+    uint64_t unborn = ph_member_unborn(), now = ph_os_now();
+    uint64_t until = now + AWAIT_MOST;
+    if (unborn == atomic_load(&gave_up)) {
+        return;
+    }
+    for (; ph_member_has_unborn() && now < until; now = ph_os_now()) {
+        (void)ph_os_wait(&never, 0, now + AWAIT_STEP);
+    }
+    atomic_store(&gave_up, ph_member_has_unborn() ? ph_member_unborn() : 0);
+}
+
+static void
+tidy(void)
+{
+    if (late_ones > 0) {
+        await_children();
+        (void)let_go_of_late_ones();
+    }
+    clean_up();
+}
+
+uint64_t
+ph_spans_give_back(void)
+{
+    uint64_t bytes = 0, index = 0;
+    do {
+        if (ph_member_slot() == PH_MEMBERS || ph_spans_table()->kept == 0
+            || ph_journal_begin() != PH_OK) {
+            break;
+        }
+        index = ph_runs_take_warm();
+        if (index != 0) {
+            ph_span_run *run = ph_run_at(index);
+            bytes += run->pages * PH_PAGE;
+            ph_run_put(&run->backed, 0);
+            make_trash(index, ph_run_generation_of(run), PH_SPAN_FREE);
+        }
+        ph_journal_commit();
+        clean_up();
+    } while (index != 0);
+    return bytes;
+}
+
+/* --- Sweeping ------------------------------------------------------------------------------ */
+
+/* Members that are gone and hold something: a bit for each, and who it was. */
+typedef struct {
+    uint64_t bits[BIT_WORDS];
+    uint64_t process[PH_MEMBERS];
+    bool any;
+} gone_members;
+
+static void
+find_gone(gone_members *gone)
+{
+    memset(gone->bits, 0, sizeof(gone->bits));
+    gone->any = false;
+    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
+        if (atomic_load(&member_at(i)->holds) != 0
+            && ph_member_is_gone(i, &gone->process[i])) {
+            set_bit(gone->bits, i, true);
+            gone->any = true;
+        }
+    }
+}
+
+static bool
+has_gone_holder(const ph_span_run *run, const gone_members *gone)
+{
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < BIT_WORDS; i++) {
+        any |= run->holders[i] & gone->bits[i];
+    }
+    return any != 0;
+}
+
+/* All of them are one transaction, and what frees the span: the journal has room for a
+   count of each member, and for each word of bits. */
+_Static_assert(PH_MEMBERS + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
+
+/* Inside of a transaction.  Whoever has taken over such a slot meanwhile clears its bits
+   itself. */
+static uint64_t
+clear_gone_holders(uint64_t index, const gone_members *gone)
+{
+    ph_span_run *run = ph_run_at(index);
+    for (uint32_t i = 0; i < BIT_WORDS; i++) {
+        uint64_t kept = run->holders[i];
+        for (uint64_t bits = kept & gone->bits[i]; bits != 0; bits &= bits - 1) {
+            uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
+            ph_member *member = member_at(slot);
+            if (atomic_load(&member->process) == gone->process[slot]) {
+                kept &= ~((uint64_t)1 << slot % 64);
+                ph_run_put(&member->holds, member->holds - 1);
+            }
+        }
+        ph_run_put(&run->holders[i], kept);
+    }
+    return free_if_unheld(index);
+}
+
+uint64_t
+ph_spans_sweep(void)
+{
+    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS) {
+        return 0;
+    }
+    atomic_store(&since_sweep, 0);
+    ph_os_lock();
+    ph_member_settle();
+    ph_os_unlock();
+    uint64_t bytes = let_go_of_late_ones();
+    gone_members gone;
+    find_gone(&gone);
+    uint64_t used = gone.any ? atomic_load(&ph_spans_table()->used) : 0;
+    for (uint64_t i = 1; i <= used; i++) {
+        if (has_gone_holder(ph_run_at(i), &gone) && ph_journal_begin() == PH_OK) {
+            bytes += clear_gone_holders(i, &gone);
+            ph_journal_commit();
+        }
+    }
+    clean_up();
+    return bytes;
+}
+
+/* --- New spans -------------------------------------------------------------------------------- */
+
+static ph_status
+no_slot(void)
+{
+    return ph_fail(PH_REFUSED,
+                   "permaheap: this process has no place in the table of its family's "
+                   "processes (there are more than %u, or it is in another pid "
+                   "namespace): it can use neither buffers nor channels", PH_MEMBERS);
+}
+
+static ph_status
+ready(void)
+{
+    ph_status status = ph_heap_ready();
+    if (status != PH_OK) {
+        return status;
+    }
+    if (ph_member_slot() == PH_MEMBERS) {
+        return no_slot();
+    }
+    ph_spans_head *head = ph_spans_table();
+    if (atomic_load(&head->keep_most) == 0) {
+        uint64_t most = ph_os_memory_available() / 8;
+        atomic_store(&head->keep_most, most < KEEP_MOST ? most + 1 : KEEP_MOST);
+    }
+    return PH_OK;
+}
+
+/* A run of so many pages, out of an extent that is there, or of a new one. */
+static ph_status
+take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
+{
+    ph_status status = PH_OK;
+    *p_index = ph_runs_take(pages, p_warm);
+    if (*p_index == 0) {
+        uint64_t hint = ph_heap.size / 64 < GROW_BY ? ph_heap.size / 64 : GROW_BY;
+        uint32_t extent;
+        status = ph_extent_claim_spans(pages * PH_PAGE, hint, &extent);
+        if (status == PH_OK) {
+            const ph_extent *e = &ph_heap.header->extent[extent];
+            status = ph_runs_add(e->offset, e->size);
+        }
+        if (status == PH_OK) {
+            *p_index = ph_runs_take(pages, p_warm);
+        }
+    }
+    if (status == PH_OK) {
+        status = ph_heap_map_spans(ph_run_at(*p_index)->offset);
+    }
+    return status;
+}
+
+/* Inside of a transaction.  Not yet backed, unless its memory will do as it is. */
+static ph_status
+begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
+           bool *p_warm)
+{
+    if (ph_spans_table()->live >= PH_SPANS) {
+        return ph_fail(PH_NOMEM, "permaheap: %u buffers, channels and large messages "
+                                 "are in use in this family: drop some", PH_SPANS);
+    }
+    uint64_t pages = size > PH_PAGE ? ph_page_up(size) / PH_PAGE : 1;
+    ph_status status = take_run(pages, p_index, p_warm);
+    if (status != PH_OK) {
+        return status;
+    }
+    ph_span_run *run = ph_run_at(*p_index);
+    ph_run_set_state(run, ph_run_generation_of(run), kind, PH_RUN_LIVE);
+    ph_run_put(&run->size, size);
+    ph_run_put(&run->messages, 0);
+    ph_run_put(&run->emptied, 0);
+    ph_run_put(&run->backed, *p_warm && !zeroed);
+    set_holder(run, ph_member_slot(), true);
+    count_live(run, true);
+    return PH_OK;
+}
+
+static ph_status
+claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
+{
+    ph_status status = ph_runs_ready();
+    if (status == PH_OK) {
+        status = ph_journal_begin();
+    }
+    if (status != PH_OK) {
+        return status;
+    }
+    status = begin_span(kind, size, zeroed, p_index, p_warm);
+    if (status != PH_OK) {
+        ph_journal_undo();
+        return status;
+    }
+    count_hold(*p_index);
+    set_bit(making, *p_index, true);
+    making_ones++;
+    ph_journal_commit();
+    return PH_OK;
+}
+
+/* Outside of the lock: the span is ours, and nobody else knows of it. */
+static ph_status
+back(uint64_t index, bool zeroed, bool warm)
+{
+    ph_span_run *run = ph_run_at(index);
+    uint64_t bytes = run->pages * PH_PAGE;
+    if (!warm) {
+        ph_status status = ph_heap_allocate_spans(run->offset, bytes);
+        if (status != PH_OK) {
+            return status;
+        }
+    }
+    else if (zeroed) {
+        memset(ph_address_of(run->offset), 0, bytes);
+    }
+    ph_death_point();
+    atomic_store(&run->backed, 1);
+    ph_death_point();
+    return PH_OK;
+}
+
+static ph_span_id
+id_of(uint64_t index)
+{
+    return (ph_span_id){(uint32_t)index, ph_run_generation_of(ph_run_at(index))};
+}
+
+static ph_status
+try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
+{
+    uint64_t index = 0;
+    bool warm = false;
+    ph_status status = claim(kind, size, zeroed, &index, &warm);
+    if (status != PH_OK) {
+        return status;
+    }
+    *id = id_of(index);
+    atomic_fetch_add(&since_sweep, SWEEP_SHARE + (warm ? 0 : size));
+    status = back(index, zeroed, warm);
+    ph_os_lock();
+    set_bit(making, index, false);
+    making_ones--;
+    ph_os_unlock();
+    if (status != PH_OK) {
+        ph_span_drop(*id);
+    }
+    return status;
+}
+
+ph_status
+ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
+{
+    ph_status status = ready();
+    if (status != PH_OK) {
+        return status;
+    }
+    if (size > ph_heap.size) {
+        return ph_fail(PH_NOMEM, "permaheap: %llu bytes are more than the heap has "
+                                 "reserved (%llu)", (unsigned long long)size,
+                       (unsigned long long)ph_heap.size);
+    }
+    zeroed = zeroed || kind == PH_SPAN_CHANNEL;     /* a ring, or surely none */
+    tidy();
+    if (atomic_load_explicit(&since_sweep, memory_order_relaxed) >= SWEEP_EVERY) {
+        (void)ph_spans_sweep();
+    }
+    status = try_new(kind, size, zeroed, id);
+    if (status == PH_NOMEM) {
+        (void)ph_spans_sweep();
+        (void)ph_spans_give_back();
+        status = try_new(kind, size, zeroed, id);
+    }
+    return status;
+}
+
+/* --- Holding and dropping ------------------------------------------------------------------------ */
+
+static ph_status
+bad_id(void)
+{
+    return ph_fail(PH_BAD_HANDLE, "permaheap: this names no buffer or channel that is "
+                                  "there (any more)");
+}
+
+/* Inside of a transaction: a hold that is counted in holds[] by the caller, when
+   nothing can fail any more. */
+static ph_status
+hold(uint64_t index)
+{
+    ph_span_run *run = ph_run_at(index);
+    ph_status status = ph_heap_map_spans(run->offset);
+    if (status == PH_OK) {
+        set_holder(run, ph_member_slot(), true);
+    }
+    return status;
+}
+
+/* One hold more, or one fewer, of a span that we hold anyway: nothing that is shared
+   changes. */
+static bool
+hold_again(ph_span_id id, ph_span_kind kind)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool ours = index != 0 && holds[index] > 0
+                && ph_run_kind_of(ph_run_at(index)) == kind;
+    holds[index] += ours;
+    ph_os_unlock();
+    return ours;
+}
+
+static bool
+drop_one_of_many(ph_span_id id)
+{
+    ph_os_lock();
+    uint64_t index = find_live(id);
+    bool many = index != 0 && holds[index] > 1;
+    holds[index] -= many;
+    ph_os_unlock();
+    return many;
+}
+
+ph_status
+ph_span_hold(ph_span_id id, ph_span_kind kind)
+{
+    ph_status status = ready();
+    if (status == PH_OK && hold_again(id, kind)) {
+        return PH_OK;
+    }
+    if (status == PH_OK) {
+        status = ph_journal_begin();
+    }
+    if (status != PH_OK) {
+        return status;
+    }
+    uint64_t index = find_live(id);
+    status = index != 0 && ph_run_kind_of(ph_run_at(index)) == kind ? hold(index)
+                                                                    : bad_id();
+    if (status != PH_OK) {
+        ph_journal_undo();
+        return status;
+    }
+    count_hold(index);
+    ph_journal_commit();
+    return PH_OK;
+}
+
+ph_status
+ph_span_hold_named(ph_span_id id)
+{
+    ph_status status = ph_span_hold(id, PH_SPAN_BUFFER);
+    return status == PH_OK ? PH_OK : ph_span_hold(id, PH_SPAN_CHANNEL);
+}
+
+/* What is not backed yet is not ready to be looked at. */
+void *
+ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)
+{
+    uint64_t used = atomic_load(&ph_spans_table()->used);
+    while (++*p_index <= used) {
+        const ph_span_run *run = ph_run_at(*p_index);
+        if (ph_run_state_of(run) == PH_RUN_LIVE && ph_run_kind_of(run) == kind
+            && atomic_load(&run->backed) && ph_heap_map_spans(run->offset) == PH_OK) {
+            *id = id_of(*p_index);
+            *p_size = run->size;
+            return ph_address_of(run->offset);
+        }
+    }
+    return NULL;
+}
+
+void
+ph_span_drop(ph_span_id id)
+{
+    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
+        || drop_one_of_many(id) || ph_journal_begin() != PH_OK) {
+        return;
+    }
+    uint64_t index = find_live(id);
+    if (index != 0 && holds[index] > 1) {
+        holds[index]--;                         /* another thread came between */
+    }
+    else if (index != 0 && holds[index] == 1) {
+        forget_holds(index);
+        (void)let_go(index);
+    }
+    ph_journal_commit();
+    tidy();
+}
+
+/* What we hold does not change under us. */
+static const ph_span_run *
+held_run(ph_span_id id)
+{
+    uint64_t index = ph_heap.state == PH_OK ? find_live(id) : 0;
+    return index != 0 && holds[index] > 0 ? ph_run_at(index) : NULL;
+}
+
+void *
+ph_span_address(ph_span_id id)
+{
+    const ph_span_run *run = held_run(id);
+    return run == NULL ? NULL : ph_address_of(run->offset);
+}
+
+uint64_t
+ph_span_size(ph_span_id id)
+{
+    const ph_span_run *run = held_run(id);
+    return run == NULL ? 0 : run->size;
+}
+
+bool
+ph_span_is_ours(ph_span_id id)
+{
+    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
+        || ph_journal_begin() != PH_OK) {
+        return false;
+    }
+    const ph_span_run *run = held_run(id);
+    bool ours = run != NULL && run->messages == 0 && !ph_member_has_unborn();
+    for (uint32_t i = 0; ours && i < BIT_WORDS; i++) {
+        uint32_t slot = ph_member_slot();
+        ours = run->holders[i] == (i == slot / 64 ? (uint64_t)1 << slot % 64 : 0);
+    }
+    ph_journal_commit();
+    return ours;
+}
+
+/* --- Messages ---------------------------------------------------------------------------------------- */
+
+static ph_status
+begin_message(uint32_t n)
+{
+    if (n > PH_MESSAGE_SPANS) {
+        return ph_fail(PH_NOMEM, "permaheap: one message can hold %u buffers and "
+                                 "channels, not %u", PH_MESSAGE_SPANS, n);
+    }
+    ph_status status = ready();
+    return status == PH_OK ? ph_journal_begin() : status;
+}
+
+ph_status
+ph_spans_publish(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
+                 uint64_t value)
+{
+    ph_status status = begin_message(n);
+    if (status != PH_OK) {
+        return status;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t index = find_live(ids[i]);
+        if (index == 0 || holds[index] == 0) {
+            ph_journal_undo();
+            return bad_id();
+        }
+        ph_run_put(&ph_run_at(index)->messages, ph_run_at(index)->messages + 1);
+    }
+    ph_journal_commit_with(position, value);
+    return PH_OK;
+}
+
+static ph_status
+take_hold(ph_span_id id)
+{
+    uint64_t index = find_live(id);
+    if (index == 0 || ph_run_at(index)->messages == 0) {
+        return bad_id();
+    }
+    ph_run_put(&ph_run_at(index)->messages, ph_run_at(index)->messages - 1);
+    return hold(index);
+}
+
+ph_status
+ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
+              uint64_t value)
+{
+    ph_status status = begin_message(n);
+    if (status != PH_OK) {
+        return status;
+    }
+    for (uint32_t i = 0; i < n && status == PH_OK; i++) {
+        status = take_hold(ids[i]);
+    }
+    if (status != PH_OK) {
+        ph_journal_undo();
+        return status;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        count_hold(ids[i].index);
+    }
+    ph_journal_commit_with(position, value);
+    return PH_OK;
+}
+
+/* --- A forked child ------------------------------------------------------------------------------------ */
+
+static void
+forget_what_is_the_parents(void)
+{
+    first_trash = NOTHING;
+    if (late_ones > 0) {
+        memset(late, 0, sizeof(late));
+        late_ones = 0;
+    }
+    for (uint64_t i = 0; i < PH_RUNS && making_ones > 0; i++) {
+        if (has_bit(making, i)) {
+            set_bit(making, i, false);
+            making_ones--;
+            forget_holds(i);
+        }
+    }
+}
+
+/* In our slot nobody holds anything yet: or else it was a dead process's.  Under the
+   lock, lest somebody be clearing just then, and be killed, and it be undone. */
+static void
+clear_stale_bits(uint32_t slot)
+{
+    if (ph_journal_begin_locked() != PH_OK) {
+        return;
+    }
+    bool stale = member_at(slot)->holds != 0;
+    ph_journal_commit_locked();
+    if (!stale) {
+        return;
+    }
+    uint64_t used = atomic_load(&ph_spans_table()->used);
+    for (uint64_t i = 1; i <= used; i++) {
+        ph_span_run *run = ph_run_at(i);
+        if (has_holder(run, slot) && ph_journal_begin_locked() == PH_OK) {
+            set_holder(run, slot, false);
+            (void)free_if_unheld(i);
+            ph_journal_commit_locked();
+        }
+    }
+}
+
+/* Without a slot we hold for ever what we cannot count. */
+void
+ph_spans_after_fork(void)
+{
+    uint32_t slot = ph_member_slot();
+    forget_what_is_the_parents();
+    if (slot != PH_MEMBERS && atomic_load(&ph_spans_table()->used) != 0) {
+        clear_stale_bits(slot);
+    }
+    for (uint32_t i = 0; i < held_ones && ph_journal_begin_locked() == PH_OK; i++) {
+        ph_span_run *run = ph_run_at(held[i]);
+        if (slot == PH_MEMBERS) {
+            ph_run_put(&run->messages, run->messages + 1);
+        }
+        else {
+            set_holder(run, slot, true);
+        }
+        ph_journal_commit_locked();
+    }
+}
+
+ph_spans_figures
+ph_spans_count(void)
+{
+    if (ph_heap.state != PH_OK) {
+        return (ph_spans_figures){0};
+    }
+    const ph_spans_head *head = ph_spans_table();
+    return (ph_spans_figures){head->bytes, head->live, head->kept};
+}

@@ -1,0 +1,30 @@
+/* atoms.h -- equal atoms once: the table of what a block already holds. */
+
+#ifndef PH_FREEZE_ATOMS_H
+#define PH_FREEZE_ATOMS_H
+
+#include "layout/layout.h"
+
+/* Open addressing, linear probing, at most half full.  A slot is 0, or the top
+   half of the atom's hash over the atom's number, counted from 1: misses are
+   decided in the slot, and growing reads nothing else. */
+typedef struct {
+    uint64_t *slots;
+    int log2_size;                  /* of slots; 0: there are none yet */
+    PyObject **atoms;               /* final addresses, by number - 1 */
+    uint64_t used, room;            /* of atoms */
+    ph_room shelf;                  /* for short strings */
+} ph_atoms;
+
+void ph_atoms_init(ph_atoms *atoms);
+void ph_atoms_clear(ph_atoms *atoms);
+
+/* The frozen form of an atom, from the table or newly put into the block;
+   NULL after ph_fail(). */
+PyObject *ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str);
+PyObject *ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image);
+
+/* Start to load the slot that ph_atoms_str() will look at. */
+void ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj);
+
+#endif

@@ -1,0 +1,1164 @@
+/* freeze.c -- walking a graph of ordinary objects and writing its frozen copy.
+
+   The walk is depth first, over stacks of its own, so that depth is limited by
+   memory only.  A container becomes a *frame*; its items are copied to the
+   stack of items, each is replaced there by its frozen form, and when all are
+   frozen the container itself is written from them, into room in front of them
+   that was taken at first, and takes its place among its parent's items.
+
+   Invariants:
+
+   1. After a container's items have been copied the source is not looked at
+      again: whatever code runs meanwhile may change it.
+   2. Between two points where Python code may run, borrowed references are
+      enough.  Before each such point guard() pins what is borrowed: the
+      frames' sources, the items not frozen yet, the memo's sources.
+   3. A container with one reference has one place in the graph and needs no
+      memo.  Where user code can hand it to us a second time, it gets one:
+      containers on the way from the root always (cycles), and all once a
+      default= is given or a __freeze__ has been called.
+   4. Nothing of the block is visible to Python code before it is committed,
+      except to comparisons of built-in keys.
+   5. A child forked by user code does not touch the block: it is the parent's.
+   6. On failure the block is aborted: nothing was published. */
+
+#include "freeze/freeze.h"
+
+#include <string.h>
+
+#include "freeze/freezer.h"
+#include "core/block/block_table.h"
+
+#define SIGNALS_EVERY 65536         /* visits between two looks at signals */
+#define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
+
+/* What visit() found. */
+typedef enum {
+    FAILED = -1,                    /* an exception is set */
+    DONE = 0,                       /* the frozen form is known */
+    PUSHED = 1,                     /* a frame has been pushed for it */
+} visit_result;
+
+static int
+core_failed(ph_freezer *fz)
+{
+    return ph_raise(fz->exceptions);
+}
+
+static int
+no_memory(ph_freezer *fz)
+{
+    ph_fail(PH_NOMEM, "permaheap: out of memory");
+    return core_failed(fz);
+}
+
+static int
+memo_set(ph_freezer *fz, PyObject *source, PyObject *copy)
+{
+    return ph_memo_set(&fz->memo, source, copy) == PH_OK ? 0 : core_failed(fz);
+}
+
+/* --- Stacks --------------------------------------------------------------------- */
+
+static int
+reserve_items(ph_freezer *fz, size_t n)
+{
+    size_t need = fz->items_used + n;
+    if (need <= fz->items_size) {
+        return 0;
+    }
+    size_t size = 2 * fz->items_size > need ? 2 * fz->items_size : need + 64;
+    PyObject **items = ph_realloc(fz->items, size * sizeof(PyObject *));
+    if (items == NULL) {
+        return no_memory(fz);
+    }
+    fz->items = items;
+    fz->items_size = size;
+    return 0;
+}
+
+static int
+reserve_frame(ph_freezer *fz)
+{
+    if (fz->frames_used < fz->frames_size) {
+        return 0;
+    }
+    size_t size = fz->frames_size ? 2 * fz->frames_size : 32;
+    ph_frame *frames = ph_realloc(fz->frames, size * sizeof(ph_frame));
+    if (frames == NULL) {
+        return no_memory(fz);
+    }
+    fz->frames = frames;
+    fz->frames_size = size;
+    return 0;
+}
+
+static ph_frame *
+top_frame(ph_freezer *fz)
+{
+    return &fz->frames[fz->frames_used - 1];
+}
+
+/* Has this container one place in the graph?  (A mappingproxy stands for a dict
+   that may have others.) */
+static bool
+is_single(const ph_freezer *fz, PyObject *source)
+{
+    return !fz->memo_all && Py_REFCNT(source) == 1
+           && Py_TYPE(source) != &PyDictProxy_Type;
+}
+
+/* The items to come are all over the ordinary heap, and what we know about them
+   all over our tables: start to load both.  The first two of a frame as soon as
+   it is there, the others two turns before. */
+static void
+look_ahead(const ph_freezer *fz, PyObject *item)
+{
+    ph_atoms_prefetch(&fz->atoms, item);
+    ph_memo_prefetch(&fz->memo, item);
+    ph_prefetch_inside(item);
+}
+
+static PyObject *
+next_item(const ph_freezer *fz, const ph_frame *frame)
+{
+    PyObject *const *item = fz->items + frame->base + (size_t)frame->next;
+    Py_ssize_t left = frame->n - frame->next;
+    if (left > 4) {
+        __builtin_prefetch(item[4]);
+    }
+    if (left > 2) {
+        look_ahead(fz, item[2]);
+    }
+    return *item;
+}
+
+/* Take room for a frame's container. */
+static int
+take_room(ph_freezer *fz, ph_frame *frame)
+{
+    switch ((ph_frame_kind)frame->kind) {
+    case PH_FRAME_TUPLE:
+        frame->room = ph_tuple_room(frame->n);
+        break;
+    case PH_FRAME_SET:
+        frame->room = ph_frozenset_room(frame->n);
+        break;
+    case PH_FRAME_MAPPING:
+        frame->room = ph_mapping_room(frame->n / 2, frame->str_keys);
+        break;
+    case PH_FRAME_SHAPED:
+        frame->room = ph_shaped_room(frame->n);
+        break;
+    default:
+        return 0;
+    }
+    return ph_room_take(&fz->block, &frame->room) < 0 ? core_failed(fz) : 0;
+}
+
+/* A frame has been pushed. */
+static int
+enter(ph_freezer *fz)
+{
+    ph_frame *frame = top_frame(fz);
+    for (Py_ssize_t i = 0; i < frame->n && i < 2; i++) {
+        look_ahead(fz, fz->items[frame->base + (size_t)i]);
+    }
+    return take_room(fz, frame);
+}
+
+/* Push a frame for the n items that the caller has put behind the last used
+   one.  If `owned`, these are references that the frame takes over. */
+static visit_result
+push_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
+           bool owned)
+{
+    bool remember = !is_single(fz, source);
+    bool converted = fz->frames_used > 0
+                     && top_frame(fz)->kind == PH_FRAME_CONVERTED;
+    if (reserve_frame(fz) < 0
+        || (remember && memo_set(fz, source, PH_IN_PROGRESS) < 0)) {
+        for (Py_ssize_t i = 0; owned && i < n; i++) {
+            Py_DECREF(fz->items[fz->items_used + (size_t)i]);
+        }
+        return FAILED;
+    }
+    fz->frames[fz->frames_used++] = (ph_frame){
+        .source = owned ? Py_NewRef(source) : source,
+        .base = fz->items_used, .n = n, .kind = (uint8_t)kind, .pinned = owned,
+        .remembered = remember, .attributes = converted,
+    };
+    fz->items_used += (size_t)n;
+    if (owned) {
+        fz->frames_pinned = fz->frames_used;
+    }
+    return PUSHED;
+}
+
+/* Drop a frame, with what it still owns.  May run finalizers. */
+static void
+pop_frame(ph_freezer *fz)
+{
+    ph_frame frame = *top_frame(fz);
+    fz->frames_used--;
+    fz->items_used = frame.base;
+    if (fz->frames_pinned > fz->frames_used) {
+        fz->frames_pinned = fz->frames_used;
+    }
+    if (frame.pinned) {
+        for (Py_ssize_t i = frame.next; i < frame.n; i++) {
+            Py_DECREF(fz->items[frame.base + (size_t)i]);
+        }
+        Py_DECREF(frame.source);
+    }
+}
+
+/* --- Running Python code ------------------------------------------------------------- */
+
+static int
+pin_frame(ph_freezer *fz, ph_frame *frame)
+{
+    if (!frame->remembered) {
+        if (memo_set(fz, frame->source, PH_IN_PROGRESS) < 0) {
+            return -1;
+        }
+        frame->remembered = true;
+    }
+    Py_INCREF(frame->source);
+    for (Py_ssize_t i = frame->next; i < frame->n; i++) {
+        Py_INCREF(fz->items[frame->base + (size_t)i]);
+    }
+    frame->pinned = true;
+    return 0;
+}
+
+/* Invariant 2: call this before anything that can run Python code. */
+static int
+guard(ph_freezer *fz)
+{
+    ph_memo_make_strong(&fz->memo);
+    while (fz->frames_pinned < fz->frames_used) {
+        if (pin_frame(fz, &fz->frames[fz->frames_pinned]) < 0) {
+            return -1;
+        }
+        fz->frames_pinned++;
+    }
+    return 0;
+}
+
+/* Invariant 5: call this after it. */
+static int
+check_fork(ph_freezer *fz)
+{
+    if (!fz->begun || !ph_block_is_foreign(&fz->block)) {
+        return 0;
+    }
+    PyErr_Clear();
+    ph_fail(PH_FORKED, "permaheap: this process was forked in the middle of a "
+                       "freeze; the freeze goes on in the parent only");
+    return core_failed(fz);
+}
+
+/* Replace the item in work by its frozen form, and go on to the next.  To let
+   go of a pinned source may run a finalizer. */
+static int
+store(ph_freezer *fz, PyObject *frozen)
+{
+    ph_frame *frame = top_frame(fz);
+    PyObject **item = &fz->items[frame->base + (size_t)frame->next++];
+    PyObject *source = *item;
+    *item = frozen;
+    if (!frame->pinned) {
+        return 0;
+    }
+    Py_DECREF(source);
+    return check_fork(fz);
+}
+
+static int
+look_at_signals(ph_freezer *fz)
+{
+    if (++fz->visits % SIGNALS_EVERY != 0) {
+        return 0;
+    }
+    if (guard(fz) < 0) {
+        return -1;
+    }
+    int result = PyErr_CheckSignals();
+    return check_fork(fz) < 0 ? -1 : result;
+}
+
+/* --- What is permanent already ------------------------------------------------------------ */
+
+static int
+raise_released(ph_freezer *fz)
+{
+    return ph_raise_at(fz, "an object of a block that was released; thaw() it, and "
+                       "freeze the copy");
+}
+
+/* It is kept by reference, so that its block must stay. */
+static int
+refer(ph_freezer *fz, PyObject *permanent)
+{
+    const ph_segment *home = ph_block_of(permanent);
+    fz->block.flags |= home->flags & PH_BLOCK_DATETIME;
+    ph_status status = ph_block_use(&fz->block, home);
+    if (status == PH_REFUSED) {
+        return raise_released(fz);
+    }
+    return status == PH_OK ? 0 : core_failed(fz);
+}
+
+/* --- Atoms ------------------------------------------------------------------------------ */
+
+static visit_result
+frozen_or_failed(ph_freezer *fz, PyObject *frozen, PyObject **p_frozen)
+{
+    if (frozen == NULL) {
+        return core_failed(fz);
+    }
+    *p_frozen = frozen;
+    return DONE;
+}
+
+static visit_result
+visit_str(ph_freezer *fz, PyObject *str, PyObject **p_frozen)
+{
+    if (PyUnicode_GET_LENGTH(str) <= 1) {
+        *p_frozen = ph_static_of(str);
+        if (*p_frozen != NULL) {
+            return DONE;
+        }
+    }
+    PyObject *frozen = ph_atoms_str(&fz->atoms, &fz->block, str);
+    return frozen_or_failed(fz, frozen, p_frozen);
+}
+
+static visit_result
+visit_image(ph_freezer *fz, const ph_image *image, PyObject **p_frozen)
+{
+    PyObject *frozen = ph_atoms_image(&fz->atoms, &fz->block, image);
+    return frozen_or_failed(fz, frozen, p_frozen);
+}
+
+static visit_result
+visit_atom(ph_freezer *fz, PyObject *atom, PyObject **p_frozen)
+{
+    *p_frozen = ph_static_of(atom);
+    if (*p_frozen != NULL) {
+        return DONE;
+    }
+    ph_image image;
+    if (ph_image_of(atom, &image) < 0) {
+        return FAILED;
+    }
+    return visit_image(fz, &image, p_frozen);
+}
+
+static visit_result
+visit_bytearray(ph_freezer *fz, PyObject *array, PyObject **p_frozen)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(array),
+                                                PyByteArray_GET_SIZE(array));
+    if (bytes == NULL) {
+        return FAILED;
+    }
+    visit_result result = visit_atom(fz, bytes, p_frozen);
+    Py_DECREF(bytes);
+    return result;
+}
+
+static visit_result
+visit_range(ph_freezer *fz, PyObject *range, PyObject **p_frozen)
+{
+    PyObject *sources[4], *parts[4];
+    ph_range_parts(range, sources);
+    for (int i = 0; i < 4; i++) {
+        if (visit_atom(fz, sources[i], &parts[i]) < 0) {
+            return FAILED;
+        }
+    }
+    ph_image image;
+    ph_image_of_range(parts, &image);
+    return visit_image(fz, &image, p_frozen);
+}
+
+/* --- Containers ----------------------------------------------------------------------------- */
+
+static visit_result
+push_items(ph_freezer *fz, ph_frame_kind kind, PyObject *source,
+           PyObject *const *items, Py_ssize_t n)
+{
+    if (reserve_items(fz, (size_t)n) < 0) {
+        return FAILED;
+    }
+    if (n > 0) {
+        memcpy(fz->items + fz->items_used, items, (size_t)n * sizeof(PyObject *));
+    }
+    return push_frame(fz, kind, source, n, false);
+}
+
+static visit_result
+visit_sequence(ph_freezer *fz, PyObject *source, PyObject **p_frozen)
+{
+    Py_ssize_t n = PySequence_Fast_GET_SIZE(source);
+    if (n == 0) {
+        *p_frozen = ph_static_empty_tuple();
+        return DONE;
+    }
+    return push_items(fz, PH_FRAME_TUPLE, source, PySequence_Fast_ITEMS(source), n);
+}
+
+static visit_result
+push_set(ph_freezer *fz, PyObject *set)
+{
+    Py_ssize_t n = PySet_GET_SIZE(set);
+    if (reserve_items(fz, (size_t)n) < 0) {
+        return FAILED;
+    }
+    ph_set_items(set, fz->items + fz->items_used);
+    return push_frame(fz, PH_FRAME_SET, set, n, false);
+}
+
+/* Copy a dict's keys, then its values, behind the last used item. */
+static bool
+copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
+{
+    PyObject **keys = fz->items + fz->items_used, **values = keys + n;
+    PyObject *key, *value;
+    Py_ssize_t pos = 0, i = 0;
+    bool all_str = true;
+    while (i < n && PyDict_Next(dict, &pos, &key, &value)) {
+        all_str = all_str && PyUnicode_CheckExact(key);
+        __builtin_prefetch(value);
+        keys[i] = key;
+        values[i++] = value;
+    }
+    return all_str;
+}
+
+/* Freeze the n str keys at the top of the items, and find their shape; if it
+   is new, *p_shape is NULL. */
+static int
+freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
+{
+    PyObject *row[PH_SHAPE_MOST];
+    memcpy(row, keys, (size_t)n * sizeof(PyObject *));
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (ph_heap_contains(row[i])) {
+            if (refer(fz, row[i]) < 0) {        /* permanent: by reference */
+                return -1;
+            }
+            continue;
+        }
+        if (visit_str(fz, row[i], &keys[i]) < 0) {
+            return -1;
+        }
+    }
+    ph_shape *shape = ph_shapes_find(&fz->shapes, keys, n);
+    *p_shape = shape;
+    if (shape == NULL) {
+        shape = ph_shapes_add(&fz->shapes, keys, n);
+        if (shape == NULL) {
+            return core_failed(fz);
+        }
+    }
+    ph_shapes_add_alias(&fz->shapes, shape, row);
+    return 0;
+}
+
+static visit_result
+push_shaped(ph_freezer *fz, PyObject *source, ph_shape *shape)
+{
+    PyObject **keys = fz->items + fz->items_used;
+    memmove(keys, keys + shape->n, (size_t)shape->n * sizeof(PyObject *));
+    visit_result result = push_frame(fz, PH_FRAME_SHAPED, source, shape->n, false);
+    if (result == PUSHED) {
+        top_frame(fz)->shape = shape;
+    }
+    return result;
+}
+
+/* A mapping with the contents of a dict.  The source is the dict itself, or a
+   mappingproxy of it. */
+static visit_result
+push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
+{
+    Py_ssize_t n = PyDict_GET_SIZE(dict);
+    if (reserve_items(fz, 2 * (size_t)n) < 0) {
+        return FAILED;
+    }
+    bool all_str = copy_dict(fz, dict, n);
+    if (!all_str || n == 0 || n > PH_SHAPE_MOST || !ph_shapes_usable()) {
+        visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+        if (result == PUSHED) {
+            top_frame(fz)->str_keys = all_str;
+        }
+        return result;
+    }
+    PyObject **keys = fz->items + fz->items_used;
+    ph_shape *shape = ph_shapes_find(&fz->shapes, keys, n);
+    if (shape == NULL && freeze_keys(fz, keys, n, &shape) < 0) {
+        return FAILED;
+    }
+    if (shape != NULL) {
+        return push_shaped(fz, source, shape);
+    }
+    visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+    if (result == PUSHED) {
+        top_frame(fz)->next = n;                /* the keys are frozen */
+        top_frame(fz)->str_keys = true;
+    }
+    return result;
+}
+
+/* A mapping with the items of what is no plain dict: in the order in which it
+   iterates, and by running its code.  Takes over `pairs`, a list. */
+static visit_result
+push_pairs(ph_freezer *fz, PyObject *source, PyObject *pairs)
+{
+    if (pairs == NULL) {
+        return check_fork(fz) < 0 ? FAILED : ph_note_place(fz);
+    }
+    Py_ssize_t n = PyList_GET_SIZE(pairs);
+    visit_result result = FAILED;
+    if (check_fork(fz) < 0 || reserve_items(fz, 2 * (size_t)n) < 0) {
+        goto done;
+    }
+    PyObject **keys = fz->items + fz->items_used;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *pair = PyList_GET_ITEM(pairs, i);
+        if (!PyTuple_CheckExact(pair) || PyTuple_GET_SIZE(pair) != 2) {
+            ph_raise_at(fz, "its items() are not pairs");
+            goto done;
+        }
+        keys[i] = PyTuple_GET_ITEM(pair, 0);
+        keys[n + i] = PyTuple_GET_ITEM(pair, 1);
+    }
+    for (Py_ssize_t i = 0; i < 2 * n; i++) {
+        Py_INCREF(keys[i]);
+    }
+    result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, true);
+done:
+    Py_DECREF(pairs);
+    return result;
+}
+
+static visit_result
+push_mapping(ph_freezer *fz, PyObject *source, PyObject *mapping)
+{
+    return guard(fz) < 0 ? FAILED
+                         : push_pairs(fz, source, PyMapping_Items(mapping));
+}
+
+/* Exact types, by the way to their items. */
+static bool
+is_plain_dict(const ph_interpreter *interp, PyTypeObject *type)
+{
+    return type == &PyDict_Type || type == interp->counter
+           || type == interp->defaultdict
+           || (type == ph_mapping_type && type != &PyDictProxy_Type);
+}
+
+static visit_result
+push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
+{
+    PyObject *target = ph_proxy_target(proxy);
+    return is_plain_dict(interp, Py_TYPE(target)) ? push_dict(fz, proxy, target)
+                                                  : push_mapping(fz, proxy, target);
+}
+
+/* --- Objects of module datetime ------------------------------------------------------------- */
+
+static bool
+is_datetime(PyTypeObject *type)
+{
+    return type == ph_datetime.date || type == ph_datetime.delta
+           || type == ph_datetime.time || type == ph_datetime.datetime
+           || type == ph_datetime.timezone;
+}
+
+static visit_result
+visit_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
+{
+    fz->block.flags |= PH_BLOCK_DATETIME;
+    PyTypeObject *type = Py_TYPE(obj);
+    if (type == ph_datetime.timezone) {
+        *p_frozen = ph_static_of(obj);
+        if (*p_frozen != NULL) {
+            return DONE;
+        }
+        PyObject *parts[2];
+        ph_timezone_parts(obj, parts);
+        return push_items(fz, PH_FRAME_TIMEZONE, obj, parts, parts[1] ? 2 : 1);
+    }
+    if (type == ph_datetime.time || type == ph_datetime.datetime) {
+        PyObject *tzinfo = ph_tzinfo_of(obj);
+        if (tzinfo != NULL) {
+            return push_items(fz, PH_FRAME_AWARE, obj, &tzinfo, 1);
+        }
+    }
+    return visit_atom(fz, obj, p_frozen);
+}
+
+/* A time or datetime whose tzinfo was converted has another hash. */
+static int
+image_with_zone(PyObject *source, PyObject *zone, ph_image *image)
+{
+    PyObject *kwargs = Py_BuildValue("{sO}", "tzinfo", zone);
+    PyObject *replace = PyObject_GetAttrString(source, "replace");
+    PyObject *args = PyTuple_New(0);
+    PyObject *twin = NULL;
+    if (kwargs != NULL && replace != NULL && args != NULL) {
+        twin = PyObject_Call(replace, args, kwargs);
+    }
+    int result = twin ? ph_image_of_aware(twin, zone, image) : -1;
+    Py_XDECREF(twin);
+    Py_XDECREF(args);
+    Py_XDECREF(replace);
+    Py_XDECREF(kwargs);
+    return result;
+}
+
+static visit_result
+finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_frozen)
+{
+    const PyObject *view = ph_block_view(&fz->block, zone);
+    if (Py_TYPE(view) != ph_datetime.timezone) {
+        return ph_raise_at(fz, "its tzinfo became a %s; only "
+                           "datetime.timezone can be frozen", Py_TYPE(view)->tp_name);
+    }
+    ph_image image;
+    int result;
+    if (Py_TYPE(ph_tzinfo_of(source)) == ph_datetime.timezone) {
+        result = ph_image_of_aware(source, zone, &image);
+    }
+    else {
+        ph_block_show(&fz->block);
+        result = guard(fz) < 0 ? -1 : image_with_zone(source, zone, &image);
+    }
+    return result < 0 ? FAILED : visit_image(fz, &image, p_frozen);
+}
+
+static visit_result
+finish_timezone(ph_freezer *fz, PyObject *const *items, Py_ssize_t n,
+                PyObject **p_frozen)
+{
+    PyObject *parts[2] = {items[0], n > 1 ? items[1] : NULL};
+    const PyObject *offset = ph_block_view(&fz->block, parts[0]);
+    const PyObject *name = parts[1] ? ph_block_view(&fz->block, parts[1]) : NULL;
+    if (Py_TYPE(offset) != ph_datetime.delta
+        || (name != NULL && Py_TYPE(name) != &PyUnicode_Type)) {
+        return ph_raise_at(fz, "a timezone's offset must be a timedelta and "
+                           "its name a str, also when frozen");
+    }
+    ph_image image;
+    ph_image_of_timezone(parts, &image);
+    return visit_image(fz, &image, p_frozen);
+}
+
+/* --- Objects of other types -------------------------------------------------------------------- */
+
+static int
+check_conversions(ph_freezer *fz, PyObject *obj)
+{
+    size_t row = 0;
+    while (row < fz->frames_used
+           && fz->frames[fz->frames_used - 1 - row].kind == PH_FRAME_CONVERTED) {
+        row++;
+    }
+    if (row < CONVERSIONS_MOST) {
+        return 0;
+    }
+    return ph_raise_at(fz, "default= and __freeze__() have returned %d objects "
+                       "in a row that cannot be frozen either, the last a %s",
+                       CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
+}
+
+/* Does the object's class say how it freezes?  __freeze__ = None says not. */
+static bool
+has_freeze(const ph_interpreter *interp, PyObject *obj)
+{
+    PyObject *method = _PyType_Lookup(Py_TYPE(obj), interp->freeze_name);
+    return method != NULL && method != Py_None;
+}
+
+static visit_result
+push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+{
+    bool method = has_freeze(interp, obj);
+    if (!method && fz->default_ == NULL) {
+        return ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
+                           "__freeze__(), and default= was not given",
+                           Py_TYPE(obj)->tp_name);
+    }
+    if (check_conversions(fz, obj) < 0 || guard(fz) < 0) {
+        return FAILED;
+    }
+    fz->memo_all = true;
+    PyObject *result = method ? PyObject_CallMethodNoArgs(obj, interp->freeze_name)
+                              : PyObject_CallOneArg(fz->default_, obj);
+    if (check_fork(fz) < 0) {
+        Py_XDECREF(result);
+        return FAILED;
+    }
+    if (result == NULL) {
+        return ph_note_place(fz);
+    }
+    if (reserve_items(fz, 1) < 0) {
+        Py_DECREF(result);
+        return FAILED;
+    }
+    fz->items[fz->items_used] = result;
+    return push_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
+}
+
+/* --- The walk ----------------------------------------------------------------------------------- */
+
+static visit_result
+cycle(ph_freezer *fz, PyObject *source)
+{
+    size_t i = 0;
+    while (i < fz->frames_used && fz->frames[i].source != source) {
+        i++;
+    }
+    PyObject *where = ph_path_of(fz, i);
+    if (where != NULL) {
+        ph_raise_at(fz, "a cycle: this is %U again, the %s that it is in",
+                    where, Py_TYPE(source)->tp_name);
+        Py_DECREF(where);
+    }
+    return FAILED;
+}
+
+/* Containers, and objects that are converted. */
+static visit_result
+visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+                PyObject **p_frozen)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (fz->memo.used > 0 && !is_single(fz, obj)) {
+        PyObject *copy = ph_memo_get(&fz->memo, obj);
+        if (copy == PH_IN_PROGRESS) {
+            return cycle(fz, obj);
+        }
+        if (copy != NULL) {
+            *p_frozen = copy;
+            return DONE;
+        }
+    }
+    if (type == &PyList_Type || type == &PyTuple_Type) {
+        return visit_sequence(fz, obj, p_frozen);
+    }
+    if (is_plain_dict(interp, type)) {
+        return push_dict(fz, obj, obj);
+    }
+    if (type == &PySet_Type || type == &PyFrozenSet_Type) {
+        return push_set(fz, obj);
+    }
+    if (type == &PyDictProxy_Type) {
+        return push_proxy(fz, interp, obj);
+    }
+    if (type == interp->ordered_dict) {
+        return push_mapping(fz, obj, obj);
+    }
+    if (type == &PySlice_Type) {
+        PyObject *parts[3];
+        ph_slice_parts(obj, parts);
+        return push_items(fz, PH_FRAME_SLICE, obj, parts, 3);
+    }
+    if (is_datetime(type)) {
+        return visit_datetime(fz, obj, p_frozen);
+    }
+    return push_converted(fz, interp, obj);
+}
+
+static visit_result
+visit(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+      PyObject **p_frozen)
+{
+    if (look_at_signals(fz) < 0) {
+        return FAILED;
+    }
+    if (ph_heap_contains(obj)) {
+        *p_frozen = obj;
+        return refer(fz, obj) < 0 ? FAILED : DONE;
+    }
+    PyTypeObject *type = Py_TYPE(obj);
+    if (type == &PyUnicode_Type) {
+        return visit_str(fz, obj, p_frozen);
+    }
+    if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBytes_Type
+        || type == &PyComplex_Type) {
+        return visit_atom(fz, obj, p_frozen);
+    }
+    if (obj == Py_None || type == &PyBool_Type || obj == Py_Ellipsis) {
+        *p_frozen = obj;
+        return DONE;
+    }
+    if (type == &PyByteArray_Type) {
+        return visit_bytearray(fz, obj, p_frozen);
+    }
+    if (type == &PyRange_Type) {
+        return visit_range(fz, obj, p_frozen);
+    }
+    return visit_container(fz, interp, obj, p_frozen);
+}
+
+/* Raise for a key or item that will not do; or what ph_fail() said. */
+static visit_result
+keys_failed(ph_freezer *fz, const ph_clash *clash)
+{
+    if (clash->index < 0) {
+        return core_failed(fz);
+    }
+    ph_frame *frame = top_frame(fz);
+    Py_ssize_t next = frame->next;
+    frame->next = clash->index;
+    int result = ph_raise_at(
+        fz, clash->unhashable ? "this key is not hashable, or too deep to be "
+                                "hashed, once it is frozen"
+                              : "this key becomes equal to another one by being "
+                                "frozen");
+    frame->next = next;
+    return result;
+}
+
+/* Write a container that has room; NULL if that fails. */
+static PyObject *
+write_container(ph_freezer *fz, const ph_frame *frame, const ph_shape_keys *table,
+                ph_clash *clash)
+{
+    PyObject *const *items = fz->items + frame->base;
+    Py_ssize_t n = frame->n;
+    switch ((ph_frame_kind)frame->kind) {
+    case PH_FRAME_TUPLE:
+        return ph_put_tuple(&fz->block, items, n);
+    case PH_FRAME_SET:
+        return ph_put_frozenset(&fz->block, items, n, clash);
+    case PH_FRAME_MAPPING:
+        return ph_put_mapping(&fz->block, items, items + n / 2, n / 2,
+                              PH_EQUAL_KEYS_CLASH, clash);
+    case PH_FRAME_SHAPED:
+        return ph_put_shaped_mapping(&fz->block, table, items, n);
+    default:
+        Py_UNREACHABLE();
+    }
+}
+
+static visit_result
+finish_container(ph_freezer *fz, PyObject **p_frozen)
+{
+    const ph_frame *frame = top_frame(fz);
+    const ph_shape_keys *table = NULL;
+    if (frame->kind == PH_FRAME_SHAPED) {
+        table = ph_shape_table(frame->shape, &fz->block);
+        if (table == NULL) {
+            return core_failed(fz);
+        }
+        fz->block.saved += ph_shape_saving(frame->n);
+    }
+    ph_clash clash = {.index = -1};
+    ph_room_saved saved = ph_room_enter(&fz->block, &frame->room);
+    *p_frozen = write_container(fz, frame, table, &clash);
+    ph_room_leave(&fz->block, saved);
+    return *p_frozen != NULL ? DONE : keys_failed(fz, &clash);
+}
+
+/* All items of the top frame are frozen: write what it stands for. */
+static visit_result
+finish(ph_freezer *fz, PyObject **p_frozen)
+{
+    const ph_frame *frame = top_frame(fz);
+    PyObject *const *items = fz->items + frame->base;
+    switch ((ph_frame_kind)frame->kind) {
+    case PH_FRAME_SLICE:
+        return frozen_or_failed(fz, ph_put_slice(&fz->block, items), p_frozen);
+    case PH_FRAME_TIMEZONE:
+        return finish_timezone(fz, items, frame->n, p_frozen);
+    case PH_FRAME_AWARE:
+        return finish_aware(fz, frame->source, items[0], p_frozen);
+    case PH_FRAME_CONVERTED:
+        *p_frozen = items[0];
+        return DONE;
+    default:
+        return finish_container(fz, p_frozen);
+    }
+}
+
+/* The top frame's container is written: remember it, and drop the frame. */
+static int
+leave(ph_freezer *fz, PyObject *frozen)
+{
+    const ph_frame *frame = top_frame(fz);
+    if (frame->remembered && memo_set(fz, frame->source, frozen) < 0) {
+        return -1;
+    }
+    pop_frame(fz);
+    return check_fork(fz);
+}
+
+/* Freeze one graph.  On failure the frames are left for freezer_clear(). */
+static PyObject *
+freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
+{
+    PyObject *frozen = NULL;
+    visit_result result = visit(fz, interp, root, &frozen);
+    while (result != FAILED) {
+        if (result == DONE && fz->frames_used == 0) {
+            return frozen;
+        }
+        if ((result == DONE ? store(fz, frozen) : enter(fz)) < 0) {
+            return NULL;
+        }
+        const ph_frame *frame = top_frame(fz);
+        if (frame->next < frame->n) {
+            result = visit(fz, interp, next_item(fz, frame), &frozen);
+        }
+        else {
+            result = finish(fz, &frozen);
+            if (result == DONE && leave(fz, frozen) < 0) {
+                return NULL;
+            }
+        }
+    }
+    return NULL;
+}
+
+/* --- One freeze ------------------------------------------------------------------------------------ */
+
+static int
+freezer_init(ph_freezer *fz, const ph_interpreter *interp, PyObject *default_)
+{
+    memset(fz, 0, sizeof(*fz));
+    fz->exceptions = &interp->exceptions;
+    fz->default_ = default_;
+    fz->memo_all = default_ != NULL;
+    ph_atoms_init(&fz->atoms);
+    ph_memo_init(&fz->memo);
+    ph_shapes_init(&fz->shapes);
+    if (ph_block_begin(&fz->block) != PH_OK) {
+        return core_failed(fz);
+    }
+    fz->begun = true;
+    return 0;
+}
+
+/* Give back everything, whatever the state.  Keeps a set exception. */
+static void
+freezer_clear(ph_freezer *fz)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    if (fz->begun) {
+        ph_block_abort(&fz->block);
+        fz->begun = false;
+    }
+    while (fz->frames_used > 0) {
+        pop_frame(fz);
+    }
+    ph_memo_clear(&fz->memo);
+    ph_shapes_clear(&fz->shapes);
+    ph_atoms_clear(&fz->atoms);
+    ph_free(fz->items);
+    ph_free(fz->frames);
+    PyErr_SetRaisedException(error);
+}
+
+/* Publish, and end the freeze.  Whoever got the result takes it as a new
+   reference: permanent objects need no counting. */
+static PyObject *
+freezer_commit(ph_freezer *fz, PyObject *frozen)
+{
+    if (frozen != NULL && check_fork(fz) < 0) {
+        frozen = NULL;
+    }
+    if (frozen != NULL && fz->block.payload > 0
+        && ph_block_seal(&fz->block) != PH_OK) {
+        core_failed(fz);
+        frozen = NULL;
+    }
+    if (frozen != NULL && fz->block.payload > 0) {
+        ph_block_commit(&fz->block, frozen);
+        fz->begun = false;
+    }
+    freezer_clear(fz);              /* an empty block is none: it is given back */
+    return frozen;
+}
+
+/* What is permanent is its own frozen form, until its block is released. */
+static PyObject *
+freeze_permanent(const ph_interpreter *interp, PyObject *obj)
+{
+    if (ph_ledger_state(ph_block_of(obj)) == PH_LIVE) {
+        return Py_NewRef(obj);
+    }
+    ph_freezer fz = {.exceptions = &interp->exceptions};
+    raise_released(&fz);
+    return NULL;
+}
+
+PyObject *
+ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
+{
+    if (ph_heap_contains(obj)) {
+        return freeze_permanent(interp, obj);
+    }
+    PyObject *frozen = ph_static_of(obj);
+    if (frozen != NULL) {
+        return Py_NewRef(frozen);
+    }
+    ph_freezer fz;
+    if (freezer_init(&fz, interp, default_) < 0) {
+        return NULL;
+    }
+    return freezer_commit(&fz, freeze_graph(&fz, interp, obj));
+}
+
+/* --- Item by item ------------------------------------------------------------------------------------ */
+
+/* Results are gathered at the bottom of the stack of items. */
+static int
+gather(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+{
+    PyObject *frozen = freeze_graph(fz, interp, obj);
+    if (frozen == NULL || reserve_items(fz, 1) < 0) {
+        return -1;
+    }
+    fz->items[fz->items_used++] = frozen;
+    ph_memo_clear(&fz->memo);       /* it would keep the item alive */
+    return check_fork(fz);
+}
+
+static int
+gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
+{
+    PyObject *fast = PySequence_Fast(pair, "");
+    if (check_fork(fz) < 0
+        || (fast == NULL && !PyErr_ExceptionMatches(PyExc_TypeError))) {
+        Py_XDECREF(fast);
+        return -1;                  /* what its iterator has raised */
+    }
+    if (fast == NULL || PySequence_Fast_GET_SIZE(fast) != 2) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError,
+                     "freeze_pairs: item %zd is a %s, not a (key, value) pair",
+                     fz->root_index, Py_TYPE(pair)->tp_name);
+        Py_XDECREF(fast);
+        return -1;
+    }
+    PyObject *key = Py_NewRef(PySequence_Fast_GET_ITEM(fast, 0));
+    PyObject *value = Py_NewRef(PySequence_Fast_GET_ITEM(fast, 1));
+    Py_DECREF(fast);
+    fz->root_kind = PH_ROOT_KEY;
+    int result = gather(fz, interp, key);
+    if (result == 0) {
+        fz->root_kind = PH_ROOT_VALUE;
+        fz->root_key = fz->items[fz->items_used - 1];
+        result = gather(fz, interp, value);
+    }
+    Py_DECREF(key);
+    Py_DECREF(value);
+    return result;
+}
+
+typedef int (*gather_item)(ph_freezer *fz, const ph_interpreter *interp,
+                           PyObject *item);
+
+static int
+gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
+           gather_item gather_one)
+{
+    PyObject *iterator = PyObject_GetIter(iterable);
+    if (iterator == NULL) {
+        return -1;
+    }
+    int result = 0;
+    PyObject *item;
+    while (result == 0 && (item = PyIter_Next(iterator)) != NULL) {
+        result = check_fork(fz) < 0 ? -1 : gather_one(fz, interp, item);
+        Py_DECREF(item);
+        fz->root_index++;
+    }
+    if (PyErr_Occurred()) {
+        result = -1;
+    }
+    Py_DECREF(iterator);
+    return check_fork(fz) < 0 ? -1 : result;
+}
+
+PyObject *
+ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *default_)
+{
+    ph_freezer fz;
+    if (freezer_init(&fz, interp, default_) < 0) {
+        return NULL;
+    }
+    fz.root_kind = PH_ROOT_ITEM;
+    PyObject *frozen = NULL;
+    if (gather_all(&fz, interp, iterable, gather) == 0) {
+        frozen = fz.items_used == 0
+                 ? ph_static_empty_tuple()
+                 : ph_put_tuple(&fz.block, fz.items, (Py_ssize_t)fz.items_used);
+        if (frozen == NULL) {
+            core_failed(&fz);
+        }
+    }
+    return freezer_commit(&fz, frozen);
+}
+
+/* key, value, key, value ... to all keys, then all values. */
+static int
+part_pairs(ph_freezer *fz, PyObject ***p_parted)
+{
+    size_t n = fz->items_used / 2;
+    PyObject **parted = ph_malloc((2 * n + 1) * sizeof(PyObject *));
+    if (parted == NULL) {
+        return no_memory(fz);
+    }
+    for (size_t i = 0; i < n; i++) {
+        parted[i] = fz->items[2 * i];
+        parted[n + i] = fz->items[2 * i + 1];
+    }
+    *p_parted = parted;
+    return 0;
+}
+
+static PyObject *
+put_pairs(ph_freezer *fz)
+{
+    PyObject **parted = NULL;
+    if (part_pairs(fz, &parted) < 0) {
+        return NULL;
+    }
+    Py_ssize_t n = (Py_ssize_t)fz->items_used / 2;
+    ph_clash clash;
+    PyObject *frozen = ph_put_mapping(&fz->block, parted, parted + n, n,
+                                      PH_LAST_VALUE_WINS, &clash);
+    if (frozen == NULL && clash.index >= 0) {
+        fz->root_kind = PH_ROOT_KEY;
+        fz->root_index = clash.index;
+        ph_raise_at(fz, "this key is not hashable, or too deep to be hashed, "
+                        "once it is frozen");
+    }
+    else if (frozen == NULL) {
+        core_failed(fz);
+    }
+    ph_free(parted);
+    return frozen;
+}
+
+PyObject *
+ph_freeze_pairs(const ph_interpreter *interp, PyObject *iterable,
+                PyObject *default_)
+{
+    ph_freezer fz;
+    if (freezer_init(&fz, interp, default_) < 0) {
+        return NULL;
+    }
+    PyObject *frozen = NULL;
+    if (gather_all(&fz, interp, iterable, gather_pair) == 0) {
+        frozen = put_pairs(&fz);
+    }
+    return freezer_commit(&fz, frozen);
+}

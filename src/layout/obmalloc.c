@@ -1,0 +1,267 @@
+/* obmalloc.c -- the free memory inside CPython's object allocator.
+
+   obmalloc cuts arenas (1 MiB) into pools (16 KiB) and pools into blocks of one
+   size.  What a forked worker allocates first comes from pools that its parent
+   has used: a write to a shared page.  So the parent takes all such memory, and
+   the worker's first allocation of each size opens a pool that nobody touched.
+
+   - Free blocks of partly used pools are taken by asking for them, until the
+     allocator has no such pool of that size left.  The tail of a pool that was
+     never given out is not touched: all of it is declared to be given out.
+   - The pages of free pools, except for the one with the pool's header, go back to
+     the kernel.  Whoever uses such a pool again starts it anew.
+
+   What is taken hangs on a list, and can be given back.  An interpreter
+   may have an allocator state of its own, and where it lies differs even between
+   patch releases: it is found from a pool, since the pools of a size hang on a
+   ring whose head lies in the state.  The GIL guards everything here. */
+
+#include "layout/layout.h"
+
+#include <string.h>
+
+#include "internal/pycore_obmalloc.h"
+#include "internal/pycore_pymem.h"
+
+#ifdef WITH_PYMALLOC
+
+#define SIZES ((unsigned)NB_SMALL_SIZE_CLASSES)
+#define BLOCKS_OF_LARGEST \
+    ((POOL_SIZE - POOL_OVERHEAD) / SMALL_REQUEST_THRESHOLD)
+
+/* What debug hooks keep to themselves (obmalloc.c). */
+typedef struct {
+    char api_id;
+    PyMemAllocatorEx alloc;
+} debug_hooks;
+
+/* The allocator itself, behind the hooks of debug mode; false if objects come
+   from another one, or if somebody else has hooked in (tracemalloc). */
+static bool
+find_allocator(PyMemAllocatorEx *allocator)
+{
+    const char *name = _PyMem_GetCurrentAllocatorName();
+    if (name == NULL || strncmp(name, "pymalloc", 8) != 0) {
+        return false;
+    }
+    PyMem_GetAllocator(PYMEM_DOMAIN_OBJ, allocator);
+    if (strcmp(name, "pymalloc_debug") == 0) {
+        *allocator = ((const debug_hooks *)allocator->ctx)->alloc;
+    }
+    return true;
+}
+
+/* What stands for a pool at the head of the ring of pools of a size. */
+static poolp
+ring_of(struct _obmalloc_state *state, unsigned size)
+{
+    return (poolp)((char *)&state->pools.used[2 * size]
+                   - offsetof(struct pool_header, nextpool));
+}
+
+/* The state whose ring this pool hangs on; NULL if it hangs on none. */
+static struct _obmalloc_state *
+state_around(poolp pool)
+{
+    if (pool->freeblock == NULL) {
+        return NULL;                /* full: on no ring */
+    }
+    poolp head = pool->nextpool;
+    while (head != pool && ((uintptr_t)head & POOL_SIZE_MASK) == 0) {
+        head = head->nextpool;
+    }
+    if (head == pool || pool->szidx >= SIZES) {
+        return NULL;
+    }
+    return (struct _obmalloc_state *)((char *)head
+               + offsetof(struct pool_header, nextpool)
+               - offsetof(struct _obmalloc_state, pools.used[2 * pool->szidx]));
+}
+
+/* Does the state know the arena of this pool? */
+static bool
+knows(const struct _obmalloc_state *state, poolp pool)
+{
+    const struct _obmalloc_mgmt *mgmt = &state->mgmt;
+    return pool->arenaindex < mgmt->maxarenas
+           && (uintptr_t)pool - mgmt->arenas[pool->arenaindex].address < ARENA_SIZE;
+}
+
+static struct _obmalloc_state *
+find_state(const PyMemAllocatorEx *allocator)
+{
+    struct _obmalloc_state *state = NULL;
+    void *blocks[BLOCKS_OF_LARGEST];
+    size_t n = 0;
+    while (state == NULL && n < BLOCKS_OF_LARGEST) {
+        void *block = allocator->malloc(allocator->ctx, SMALL_REQUEST_THRESHOLD);
+        if (block == NULL) {
+            break;
+        }
+        state = state_around(POOL_ADDR(block));
+        if (state != NULL && !knows(state, POOL_ADDR(block))) {
+            state = NULL;
+        }
+        blocks[n++] = block;
+    }
+    while (n > 0) {
+        allocator->free(allocator->ctx, blocks[--n]);
+    }
+    return state;
+}
+
+/* --- Blocks ------------------------------------------------------------------- */
+
+/* In each block that was taken. */
+typedef struct block {
+    struct block *next;
+    size_t tail;                    /* blocks behind it that never were given out */
+} block;
+
+static size_t
+bytes_of(unsigned size)
+{
+    return ((size_t)size + 1) * ALIGNMENT;
+}
+
+static void
+keep(block *taken_block, size_t tail, unsigned size, ph_taken *taken)
+{
+    *taken_block = (block){taken->blocks, tail};
+    taken->blocks = taken_block;
+    taken->blocks_number += 1 + tail;
+    taken->bytes += (1 + tail) * bytes_of(size);
+}
+
+/* Is one free block left of those that ever were given out, and a tail? */
+static bool
+only_tail_is_left(poolp pool)
+{
+    return *(pymem_block **)pool->freeblock == NULL
+           && pool->nextoffset <= pool->maxnextoffset;
+}
+
+/* Declare a pool full: its last free block and the tail behind it are taken. */
+static void
+take_tail(poolp pool, ph_taken *taken)
+{
+    block *last = (block *)pool->freeblock;
+    size_t tail = (pool->maxnextoffset - pool->nextoffset) / bytes_of(pool->szidx) + 1;
+    pool->ref.count += 1 + (unsigned)tail;
+    pool->freeblock = NULL;
+    pool->nextoffset = pool->maxnextoffset + 1;
+    pool->nextpool->prevpool = pool->prevpool;
+    pool->prevpool->nextpool = pool->nextpool;
+    keep(last, tail, pool->szidx, taken);
+}
+
+static int
+take_blocks(const PyMemAllocatorEx *allocator, struct _obmalloc_state *state,
+            unsigned size, ph_taken *taken)
+{
+    poolp ring = ring_of(state, size);
+    while (ring->nextpool != ring) {
+        if (only_tail_is_left(ring->nextpool)) {
+            take_tail(ring->nextpool, taken);
+            continue;
+        }
+        block *given = allocator->malloc(allocator->ctx, bytes_of(size));
+        if (given == NULL) {
+            return -1;
+        }
+        keep(given, 0, size, taken);
+    }
+    return 0;
+}
+
+/* A pool's tail was taken once at most, since nothing of it was left. */
+static void
+give_back_block(const PyMemAllocatorEx *allocator, block *taken_block)
+{
+    if (taken_block->tail > 0) {
+        poolp pool = POOL_ADDR(taken_block);
+        size_t offset = (size_t)((char *)taken_block - (char *)pool);
+        pool->ref.count -= (unsigned)taken_block->tail;
+        pool->nextoffset = (unsigned)(offset + bytes_of(pool->szidx));
+    }
+    allocator->free(allocator->ctx, taken_block);
+}
+
+/* --- Pools ---------------------------------------------------------------------- */
+
+/* The pool's own list of free blocks lies in the pages that go: it must not be
+   taken up again, so that the pool is marked as one that never was in use. */
+static void
+release_pool(poolp pool, ph_taken *taken)
+{
+    if (pool->szidx == DUMMY_SIZE_IDX) {
+        return;                     /* not used since */
+    }
+    pool->szidx = DUMMY_SIZE_IDX;
+    ph_os_forget((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
+    taken->pools_number++;
+}
+
+static void
+release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
+{
+    for (unsigned i = 0; i < mgmt->maxarenas; i++) {
+        const struct arena_object *arena = &mgmt->arenas[i];
+        if (arena->address != 0) {
+            for (poolp pool = arena->freepools; pool != NULL; pool = pool->nextpool) {
+                release_pool(pool, taken);
+            }
+        }
+    }
+}
+
+/* --- Both -------------------------------------------------------------------------- */
+
+const char *
+ph_take_free_memory(ph_taken *taken)
+{
+    PyMemAllocatorEx allocator;
+    if (!find_allocator(&allocator)) {
+        return "objects come from another allocator than pymalloc";
+    }
+    struct _obmalloc_state *state = find_state(&allocator);
+    if (state == NULL) {
+        return "the state of pymalloc is not where it should be";
+    }
+    for (unsigned size = 0; size < SIZES; size++) {
+        if (take_blocks(&allocator, state, size, taken) < 0) {
+            return "out of memory";
+        }
+    }
+    release_pools(&state->mgmt, taken);
+    return NULL;
+}
+
+void
+ph_give_back_memory(ph_taken *taken)
+{
+    PyMemAllocatorEx allocator;
+    if (!find_allocator(&allocator)) {
+        return;
+    }
+    for (block *each = taken->blocks, *next; each != NULL; each = next) {
+        next = each->next;
+        give_back_block(&allocator, each);
+    }
+    *taken = (ph_taken){.pools_number = taken->pools_number};
+}
+
+#else /* built without it */
+
+const char *
+ph_take_free_memory(ph_taken *Py_UNUSED(taken))
+{
+    return "this Python is built without pymalloc";
+}
+
+void
+ph_give_back_memory(ph_taken *Py_UNUSED(taken))
+{
+}
+
+#endif

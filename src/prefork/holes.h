@@ -1,0 +1,22 @@
+/* holes.h -- taking the free memory of a process that is about to fork. */
+
+#ifndef PH_PREFORK_HOLES_H
+#define PH_PREFORK_HOLES_H
+
+#include "layout/layout.h"
+
+/* What an interpreter has taken.  Zero at first. */
+typedef struct {
+    ph_taken pools;                 /* of the allocator of objects */
+    ph_free_chunks heap;            /* of the C library */
+    uint64_t full_round;            /* bytes that the last full round took */
+} ph_filling;
+
+/* Take the free memory of the allocator of objects, of the C library's heap, or
+   of both.  Returns NULL, or why that of the allocator cannot be taken.
+   O(what is taken). */
+const char *ph_fill(ph_filling *filling, bool pools, bool heap);
+/* Give back all of it. */
+void ph_empty(ph_filling *filling);
+
+#endif

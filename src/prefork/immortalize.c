@@ -1,0 +1,247 @@
+/* immortalize.c -- walking a graph of ordinary objects and pinning each.
+
+   That an object is immortal says that the walk has been there, so that it
+   needs no other memory of where it was: what was immortal before is taken to
+   be done, with all that it holds.  (Roots are always walked again.)
+
+   No Python code runs during the walk, and nothing is freed: references are
+   borrowed.  Only the report, which allocates, owns what it speaks of. */
+
+#include "prefork/immortalize.h"
+
+#include <string.h>
+
+#include "core/base/array.h"
+#include "state/memo.h"
+
+typedef struct {
+    PyTypeObject *type;
+    uint64_t objects, bytes;
+} type_count;
+
+typedef struct {
+    const ph_interpreter *interp;
+    bool strict, warm;
+    PyObject **todo;                /* pinned, and not looked into yet */
+    size_t todo_used, todo_size;
+    PyObject **code;                /* to be warmed when its constants are pinned */
+    size_t code_used, code_size;
+    ph_memo numbers;                /* type -> its number in counts, from 1 */
+    type_count *counts;
+    size_t counts_used, counts_size;
+    ph_memo left;                   /* objects left mortal -> why (const char *) */
+} walker;
+
+static type_count *
+count_of(walker *w, PyTypeObject *type)
+{
+    uintptr_t number = (uintptr_t)ph_memo_get(&w->numbers, (PyObject *)type);
+    if (number == 0) {
+        if (ph_grow(&w->counts, w->counts_used, &w->counts_size,
+                    sizeof(type_count)) < 0) {
+            return NULL;
+        }
+        number = ++w->counts_used;
+        if (ph_memo_set(&w->numbers, (PyObject *)type, (PyObject *)number) != PH_OK) {
+            w->counts_used--;
+            return NULL;
+        }
+        w->counts[number - 1] = (type_count){.type = type};
+    }
+    return &w->counts[number - 1];
+}
+
+static int
+push(walker *w, PyObject *obj)
+{
+    if (ph_grow(&w->todo, w->todo_used, &w->todo_size, sizeof(PyObject *)) < 0) {
+        return -1;
+    }
+    w->todo[w->todo_used++] = obj;
+    return 0;
+}
+
+static int
+remember_code(walker *w, PyObject *code)
+{
+    if (ph_grow(&w->code, w->code_used, &w->code_size, sizeof(PyObject *)) < 0) {
+        return -1;
+    }
+    w->code[w->code_used++] = code;
+    return 0;
+}
+
+/* Why an object is to be left mortal, in words that follow its name; or NULL. */
+static const char *
+why_mortal(const walker *w, PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    const char *why = ph_why_not_pinned(obj);
+    if (why != NULL || !w->strict) {
+        return why;
+    }
+    return type == w->interp->lock || type == w->interp->rlock ? "is a lock"
+                                                              : ph_why_mortal(obj);
+}
+
+/* A visitproc: pin an object that is met, unless it must stay mortal. */
+static int
+meet(PyObject *obj, void *arg)
+{
+    walker *w = arg;
+    if (_Py_IsImmortal(obj)) {
+        return 0;
+    }
+    const char *why = why_mortal(w, obj);
+    if (why != NULL) {
+        return ph_memo_set(&w->left, obj, (PyObject *)why) == PH_OK ? 0 : -1;
+    }
+    type_count *count = count_of(w, Py_TYPE(obj));
+    if (count == NULL || push(w, obj) < 0) {
+        return -1;
+    }
+    count->objects++;
+    count->bytes += ph_size_in_place(obj);
+    ph_pin(obj);
+    return 0;
+}
+
+static int
+walk_from(walker *w, PyObject *root)
+{
+    if (meet(root, w) < 0) {
+        return -1;
+    }
+    if (w->todo_used == 0 && _Py_IsImmortal(root) && push(w, root) < 0) {
+        return -1;
+    }
+    while (w->todo_used > 0) {
+        PyObject *obj = w->todo[--w->todo_used];
+        if (ph_visit_referents(obj, meet, w) != 0) {
+            return -1;
+        }
+        if (w->warm && PyCode_Check(obj) && remember_code(w, obj) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* --- The report ------------------------------------------------------------------- */
+
+/* dict[key] += n; takes over the reference to key. */
+static int
+add(PyObject *dict, PyObject *key, uint64_t n)
+{
+    PyObject *before = key ? PyDict_GetItemWithError(dict, key) : NULL;
+    PyObject *sum = NULL;
+    if (key != NULL && (before != NULL || !PyErr_Occurred())) {
+        sum = PyLong_FromUnsignedLongLong(
+            n + (before ? PyLong_AsUnsignedLongLong(before) : 0));
+    }
+    int result = sum != NULL ? PyDict_SetItem(dict, key, sum) : -1;
+    Py_XDECREF(sum);
+    Py_XDECREF(key);
+    return result;
+}
+
+static int
+report_pinned(const walker *w, PyObject *objects, PyObject *bytes)
+{
+    for (size_t i = 0; i < w->counts_used; i++) {
+        const type_count *count = &w->counts[i];
+        const char *name = count->type->tp_name;
+        if (add(objects, PyUnicode_FromString(name), count->objects) < 0
+            || add(bytes, PyUnicode_FromString(name), count->bytes) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+report_left(const walker *w, PyObject *left)
+{
+    for (uint64_t i = 0; w->left.slots && i <= w->left.mask; i++) {
+        PyObject *obj = w->left.slots[i].source;
+        if (obj != NULL) {
+            const char *why = (const char *)w->left.slots[i].copy;
+            if (add(left, Py_BuildValue("ss", Py_TYPE(obj)->tp_name, why), 1) < 0) {
+                return -1;
+            }
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+report(const walker *w)
+{
+    PyObject *objects = PyDict_New(), *bytes = PyDict_New(), *left = PyDict_New();
+    PyObject *result = NULL;
+    if (objects != NULL && bytes != NULL && left != NULL
+        && report_pinned(w, objects, bytes) == 0 && report_left(w, left) == 0) {
+        result = PyTuple_Pack(3, objects, bytes, left);
+    }
+    Py_XDECREF(objects);
+    Py_XDECREF(bytes);
+    Py_XDECREF(left);
+    return result;
+}
+
+PyObject *
+ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool warm)
+{
+    walker w = {.interp = interp, .strict = strict, .warm = warm};
+    ph_memo_init(&w.numbers);
+    ph_memo_init(&w.left);
+    int result = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots) && result == 0; i++) {
+        result = walk_from(&w, PyList_GET_ITEM(roots, i));
+    }
+    for (size_t i = 0; i < w.code_used; i++) {
+        ph_warm_code((PyCodeObject *)w.code[i]);
+    }
+    ph_memo_make_strong(&w.left);   /* the report allocates: the collector may run */
+    PyObject *counts = result == 0 ? report(&w) : NULL;
+    if (result < 0) {
+        ph_raise(&interp->exceptions);
+    }
+    ph_memo_clear(&w.numbers);
+    ph_memo_clear(&w.left);
+    ph_free(w.todo);
+    ph_free(w.code);
+    ph_free(w.counts);
+    return counts;
+}
+
+/* --- At exit ------------------------------------------------------------------------ */
+
+/* A visitproc: collect, borrowed, what has a finalizer that has not run. */
+static int
+meet_waiting(PyObject *obj, void *arg)
+{
+    walker *w = arg;
+    bool waits = Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
+                 && !PyObject_GC_IsFinalized(obj);
+    return waits ? push(w, obj) : 0;
+}
+
+PyObject *
+ph_with_finalizer(const ph_interpreter *interp)
+{
+    walker w = {.interp = interp};
+    PyObject *found = NULL;
+    int result = ph_visit_tracked(meet_waiting, &w);
+    if (result == 0) {
+        found = PyList_New((Py_ssize_t)w.todo_used);    /* the collector is off */
+    }
+    for (size_t i = 0; found && i < w.todo_used; i++) {
+        PyList_SET_ITEM(found, (Py_ssize_t)i, Py_NewRef(w.todo[i]));
+    }
+    if (result != 0 && !PyErr_Occurred()) {
+        ph_raise(&interp->exceptions);
+    }
+    ph_free(w.todo);
+    return found;
+}

@@ -1,0 +1,46 @@
+/* errors.c -- see errors.h. */
+
+#include "state/errors.h"
+
+#include <string.h>
+
+int
+ph_raise(const ph_exceptions *exceptions)
+{
+    ph_status status = ph_error_status();
+    if (status == PH_EXCEPTION) {
+        assert(PyErr_Occurred());
+        return -1;
+    }
+    assert(!PyErr_Occurred());
+    PyObject *type = PyExc_OSError;
+    switch (status) {
+    case PH_NOMEM:
+        type = PyExc_MemoryError;
+        break;
+    case PH_FORKED:
+    case PH_REFUSED:
+        type = PyExc_RuntimeError;
+        break;
+    case PH_BAD_HANDLE:
+        type = exceptions->handle_error;
+        break;
+    default:
+        break;
+    }
+    PyErr_SetString(type, ph_error_text());
+    return -1;
+}
+
+PyObject *
+ph_raise_os(int err, const char *what)
+{
+    PyObject *args = PyUnicode_FromFormat("permaheap: cannot %s: %s", what,
+                                          strerror(err));
+    args = args ? Py_BuildValue("iN", err, args) : NULL;
+    if (args != NULL) {
+        PyErr_SetObject(PyExc_OSError, args);       /* or the subclass for this errno */
+        Py_DECREF(args);
+    }
+    return NULL;
+}
