@@ -21,11 +21,12 @@ WRAPPED = "-Wl,--wrap=ph_os_wait"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-g", "-pthread"]
 CORE = ROOT / "src" / "core"
 RING = CORE / "ring" / "ring.c"
-ALONE = [RING, CORE / "os" / "sync.c", DRIVERS / "ring_stand_ins.c"]
+ALONE = [RING, CORE / "os" / "fault.c", CORE / "os" / "sync.c", DRIVERS / "ring_stand_ins.c"]
 HEAP = [
     CORE / f"{name}.c"
     for name in (
-        *("os/memory", "os/glibc_heap", "os/sync", "heap/heap", "heap/processes"),
+        *("os/fault", "os/procfs", "os/limits", "os/process_lock", "os/memory", "os/process"),
+        *("os/sync", "heap/heap", "heap/processes"),
         *("span/journal", "span/span_table", "span/spans", "ring/ring"),
         *("block/block_table", "block/block", "block/release"),
     )

@@ -41,17 +41,6 @@ ph_free(void *p)
     free(p);
 }
 
-void
-ph_death_point(void)
-{
-}
-
-bool
-ph_fault(void)
-{
-    return false;
-}
-
 /* Called once for each lock that a dead owner left: drivers may count them. */
 _Atomic uint64_t *ring_mended;
 
