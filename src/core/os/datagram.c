@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include "core/os/datagram.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,6 +22,7 @@ _Static_assert(PH_BELL_NAME < sizeof(((struct sockaddr_un *)0)->sun_path),
 int
 ph_os_ring_bell(const char *name, size_t size, uint64_t word)
 {
+    assert(size > 0 && size <= PH_BELL_NAME);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path + 1, name, size);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

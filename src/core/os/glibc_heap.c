@@ -25,6 +25,7 @@
 #define _GNU_SOURCE                 /* sbrk */
 #include "core/os/glibc_heap.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #ifdef __GLIBC__
@@ -99,6 +100,7 @@ ph_os_give_back(ph_free_chunks *taken)
 void
 ph_os_take_free(ph_free_chunks *taken)
 {
+    assert(taken != NULL);
     const void *top = find_start_of_top();
     ph_free_chunks large = {0};
     for (size_t size = LARGEST | 8; size >= SMALLEST; size = choose_next_size(size)) {

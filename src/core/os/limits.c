@@ -21,6 +21,7 @@
 #define _GNU_SOURCE
 #include "core/os/limits.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,6 +62,7 @@ ph_os_env_flag(const char *name)
 int
 ph_os_random(void *buf, size_t size)
 {
+    assert(size <= 256);            /* getrandom(2): so much is never cut short */
     if (ph_fault()) {
         return EAGAIN;
     }

@@ -26,6 +26,7 @@
 #define _GNU_SOURCE
 #include "core/os/memory.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -49,6 +50,8 @@
 int
 ph_os_reserve(size_t size, void **p_addr)
 {
+    assert(ph_is_whole_pages(0, size));
+    assert(p_addr != NULL);
     if (ph_fault()) {
         return ENOMEM;
     }
@@ -64,12 +67,15 @@ ph_os_reserve(size_t size, void **p_addr)
 void
 ph_os_release(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     (void)munmap(addr, size);
 }
 
 int
 ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
+    assert(ph_is_whole_pages(offset, size));
     if (ph_fault()) {
         return ENOMEM;
     }
@@ -82,6 +88,7 @@ ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind)
 void
 ph_os_unmap(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     (void)mmap(addr, size, PROT_NONE,
                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
@@ -89,6 +96,8 @@ ph_os_unmap(void *addr, size_t size)
 int
 ph_os_map_shared(int fd, size_t size, void **p_addr)
 {
+    assert(ph_is_whole_pages(0, size));
+    assert(p_addr != NULL);
     if (ph_fault()) {
         return ENOMEM;
     }
@@ -104,6 +113,7 @@ ph_os_map_shared(int fd, size_t size, void **p_addr)
 int
 ph_os_dontfork(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     if (ph_fault()) {
         return ENOMEM;
     }
@@ -113,18 +123,21 @@ ph_os_dontfork(void *addr, size_t size)
 void
 ph_os_forget(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     (void)madvise(addr, size, MADV_DONTNEED);
 }
 
 void
 ph_os_populate_read(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     (void)madvise(addr, size, MADV_POPULATE_READ);
 }
 
 void
 ph_os_populate_write(void *addr, size_t size)
 {
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
     (void)madvise(addr, size, MADV_POPULATE_WRITE);
 }
 
@@ -133,6 +146,8 @@ ph_os_populate_write(void *addr, size_t size)
 int
 ph_os_memfd(uint64_t size, int *p_fd, ph_file_id *p_id)
 {
+    assert(ph_is_whole_pages(0, size));
+    assert(p_fd != NULL && p_id != NULL);
     if (ph_fault()) {
         return ENOSYS;
     }
@@ -154,6 +169,7 @@ ph_os_memfd(uint64_t size, int *p_fd, ph_file_id *p_id)
 int
 ph_os_memfd_of(const char *name, const void *data, size_t size, int *p_fd)
 {
+    assert(p_fd != NULL);
     if (ph_fault()) {
         return ENOSYS;
     }
@@ -184,12 +200,14 @@ ph_os_is_file(int fd, ph_file_id id)
 void
 ph_os_close(int fd)
 {
+    assert(fd >= 0);
     (void)close(fd);
 }
 
 int
 ph_os_allocate(int fd, uint64_t offset, uint64_t size)
 {
+    assert(size > 0);               /* fallocate(2) refuses an empty range */
     if (ph_fault()) {
         return ENOSPC;
     }
@@ -204,6 +222,7 @@ ph_os_allocate(int fd, uint64_t offset, uint64_t size)
 void
 ph_os_punch(int fd, uint64_t offset, uint64_t size)
 {
+    assert(ph_is_whole_pages(offset, size));    /* else zeros, not holes */
     (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                     (off_t)offset, (off_t)size);
 }
@@ -218,6 +237,7 @@ ph_os_pread(int fd, void *buf, size_t size, uint64_t offset)
 int
 ph_os_lock_byte(int fd, uint64_t offset)
 {
+    assert(ph_os_is_locked());      /* invariant 3 */
     struct flock lock = {
         .l_type = F_WRLCK, .l_whence = SEEK_SET,
         .l_start = (off_t)offset, .l_len = 1,
@@ -231,6 +251,7 @@ ph_os_lock_byte(int fd, uint64_t offset)
 void
 ph_os_unlock_byte(int fd, uint64_t offset)
 {
+    assert(ph_os_is_locked());
     struct flock lock = {
         .l_type = F_UNLCK, .l_whence = SEEK_SET,
         .l_start = (off_t)offset, .l_len = 1,
@@ -287,6 +308,7 @@ map_huge_pages(size_t size)
 void *
 ph_table_new(size_t size)
 {
+    assert(size > 0 && (size & (size - 1)) == 0);       /* then huge pages divide it */
     if (ph_fault()) {
         return NULL;
     }
@@ -296,6 +318,7 @@ ph_table_new(size_t size)
 void
 ph_table_free(void *table, size_t size)
 {
+    assert(table == NULL || (size & (size - 1)) == 0);
     if (table == NULL || size < HUGE_PAGE) {
         free(table);
     }

@@ -18,7 +18,9 @@
    3. They may be called with the process lock held, and without the GIL.
    4. A parameter p_x points to a result, and is not NULL.  After a failure the result has
       no meaning.
-   5. Functions marked [fault] can be made to fail: see fault.h. */
+   5. Functions marked [fault] can be made to fail: see fault.h.
+
+   Asserts check these and each function's own preconditions, in all but release builds. */
 
 #ifndef PH_OS_H
 #define PH_OS_H

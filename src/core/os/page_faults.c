@@ -25,6 +25,7 @@
 #include "core/os/page_faults.h"
 
 #include <asm/perf_regs.h>
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
@@ -85,6 +86,7 @@ make_fault_event(bool kernel)
 int
 ph_os_record_faults(int cpu, bool kernel, int *p_fd)
 {
+    assert(p_fd != NULL);
     if (ph_fault()) {
         return ENOSYS;
     }
@@ -126,6 +128,7 @@ size_t
 ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
                   uint64_t *p_lost)
 {
+    assert(size > PH_PAGE && ((size - PH_PAGE) & (size - PH_PAGE - 1)) == 0);
     struct perf_event_mmap_page *page = ring;
     const char *data = (const char *)ring + PH_PAGE;
     uint64_t mask = size - PH_PAGE - 1, at = page->data_tail;
@@ -158,6 +161,7 @@ ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
 int
 ph_os_read_maps(char *buf, size_t size, size_t *p_used)
 {
+    assert(p_used != NULL);
     if (ph_fault()) {
         return EMFILE;
     }
@@ -207,6 +211,7 @@ static int
 add_absent_pages(gap_list *list, int pagemap, uint64_t start, uint64_t end)
 {
     uint64_t entries[256];
+    assert(start % PH_PAGE == 0 && end % PH_PAGE == 0);
     while (start < end) {
         uint64_t pages = (end - start) / PH_PAGE;
         size_t size = (size_t)(pages < 256 ? pages : 256) * sizeof(uint64_t);
@@ -247,6 +252,7 @@ int
 ph_os_absent_pages(const char *maps, size_t size, ph_gap *gaps, size_t most,
                    size_t *p_n)
 {
+    assert(p_n != NULL);
     if (ph_fault()) {
         return EACCES;
     }

@@ -29,6 +29,7 @@
 #define _GNU_SOURCE
 #include "core/os/process.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <signal.h>
@@ -60,6 +61,7 @@ ph_os_parent_pid(void)
 bool
 ph_os_pid_exists(int pid)
 {
+    assert(pid > 0);                /* others mean groups of processes */
     return kill((pid_t)pid, 0) == 0 || errno != ESRCH;
 }
 
@@ -135,6 +137,7 @@ make_process_word(int pid, uint64_t ticks)
 static int
 get_pid_of_word(uint64_t process)
 {
+    assert(process >> TICKS_BITS != 0);     /* every process word has a pid */
     return (int)(process >> TICKS_BITS);
 }
 
@@ -153,12 +156,14 @@ read_boot_ticks(void)
 void
 ph_os_process_begins(void)
 {
+    assert(ph_os_is_locked());
     this_process = make_process_word(ph_os_pid(), read_boot_ticks());
 }
 
 uint64_t
 ph_os_process(void)
 {
+    assert(this_process != 0);      /* the heap has begun here */
     return this_process;
 }
 
@@ -221,6 +226,7 @@ can_see_all_processes(void)
 int
 ph_os_processes(int parent, uint64_t size, uint64_t *found, int most)
 {
+    assert(parent >= 0 && most > 0);
     DIR *dir = parent != 0 || can_see_all_processes() ? opendir("/proc") : NULL;
     if (dir == NULL) {
         return -1;
@@ -270,6 +276,8 @@ handle_segv(int number, siginfo_t *info, void *context)
 int
 ph_os_on_segv(void (*report)(const void *address))
 {
+    assert(report != NULL);
+    assert(segv_report == NULL);    /* a second time, the handler would call itself */
     struct sigaction action = {.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
     action.sa_sigaction = handle_segv;
     segv_report = report;

@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "core/os/procfs.h"
 
+#include <assert.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 bool
 ph_os_read_text(const char *path, char *buf, size_t size)
 {
+    assert(size > 1);               /* the zero byte, and what is before it */
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
         return false;
@@ -33,6 +35,7 @@ ph_os_read_text(const char *path, char *buf, size_t size)
 bool
 ph_os_read_number(const char *dir, const char *file, uint64_t *p_value)
 {
+    assert(p_value != NULL);
     char path[4096 + 64], text[64];
     snprintf(path, sizeof(path), "%s/%s", dir, file);
     if (!ph_os_read_text(path, text, sizeof(text))) {
@@ -47,6 +50,7 @@ uint64_t
 ph_os_find_number(const char *text, const char *key)
 {
     size_t n = strlen(key);
+    assert(n > 0);
     for (const char *p = text; p != NULL; p = strchr(p, '\n')) {
         p += *p == '\n';
         if (strncmp(p, key, n) == 0) {

@@ -15,6 +15,7 @@
 #define _GNU_SOURCE
 #include "core/os/sync.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
@@ -50,6 +51,7 @@ make_timespec(uint64_t point)
 int
 ph_os_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until)
 {
+    assert((uintptr_t)word % sizeof(*word) == 0);       /* or futex(2) fails */
     struct timespec point = make_timespec(until);
     long result = syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value,
                           until == PH_FOREVER ? NULL : &point, NULL,
@@ -60,6 +62,7 @@ ph_os_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until)
 void
 ph_os_wake(_Atomic uint32_t *word)
 {
+    assert((uintptr_t)word % sizeof(*word) == 0);
     (void)syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
@@ -92,6 +95,7 @@ ph_os_may_spin(void)
 static pthread_mutex_t *
 get_pthread_mutex(ph_mutex *mutex)
 {
+    assert((uintptr_t)mutex % _Alignof(ph_mutex) == 0); /* mapped memory need not be */
     return (pthread_mutex_t *)mutex->opaque;
 }
 
