@@ -22,14 +22,7 @@ FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-g
 CORE = ROOT / "src" / "core"
 RING = CORE / "ring" / "ring.c"
 ALONE = [RING, CORE / "os" / "sync.c", DRIVERS / "ring_stand_ins.c"]
-HEAP = [
-    CORE / f"{name}.c"
-    for name in (
-        *("os/memory", "os/glibc_heap", "os/sync", "heap/heap", "heap/processes"),
-        *("span/journal", "span/span_table", "span/spans", "ring/ring"),
-        *("block/block_table", "block/block", "block/release"),
-    )
-]
+HEAP = sorted(CORE.rglob("*.c"))
 ROUNDS = os.environ.get("PERMAHEAP_RING_ROUNDS", "10000")
 STRIDE = os.environ.get("PERMAHEAP_RING_STRIDE", "89")
 

@@ -52,8 +52,6 @@
 #include "core/heap/heap.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "core/block/block.h"
@@ -100,34 +98,6 @@ const char *const ph_kind_names[PH_KINDS] = {
     "range", "slice", "date", "time", "datetime", "timedelta", "timezone",
     "shared keys",
 };
-
-/* --- Errors ---------------------------------------------------------------- */
-
-static _Thread_local char error_text[512];
-static _Thread_local ph_status error_status;
-
-ph_status
-ph_error_status(void)
-{
-    return error_status;
-}
-
-const char *
-ph_error_text(void)
-{
-    return error_text;
-}
-
-ph_status
-ph_fail(ph_status status, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(error_text, sizeof(error_text), format, args);
-    va_end(args);
-    error_status = status;
-    return status;
-}
 
 static ph_status
 system_failure(const char *what, uint64_t size, int err)

@@ -11,30 +11,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/base/status.h"
 #include "core/os/os.h"
-
-/* What a core function returns: PH_OK, or what went wrong.  The words for it
-   and the last code are kept for each thread until its next failure. */
-typedef enum {
-    PH_OK = 0,
-    PH_EXCEPTION = -1,      /* a Python exception is set */
-    PH_NOMEM = -2,          /* memory, or the reservation, is used up */
-    PH_SYSTEM = -3,         /* a system call failed */
-    PH_FORKED = -4,         /* forked in the middle of building */
-    PH_BAD_HANDLE = -5,     /* not a handle of this family, or of a released
-                               block */
-    PH_REFUSED = -6,        /* not now: the words say what comes first */
-    /* Without words, since they are no failures: of channels. */
-    PH_EMPTY = -7,          /* nothing to receive (yet) */
-    PH_FULL = -8,           /* no room to send (yet) */
-    PH_CLOSED = -9,         /* and nothing will come any more */
-    PH_INTERRUPTED = -10,   /* a signal came while waiting */
-} ph_status;
-
-ph_status ph_error_status(void);
-const char *ph_error_text(void);
-ph_status ph_fail(ph_status status, const char *format, ...)
-    __attribute__((format(printf, 2, 3)));
 
 /* Kinds of frozen object, for the counters of stats(). */
 typedef enum {
