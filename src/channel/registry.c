@@ -13,6 +13,7 @@
 
 #include <string.h>
 
+#include "core/family/family.h"
 #include "share/handle.h"
 #include "core/span/journal.h"
 

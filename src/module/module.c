@@ -13,6 +13,8 @@
 #include "interp/lend.h"
 #include "wire/wire.h"
 #include "cow/object_map.h"
+#include "core/family/family.h"
+#include "core/heap/extents.h"
 #include "core/os/page_faults.h"
 #include "wire/pickle.h"
 #include "prefork/holes.h"

@@ -19,6 +19,8 @@
 
 #include "core/base/siphash.h"
 #include "core/block/block_table.h"
+#include "core/family/family.h"
+#include "core/heap/extents.h"
 
 uint64_t
 ph_tag(const uint64_t *words, size_t n)

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "core/family/family.h"
 #include "share/handle.h"
 
 #define LARGE 65536                 /* bytes from which on the collector waits */

@@ -22,6 +22,7 @@
 
 #include "core/block/block_table.h"
 
+#include "core/heap/heap.h"
 #include "core/heap/processes.h"
 
 #define RELEASED ((uint32_t)1 << 31)

@@ -3,7 +3,10 @@
 #ifndef PH_BLOCK_BLOCK_TABLE_H
 #define PH_BLOCK_BLOCK_TABLE_H
 
-#include "core/block/block.h"
+#include <stdbool.h>
+
+#include "core/base/status.h"
+#include "core/heap/segment.h"
 
 /* All functions look at the number in a home segment's header only: a copy of it
    will do. */

@@ -52,6 +52,7 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "core/heap/extents.h"
 #include "core/heap/processes.h"
 
 #define RECLAIM_BYTE 0              /* of the file: invariant 3 */

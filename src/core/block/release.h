@@ -3,7 +3,10 @@
 #ifndef PH_BLOCK_RELEASE_H
 #define PH_BLOCK_RELEASE_H
 
-#include "core/block/block.h"
+#include <stdbool.h>
+
+#include "core/base/status.h"
+#include "core/heap/segment.h"
 
 /* Retire a block: nobody gets at it any more.  Does nothing if it is retired
    already.  Fails with PH_REFUSED when a live block refers to it. */

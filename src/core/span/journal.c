@@ -32,6 +32,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/heap/extents.h"
+
 static ph_journal *
 journal(void)
 {

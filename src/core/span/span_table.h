@@ -112,12 +112,4 @@ ph_status ph_runs_ready(void);
    O(descriptors). */
 const char *ph_runs_audit(uint64_t *p_where);
 
-/* --- What spans.c has for heap.c ------------------------------------------------------ */
-
-/* In a forked child, between ph_members_after_fork() and ph_members_born(): it holds
-   what its parent held.  Plain C. */
-void ph_spans_after_fork(void);
-/* Give back the memory that is kept for new spans.  How many bytes. */
-uint64_t ph_spans_give_back(void);
-
 #endif

@@ -44,6 +44,7 @@
 
 #include <string.h>
 
+#include "core/heap/extents.h"
 #include "core/heap/processes.h"
 #include "core/ring/ring.h"
 #include "core/span/span_table.h"
@@ -478,9 +479,8 @@ no_slot(void)
 static ph_status
 ready(void)
 {
-    ph_status status = ph_heap_ready();
-    if (status != PH_OK) {
-        return status;
+    if (ph_heap.state != PH_OK) {
+        return ph_heap.state;
     }
     if (ph_member_slot() == PH_MEMBERS) {
         return no_slot();

@@ -66,11 +66,18 @@ ph_status ph_spans_take(const ph_span_id *ids, uint32_t n,
    became free.  O(spans + members). */
 uint64_t ph_spans_sweep(void);
 
+/* Give back the memory that is kept for new spans.  How many bytes. */
+uint64_t ph_spans_give_back(void);
+
 /* For stats(): bytes of the family's live spans, how many, and bytes of memory kept
    for new ones. */
 typedef struct {
     uint64_t bytes, spans, kept;
 } ph_spans_figures;
 ph_spans_figures ph_spans_count(void);
+
+/* In a forked child, with ph_os_lock() held, between ph_members_after_fork() and
+   ph_members_born(): it holds what its parent held.  Plain C. */
+void ph_spans_after_fork(void);
 
 #endif
