@@ -19,6 +19,7 @@
 #include "wire/pickle.h"
 #include "prefork/holes.h"
 #include "core/block/release.h"
+#include "core/ring/ring.h"
 #include "core/span/spans.h"
 #include "module/testing_spans.h"
 #include "freeze/thaw.h"
@@ -1013,6 +1014,7 @@ core_exec(PyObject *module)
     if (ph_layout_init() < 0 || ph_layout_selftest() < 0) {
         return -1;
     }
+    ph_rings_init();
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
                                   .has_datetime = &state->has_datetime,

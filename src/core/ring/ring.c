@@ -1,10 +1,10 @@
-/* ring.c -- a ring of messages between many senders and many receivers, any of
-   whom may be killed at any instruction.
+/* ring.c -- a ring of messages, from many senders to many receivers, any of which may be
+   killed at any instruction.
 
-   Two positions, in bytes, that only grow: senders write behind `tail`, receivers read
-   from `head`; a byte's place is its position modulo the capacity, a power of two.  Each
-   end has a robust lock, so that of all processes one sender and one receiver work at a
-   time, and these two never wait for each other.
+   Two positions, in bytes, only grow: senders write behind `tail`, receivers read from
+   `head`.  A byte's place is its position modulo the capacity, a power of two.  Each end
+   has a robust lock: of all processes one sender and one receiver work at a time, and
+   these two never wait for each other.
 
         head                                 tail
      ---|--record--|----record----|--record--|........free.........|---
@@ -12,45 +12,40 @@
         store head                           store tail
 
    A record is a frame of 16 bytes, the ids of its spans, its bytes, and padding to 16.
-   What does not fit before the end of the memory goes on at its start.
+   A record that does not fit before the end of the memory continues at its start.
 
    Invariants:
 
-   1. A message exists from the store to `tail` until the store to `head`: each is one
-      store, the last thing done under the lock.  Who is killed before it has
-      done nothing, and there is nothing to mend.
-   2. The bytes between head and tail are nobody's to write; the others are
-      written by the owner of the senders' lock.
-   3. With spans, that store is the commit of a transaction of the journal.  The journal
-      looks at the position to learn whether a killed owner came so far.  So who inherits
-      a lock from a dead owner has the journal look first, before any later message moves
-      the position: `mend` stays set until that is done.
-   4. Who waits does so for an end to move: it sets SLEEPERS in that end's `waiting`, looks
-      again, and sleeps while `event` is as it was before.  Who moves the end takes
-      the flag out, and if there was one changes `event` and wakes all.  Both change
-      `waiting` by read-modify-write: so one sees the other's flag, or the other its
-      position.  Nobody is woken when nobody sleeps.
-   5. Who is killed between its store and its wake-up has published, and wakes nobody:
-      so nobody sleeps for longer than SLICE without looking again.
-   6. Watchers are words in a table, WATCHERS in `waiting` says that there are some.  The
-      flag is cleared only after they were rung, and then they are looked through once
-      more, since one may have come meanwhile.  Who is killed while it rings loses at most the one
-      that it had taken out: who watches looks again now and then.
-   7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING, and waits for
-      nobody; a receiver that finds the ring empty seals it with the senders' lock held, so that a
-      sender that had not seen it is done.  Lock order: receivers, senders, the journal.
-   8. Memory behind the messages that wait, of large ones, is bounded by the capacity as
-      well: while so much of it waits, no more is let in.  One such message always
-      is, and any when the count may be off.
-   9. What is read here may be damaged.  A frame has a check word of all of itself, of its
-      spans' ids and of its position; sizes are tested before use.  The bytes are checked by
-      their reader.  The spans of a damaged record stay held: better memory lost than
-      somebody else's hold given back.
-
-   Fairness: the locks are the kernel's, neither FIFO nor unfair.  Who waits for room for a
-   large record says so in `wanted`; smaller ones then leave that much free, so that it
-   does not starve behind them.  Larger ones may overtake.  The word expires, as its
-   owner may be dead. */
+   1. A message exists from the store to `tail` until the store to `head`.  Each is one
+      store, the last thing done under the lock: a process killed before it has done
+      nothing, and there is nothing to mend.
+   2. No process writes the bytes between head and tail; the owner of the senders' lock
+      writes the others.
+   3. With spans, that store commits a transaction of the journal, which looks at the
+      position to learn whether a killed owner came that far.  So the heir of a dead
+      owner's lock has the journal look first, before a later message moves the
+      position: `mend` stays set until that is done.
+   4. A thread that waits for an end sets SLEEPERS in its `waiting`, looks again, and
+      sleeps while `event` is unchanged.  A process that moves the end clears the flag,
+      and if it was set changes `event` and wakes all.  Both change `waiting` by
+      read-modify-write, so that one of them sees the other.
+   5. No thread sleeps for longer than SLICE without looking again: a process killed
+      between its store and its wake-up has published, and wakes no thread.
+   6. WATCHERS in `waiting` says that the table of watchers is not empty.  It is cleared
+      after they were notified, and then the table is searched once more.  A process
+      killed there loses at most the watcher that it had taken out.
+   7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING.  A receiver
+      that finds the ring empty seals it with the senders' lock held: a sender that had
+      not seen CLOSING is done then.  Lock order: receivers, senders, the journal.
+   8. Memory behind the messages that wait is bounded by the capacity as well.  One such
+      message is always let in, and any one when the count may be off.
+   9. Anything read here may be damaged.  A frame has a check word of itself, of its
+      spans' ids and of its position; sizes are tested before use.  The reader checks the
+      bytes.  The spans of a damaged record stay held: better memory lost than a hold
+      given back that is another process's.
+  10. A sender that waits with a large record says so in `wanted`, and smaller ones leave
+      that much free: the locks are not FIFO, and it would starve.  The word expires, as
+      its owner may be dead. */
 
 #include "core/ring/ring.h"
 
@@ -62,11 +57,18 @@
 #define SLICE 200000000u            /* nanoseconds that one sleeps at a time */
 #define ALIGNMENT 16u               /* of records: a frame is never cut in two */
 #define SMALLEST 16384u             /* bytes: half of it has room for the most spans */
-#define LARGE(capacity) ((capacity) / 16)   /* records from here on make others wait */
 #define N_WATCHERS 64u
 #define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
 #define TRIES 32                    /* at a lock, before one sleeps for it */
 #define PAGE 4096u                  /* bytes behind a message are counted in these */
+
+/* Tests set these two, to show that each is needed. */
+#ifndef PH_RING_LARGE_SHARE
+#define PH_RING_LARGE_SHARE 16      /* of the capacity: larger records make others wait */
+#endif
+#ifndef PH_RING_PUBLISH
+#define PH_RING_PUBLISH memory_order_release    /* of the store that moves a position */
+#endif
 
 enum { SLEEPERS = 1, WATCHERS = 2 };            /* in ph_end.waiting */
 enum { OPEN, CLOSING, SEALED };                 /* ph_ring.closed */
@@ -540,7 +542,7 @@ move(ph_end *end, uint64_t position, uint32_t behind)
         atomic_store_explicit(&end->behind, n + behind, memory_order_relaxed);
     }
     ph_death_point();
-    atomic_store_explicit(&end->position, position, memory_order_release);
+    atomic_store_explicit(&end->position, position, PH_RING_PUBLISH);
     ph_death_point();
 }
 
@@ -822,7 +824,8 @@ want(ph_ring *ring, uint64_t record, uint64_t now)
 {
     uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&ring->wanted_until, memory_order_relaxed);
-    if (record >= LARGE(ring->capacity) && (wanted <= record || now >= until)) {
+    if (record >= ring->capacity / PH_RING_LARGE_SHARE
+        && (wanted <= record || now >= until)) {
         atomic_store_explicit(&ring->wanted_until, now + 2 * (uint64_t)SLICE,
                               memory_order_relaxed);
         atomic_store_explicit(&ring->wanted, record, memory_order_relaxed);
@@ -884,11 +887,13 @@ ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
 
 /* --- The end -------------------------------------------------------------------- */
 
-/* Nobody else is there, and who was may have died with a lock: none is taken.  Only
-   reads, since the caller may be killed and another begin anew. */
-void
-ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
+/* For spans.c: no process holds the channel any more.  Call `drop` for each span that each
+   message holds.  Takes no lock, since a process may have died with one; and only reads,
+   since the caller may be killed, and another one begin again. */
+static void
+drop_spans_of_all(void *memory, void (*drop)(ph_span_id id))
 {
+    ph_ring *ring = memory;
     uint64_t head = head_of(ring), tail = tail_of(ring);
     ph_frame frame;
     if (!is_sound(ring) || tail - head > ring->capacity || head % ALIGNMENT) {
@@ -904,4 +909,10 @@ ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
         }
         head += record_size(frame.n_spans, frame.size);
     }
+}
+
+void
+ph_rings_init(void)
+{
+    ph_span_empty_channel = drop_spans_of_all;
 }

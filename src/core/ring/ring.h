@@ -4,8 +4,13 @@
 #ifndef PH_RING_H
 #define PH_RING_H
 
+#include "core/os/os.h"
 #include "core/os/sync.h"
 #include "core/span/spans.h"
+
+/* Have spans.c know how to empty a channel (ph_span_empty_channel).  Once per process,
+   before ph_heap_init(). */
+void ph_rings_init(void);
 
 typedef struct ph_ring ph_ring;     /* at the start of a span of PH_SPAN_CHANNEL */
 
@@ -78,9 +83,5 @@ void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
 extern void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
 /* Of which ring it is told, and that of what: the same in all processes. */
 uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
-
-/* For spans.c: nobody holds the channel any more.  Call `drop` for each span that each
-   message holds. */
-void ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id));
 
 #endif

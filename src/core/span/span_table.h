@@ -5,7 +5,7 @@
 #define PH_SPAN_SPAN_TABLE_H
 
 #include "core/span/journal.h"
-#include "core/span/spans.h"
+#include "core/span/span_id.h"
 
 #define PH_RUNS (2 * PH_SPANS)      /* descriptors: live spans, and free runs between */
 #define PH_CLASSES 256u             /* of free runs, by size */

@@ -27,7 +27,7 @@
    4. `holds` of a member is the number of its bits: with it nobody looks for bits that
       are not there.
    5. A channel's memory is not changed once it is trash.  Its messages' holds are
-      dropped in the order in which ph_ring_empty() names them; `emptied` counts them,
+      dropped in the order in which ph_span_empty_channel() names them; `emptied` counts them,
       in the same transactions.  So who does it anew knows where to go on.
    6. Slow calls are made outside of the locks: memory for a span is allocated when the
       span is ours already.  A forked child forgets what other threads of its parent
@@ -46,7 +46,6 @@
 
 #include "core/heap/extents.h"
 #include "core/heap/processes.h"
-#include "core/ring/ring.h"
 #include "core/span/span_table.h"
 
 #define KEEP_MOST (256 * PH_MIB)
@@ -70,6 +69,8 @@ static uint32_t making_ones;                /* how many of them */
 static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
 static _Atomic uint32_t late_ones;
 static _Atomic uint64_t since_sweep;        /* bytes: see SWEEP_EVERY; without a lock */
+
+void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
 
 /* The channel that this thread empties, and what of it was done before. */
 static _Thread_local uint64_t emptying, to_skip;
@@ -213,7 +214,7 @@ find_live(ph_span_id id)
 
 /* --- Cleaning up ------------------------------------------------------------------------- */
 
-/* Called by ph_ring_empty(), for each hold of a message. */
+/* Called by ph_span_empty_channel(), for each hold of a message. */
 static void
 drop_for_message(ph_span_id id)
 {
@@ -276,7 +277,7 @@ clean_up_one(uint64_t index)
     if (backed && ph_run_kind_of(run) == PH_SPAN_CHANNEL) {
         emptying = index;
         to_skip = run->emptied;
-        ph_ring_empty(ph_address_of(run->offset), drop_for_message);
+        ph_span_empty_channel(ph_address_of(run->offset), drop_for_message);
         ph_death_point();
     }
     if (backed && free_trash(index, true)) {

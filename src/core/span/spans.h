@@ -10,21 +10,11 @@
 #ifndef PH_SPAN_SPANS_H
 #define PH_SPAN_SPANS_H
 
-#include "core/heap/heap.h"
+#include <stdatomic.h>
+#include <stdbool.h>
 
-typedef enum {
-    PH_SPAN_FREE, PH_SPAN_BUFFER, PH_SPAN_CHANNEL, PH_SPAN_MESSAGE,
-} ph_span_kind;
-
-/* Names a span, in messages too: all in the heap's shared tables.  An index is
-   used anew, with another generation. */
-typedef struct {
-    uint32_t index;
-    uint32_t generation;
-} ph_span_id;
-
-#define PH_SPANS 16384u             /* so many at a time */
-#define PH_MESSAGE_SPANS 512u       /* so many can one message hold */
+#include "core/base/status.h"
+#include "core/span/span_id.h"
 
 /* A span of at least `size` bytes, held once by this process.  Its memory is
    allocated (no SIGBUS later), and zeroed if asked for.  PH_NOMEM when there is no
@@ -61,6 +51,11 @@ ph_status ph_spans_publish(const ph_span_id *ids, uint32_t n,
                            _Atomic uint64_t *position, uint64_t value);
 ph_status ph_spans_take(const ph_span_id *ids, uint32_t n,
                         _Atomic uint64_t *position, uint64_t value);
+
+/* Call `drop` for each span that each message in this channel's memory holds, in an order
+   that is always the same.  Set once per process, by ph_rings_init(), before the heap is
+   made: a forked child may give back a channel as its first act. */
+extern void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
 
 /* Give back what dead processes held, and what waits for it.  Returns the bytes that
    became free.  O(spans + members). */
