@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "core/family/family.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "core/span/journal.h"
 
 /* --- Making -------------------------------------------------------------------------- */

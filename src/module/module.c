@@ -8,7 +8,7 @@
 #include "channel/channel.h"
 #include "freeze/audit.h"
 #include "freeze/freeze.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "prefork/immortalize.h"
 #include "interp/lend.h"
 #include "wire/wire.h"
@@ -236,10 +236,28 @@ try_datetime(module_state *state)
     return 0;
 }
 
+/* timezone.utc is static once datetime was imported. */
+static PyObject *
+resolve_static(module_state *state, uint32_t number)
+{
+    PyObject *obj = ph_static_at(number);
+    if (obj == NULL) {
+        if (ph_need_datetime(&state->has_datetime) < 0) {
+            return NULL;
+        }
+        obj = ph_static_at(number);
+    }
+    if (obj == NULL) {
+        PyErr_SetString(state->interp.exceptions.handle_error,
+                        "permaheap: this handle names no static object");
+    }
+    return Py_XNewRef(obj);
+}
+
 static PyObject *
 resolve(module_state *state, const ph_handle *handle)
 {
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_is_span(handle)) {
         return ph_buffer_resolve(state->buffer_type, handle);
@@ -248,20 +266,13 @@ resolve(module_state *state, const ph_handle *handle)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    if (flags & PH_BLOCK_DATETIME) {
-        if (ph_need_datetime(&state->has_datetime) < 0) {
-            return NULL;
-        }
-        if (obj == NULL) {          /* timezone.utc, static once imported */
-            obj = ph_static_at((uint32_t)handle->object);
-        }
+    if (ph_handle_is_number(handle)) {
+        return resolve_static(state, (uint32_t)handle->object);
     }
-    if (obj == NULL) {
-        PyErr_SetString(state->interp.exceptions.handle_error,
-                        "permaheap: this handle names no static object");
+    if ((flags & PH_BLOCK_DATETIME) && ph_need_datetime(&state->has_datetime) < 0) {
         return NULL;
     }
-    return Py_NewRef(obj);
+    return Py_NewRef((PyObject *)obj);
 }
 
 PyDoc_STRVAR(handle_get_doc,
@@ -429,7 +440,10 @@ share(module_state *state, PyObject *obj)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    if (ph_handle_make(obj, &handle) != PH_OK) {
+    if (!ph_heap_contains(obj)) {
+        ph_handle_of_number(ph_static_number(obj), &handle);
+    }
+    else if (ph_handle_make(obj, &handle) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
