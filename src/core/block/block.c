@@ -45,7 +45,7 @@ ph_blocks_after_fork(void)
     nonce_seed = 0;
 }
 
-/* --- Building -------------------------------------------------------------- */
+/* --- Building ----------------------------------------------------------------- */
 
 /* Put the header of a new segment at the front of `open`, which becomes the current
    one.  The caller has seen to its memory. */
@@ -162,7 +162,7 @@ ph_block_grow(ph_block *block, uint64_t size)
     return status;
 }
 
-/* --- The blocks that it refers to ---------------------------------------------- */
+/* --- The blocks that it refers to --------------------------------------------- */
 
 static uint64_t *
 use_slot(const ph_block *block, uint64_t offset)
@@ -271,7 +271,7 @@ ph_block_seal(ph_block *block)
     return status;
 }
 
-/* --- Commit and abort ------------------------------------------------------- */
+/* --- Commit and abort --------------------------------------------------------- */
 
 static void
 write_directory(const ph_open_extent *open, uint64_t segment)

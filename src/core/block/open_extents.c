@@ -44,7 +44,7 @@ ph_open_extents_after_fork(void)
     }
 }
 
-/* --- Acquiring extents ------------------------------------------------------- */
+/* --- Acquiring extents -------------------------------------------------------- */
 
 /* Give up idle ones whose blocks are all gone, so that their extents can be reused. */
 static void

@@ -41,7 +41,7 @@
 #define LEDGER_SHARE 16             /* of the addresses; blocks have 88 bytes or
                                        more, their word in the block table has 4 */
 
-/* --- The header -------------------------------------------------------------- */
+/* --- The header --------------------------------------------------------------- */
 
 /* Reserve range and window together, as large as RLIMIT_AS and RLIMIT_FSIZE allow. */
 static int
@@ -126,7 +126,7 @@ choose_mapping(void)
     }
 }
 
-/* --- Around a fork ----------------------------------------------------------- */
+/* --- Around a fork ------------------------------------------------------------ */
 
 static void
 before_fork(void)
@@ -155,7 +155,7 @@ after_fork_child(void)
     ph_os_unlock();
 }
 
-/* --- Creation ---------------------------------------------------------------- */
+/* --- Creation ----------------------------------------------------------------- */
 
 static int
 fill_header(ph_header *header)

@@ -30,7 +30,7 @@ ph_tag(const uint64_t *words, size_t n)
     return ph_siphash(ph_heap.header->key, words, n);
 }
 
-/* --- Handles ------------------------------------------------------------------- */
+/* --- Handles ------------------------------------------------------------------ */
 
 static uint64_t
 tag_of(uint64_t nonce, const ph_handle *handle)
@@ -94,7 +94,7 @@ ph_handle_is_span(const ph_handle *handle)
     return handle->block == PH_HANDLE_SPAN;
 }
 
-/* --- Resolving ------------------------------------------------------------------ */
+/* --- Resolving ---------------------------------------------------------------- */
 
 static ph_status
 bad_handle(void)
@@ -194,7 +194,7 @@ ph_handle_span(const ph_handle *handle, ph_span_id *id)
     return status;
 }
 
-/* --- Blocks ---------------------------------------------------------------------- */
+/* --- Blocks ------------------------------------------------------------------- */
 
 static ph_status
 check_root(const ph_segment *home, uint64_t object)

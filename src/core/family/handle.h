@@ -37,14 +37,14 @@ uint64_t ph_tag(const uint64_t *words, size_t n);
 /* Fail with PH_BAD_HANDLE: this thing ("handle") comes from another family. */
 ph_status ph_foreign(const char *thing);
 
-/* --- Making, after ph_heap_ready().  O(1) -------------------------------------- */
+/* --- Making, after ph_heap_ready().  O(1) ------------------------------------- */
 
 /* Name a permanent object in the heap, unless its block was released. */
 ph_status ph_handle_make(const void *obj, ph_handle *handle);
 void ph_handle_of_number(uint32_t number, ph_handle *handle);
 void ph_handle_of_span(ph_span_id id, ph_handle *handle);
 
-/* --- Resolving.  O(1) ----------------------------------------------------------- */
+/* --- Resolving.  O(1) --------------------------------------------------------- */
 
 /* The object, and the flags of its block.  Of a handle that is whole but names a number
    (handle->object) or a span, NULL and 0. */

@@ -45,7 +45,7 @@ static uint32_t seen_generation[PH_MAX_EXTENTS];
 static _Atomic uint64_t mapped_units[UNITS / 64];
 static _Atomic uint64_t mapped_span_units[UNITS / 64];
 
-/* --- Mapping -------------------------------------------------------------- */
+/* --- Mapping ------------------------------------------------------------------ */
 
 static bool
 is_current(uint32_t index)
@@ -120,7 +120,7 @@ ph_extent_seen_filled(uint32_t index)
     return seen_filled[index] == NOT_MAPPED ? 0 : seen_filled[index] - MAPPED_MARK;
 }
 
-/* --- Refreshing ----------------------------------------------------------- */
+/* --- Refreshing --------------------------------------------------------------- */
 
 /* Keep invariant 6 of heap.c.  Pages filled before we last looked are whole; pages
    behind have held no object that we could have written to. */
@@ -195,7 +195,7 @@ ph_extent_seen(uint32_t index)
         MAPPED_MARK + atomic_load(&ph_heap.header->extent[index].filled);
 }
 
-/* --- The window ----------------------------------------------------------- */
+/* --- The window --------------------------------------------------------------- */
 
 ph_status
 ph_window_ready(void)
@@ -245,7 +245,7 @@ ph_extent_open(uint32_t index)
     return status == PH_OK ? open_window(&ph_heap.header->extent[index]) : status;
 }
 
-/* --- Claiming ------------------------------------------------------------- */
+/* --- Claiming ----------------------------------------------------------------- */
 
 /* Claim *p_size addresses, or as many as are left if that is at least `least`: their
    offset, or 0. */
@@ -324,7 +324,7 @@ ph_extent_claim_spans(uint64_t least, uint64_t hint, uint32_t *p_index)
     return status;
 }
 
-/* --- How far it is filled ------------------------------------------------- */
+/* --- How far it is filled ----------------------------------------------------- */
 
 static uint64_t
 nonce_in_file(uint64_t segment)
@@ -372,7 +372,7 @@ ph_heap_used(void)
     return used - (released < used ? released : used);
 }
 
-/* --- Owning --------------------------------------------------------------- */
+/* --- Owning ------------------------------------------------------------------- */
 
 /* Keep invariant 3 of heap.c. */
 bool

@@ -23,7 +23,7 @@ uint64_t ph_extent_fill(const ph_extent *extent);
 /* How far extent `index` was filled at the last refresh, in bytes. */
 uint64_t ph_extent_seen_filled(uint32_t index);
 
-/* --- All below with ph_os_lock() held ---------------------------------------- */
+/* --- All below with ph_os_lock() held ----------------------------------------- */
 
 /* Reserve this process's window, unless it has one. */
 ph_status ph_window_ready(void);

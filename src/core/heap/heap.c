@@ -2,48 +2,40 @@
 
    The *heap* is a range of addresses, reserved once with PROT_NONE and backed by one
    memfd; forks inherit both.  It starts with the *header* (header.h) and its tables,
-   mapped MAP_SHARED.  The rest is cut into *extents* (extents.c), claimed from the
-   front: of permanent blocks, or of spans.  A *builder*, a process that freezes, writes
-   permanent blocks through its *window*: a second range of the same size, at a constant
-   distance, that no forked child inherits.
+   mapped MAP_SHARED.  The rest is cut into *extents* (extents.c), of permanent blocks or
+   of spans.  A *builder*, a process that freezes, writes blocks through its *window*: a
+   second range of the same size, at a constant distance, that no forked child inherits.
 
         base                                                     base + size
         | header | tables    | extent | extent | ... | not claimed yet      |
           MAP_SHARED           MAP_PRIVATE (or read-only)   PROT_NONE
 
-        base + window: the same file, MAP_SHARED, only in the builder,
-                       only where it builds; MADV_DONTFORK
+        base + window: the same file, MAP_SHARED, where the builder builds
 
-   Invariants, cited elsewhere as those of heap.c.  The file that keeps each of them is
-   in parentheses:
+   Invariants, cited elsewhere as those of heap.c (kept by the file in parentheses):
 
-   1. The range of addresses is the same in the whole family, and no part of it is ever
-      free for another mmap: pieces are replaced by MAP_FIXED (extents.c).
-   2. A committed byte never changes, until its block has been released and no process
-      can see it (release.c); a segment's header never does.  A process reads it from
-      the file, or from a page that it copied itself by a stray write.
+   1. The range is the same in the whole family, and no part of it is ever free for another
+      mmap: pieces are replaced by MAP_FIXED (extents.c).
+   2. A committed byte never changes, until its block has been released and no process can
+      see it (release.c); a segment's header never does.  A process reads it from the file,
+      or from a page that it copied itself by a stray write.
    3. Only an extent's owner writes to it, only at or behind `filled`, only through its
       window (block.c).  An owner is a live process that holds the record lock on the
-      extent's first byte.  The kernel drops the lock when the owner dies; the process
-      that gets it then, and finds the pid gone, owns the rest of the extent
-      (extents.c).  No process waits for such a lock.
-   4. `extents`, `claimed` and `published` only grow, by atomic additions: a process
-      that is killed between two of them loses addresses, no memory (extents.c).
-   5. A block is committed by one atomic store of the `filled` of the extent that holds
-      its header (block.c).  The extents that it spilled into announce the block before
-      (spill_*), so that an heir can tell what they hold (extents.c).
-   6. A reader that finds `published` changed maps the new extents.  It also updates
-      each page that was only partly filled when it last looked: a page that it has
-      copied by a stray write does not see later blocks arrive.  Its own writes there
-      stay (an interned str must) (extents.c).
+      extent's first byte.  The kernel drops a dead owner's lock; the process that gets it
+      then owns the rest (extents.c).  No process waits for such a lock.
+   4. `extents`, `claimed` and `published` only grow, by atomic additions: a process killed
+      between two of them loses addresses, no memory (extents.c).
+   5. A block is committed by one store of the `filled` of its home's extent (block.c).  The
+      extents that it spilled into announce it before, for their heirs (extents.c).
+   6. A reader that finds `published` changed maps the new extents, and updates each page
+      that was partly filled when it last looked: a copy made by a stray write does not
+      show later blocks.  Its own writes there stay (an interned str must) (extents.c).
    7. The core runs no Python code.  The process lock is held for a few system calls at
-      most, also by fork, so that a child never inherits a half-made mapping (family.c).
-   8. An extent whose blocks are all gone may be reused, in a new generation
-      (release.c).  A process that has it mapped maps it again when it notices: a page
-      that it copied by a stray write would stay as it is for ever (extents.c).
+      most, also by fork: a child never inherits a half-made mapping (family.c).
+   8. An extent whose blocks are all gone may be reused, in a new generation (release.c).
+      Then a process maps it again: its copied pages would never change (extents.c).
 
-   State: the header belongs to the family, `ph_heap` to this process.  Both outlive
-   every interpreter. */
+   State: the header belongs to the family, `ph_heap` to this process. */
 
 #include "core/heap/heap.h"
 
@@ -66,7 +58,7 @@ const char *const ph_kind_names[PH_KINDS] = {
     "shared keys",
 };
 
-/* --- The file ---------------------------------------------------------------- */
+/* --- The file ----------------------------------------------------------------- */
 
 ph_status
 ph_system_failure(const char *what, uint64_t size, int err)
@@ -105,7 +97,7 @@ ph_show_bytes(void *at, const void *bytes, uint64_t size)
     }
 }
 
-/* --- Its memory -------------------------------------------------------------- */
+/* --- Its memory --------------------------------------------------------------- */
 
 /* Compare with what is left to this process.  Asking the kernel means reading a dozen
    small files: once for each ALLOWANCE_MOST bytes, or for half of what is left if that

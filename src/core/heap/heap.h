@@ -35,7 +35,7 @@ typedef struct {
 
 extern ph_heap_process ph_heap;
 
-/* --- Addresses -------------------------------------------------------------- */
+/* --- Addresses ---------------------------------------------------------------- */
 
 static inline uint64_t
 ph_page_down(uint64_t n)
@@ -97,7 +97,7 @@ void ph_show_bytes(void *at, const void *bytes, uint64_t size);
 /* Fail because a system call did: "permaheap: cannot <what> (<size> bytes): ...". */
 ph_status ph_system_failure(const char *what, uint64_t size, int err);
 
-/* --- Its memory ---------------------------------------------------------------- */
+/* --- Its memory --------------------------------------------------------------- */
 
 /* Memory for [offset, offset + size), inside one extent, and for its part of the
    directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may
