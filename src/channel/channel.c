@@ -18,6 +18,7 @@
 
 #include <string.h>
 
+#include "core/family/family.h"
 #include "core/ring/notify.h"
 #include "channel/channel_object.h"
 

@@ -32,7 +32,7 @@
 
 #include "share/buffer.h"
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "wire/pickle.h"
 
 enum { PH_OBJECT = 1, PH_VALUE = 2, PH_PICKLE = 3, PH_IN_SPAN = 0x100 };
@@ -505,7 +505,7 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         || ph_read_word(reader, &handle.tag) < 0) {
         return NULL;
     }
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
         ph_raise(parcels->exceptions);

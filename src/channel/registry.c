@@ -13,7 +13,8 @@
 
 #include <string.h>
 
-#include "share/handle.h"
+#include "core/family/family.h"
+#include "core/family/handle.h"
 #include "core/span/journal.h"
 
 /* --- Making -------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "core/heap/extents.h"
 #include "state/memo.h"
 #include "core/span/span_table.h"
 

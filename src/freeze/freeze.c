@@ -28,6 +28,7 @@
 
 #include "freeze/freezer.h"
 #include "core/block/block_table.h"
+#include "core/family/family.h"
 
 #define SIGNALS_EVERY 65536         /* visits between two looks at signals */
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
@@ -938,7 +939,7 @@ freezer_init(ph_freezer *fz, const ph_interpreter *interp, PyObject *default_)
     ph_atoms_init(&fz->atoms);
     ph_memo_init(&fz->memo);
     ph_shapes_init(&fz->shapes);
-    if (ph_block_begin(&fz->block) != PH_OK) {
+    if (ph_heap_ready() != PH_OK || ph_block_begin(&fz->block) != PH_OK) {
         return core_failed(fz);
     }
     fz->begun = true;

@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "core/family/family.h"
+
 /* A new instance.  The types are gone when the interpreter's modules are. */
 static void *
 instance_new(PyTypeObject *type)

@@ -8,15 +8,18 @@
 #include "channel/channel.h"
 #include "freeze/audit.h"
 #include "freeze/freeze.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "prefork/immortalize.h"
 #include "interp/lend.h"
 #include "wire/wire.h"
 #include "cow/object_map.h"
+#include "core/family/family.h"
+#include "core/heap/extents.h"
 #include "core/os/page_faults.h"
 #include "wire/pickle.h"
 #include "prefork/holes.h"
 #include "core/block/release.h"
+#include "core/ring/ring.h"
 #include "core/span/spans.h"
 #include "module/testing_spans.h"
 #include "freeze/thaw.h"
@@ -233,10 +236,28 @@ try_datetime(module_state *state)
     return 0;
 }
 
+/* timezone.utc is static once datetime was imported. */
+static PyObject *
+resolve_static(module_state *state, uint32_t number)
+{
+    PyObject *obj = ph_static_at(number);
+    if (obj == NULL) {
+        if (ph_need_datetime(&state->has_datetime) < 0) {
+            return NULL;
+        }
+        obj = ph_static_at(number);
+    }
+    if (obj == NULL) {
+        PyErr_SetString(state->interp.exceptions.handle_error,
+                        "permaheap: this handle names no static object");
+    }
+    return Py_XNewRef(obj);
+}
+
 static PyObject *
 resolve(module_state *state, const ph_handle *handle)
 {
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_is_span(handle)) {
         return ph_buffer_resolve(state->buffer_type, handle);
@@ -245,20 +266,13 @@ resolve(module_state *state, const ph_handle *handle)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    if (flags & PH_BLOCK_DATETIME) {
-        if (ph_need_datetime(&state->has_datetime) < 0) {
-            return NULL;
-        }
-        if (obj == NULL) {          /* timezone.utc, static once imported */
-            obj = ph_static_at((uint32_t)handle->object);
-        }
+    if (ph_handle_is_number(handle)) {
+        return resolve_static(state, (uint32_t)handle->object);
     }
-    if (obj == NULL) {
-        PyErr_SetString(state->interp.exceptions.handle_error,
-                        "permaheap: this handle names no static object");
+    if ((flags & PH_BLOCK_DATETIME) && ph_need_datetime(&state->has_datetime) < 0) {
         return NULL;
     }
-    return Py_NewRef(obj);
+    return Py_NewRef((PyObject *)obj);
 }
 
 PyDoc_STRVAR(handle_get_doc,
@@ -426,7 +440,10 @@ share(module_state *state, PyObject *obj)
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
-    if (ph_handle_make(obj, &handle) != PH_OK) {
+    if (!ph_heap_contains(obj)) {
+        ph_handle_of_number(ph_static_number(obj), &handle);
+    }
+    else if (ph_handle_make(obj, &handle) != PH_OK) {
         ph_raise(&state->interp.exceptions);
         return NULL;
     }
@@ -1011,6 +1028,7 @@ core_exec(PyObject *module)
     if (ph_layout_init() < 0 || ph_layout_selftest() < 0) {
         return -1;
     }
+    ph_rings_init();
     ph_heap_init();
     state->travels = (ph_travels){.exceptions = &interp->exceptions, .interp = interp,
                                   .has_datetime = &state->has_datetime,

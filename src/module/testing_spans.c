@@ -4,6 +4,7 @@
 
 #include "module/testing_spans.h"
 
+#include "core/family/family.h"
 #include "core/ring/ring.h"
 #include "core/span/span_table.h"
 
@@ -37,10 +38,12 @@ span_new(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     }
     ph_span_id id;
-    ph_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = ph_span_new((ph_span_kind)kind, size, zeroed, &id);
-    Py_END_ALLOW_THREADS
+    ph_status status = ph_heap_ready();
+    if (status == PH_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ph_span_new((ph_span_kind)kind, size, zeroed, &id);
+        Py_END_ALLOW_THREADS
+    }
     return status == PH_OK ? PyLong_FromUnsignedLongLong(name_of(id))
                            : raise_status(status);
 }

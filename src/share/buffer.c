@@ -27,6 +27,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "core/family/family.h"
+
 #define LARGE (256 * (Py_ssize_t)PH_KIB)    /* from here on without the GIL */
 #define PIN "permaheap.Buffer in a message"
 #define READONLY 1u                 /* flag of a Buffer in a message */

@@ -3,7 +3,7 @@
 #ifndef PH_SHARE_BUFFER_H
 #define PH_SHARE_BUFFER_H
 
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "wire/wire.h"
 
 /* Make the type for this interpreter, add it to the module, whose state begins with

@@ -22,7 +22,8 @@
 #include <string.h>
 
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/family.h"
+#include "core/family/handle.h"
 
 #define LARGE 65536                 /* bytes from which on the collector waits */
 #define FRAMES_AT_HAND 16           /* so many take no memory */
@@ -447,7 +448,7 @@ read_permanent(reading *r)
     }
     memcpy(handle.family, ph_heap.header->family, sizeof(handle.family));
     memcpy(&handle.block, bytes, rest);
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
         ph_raise(r->travels->exceptions);

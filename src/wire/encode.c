@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 
 #define SLOTS_LEAST 64u
 #define SLOTS_KEPT 16384u           /* a larger memo, and */

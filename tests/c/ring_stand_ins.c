@@ -53,6 +53,8 @@ ph_journal_mend(void)
     return PH_OK;
 }
 
+void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
+
 /* Span 0 does not exist; the others always do. */
 static ph_status
 move_with(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position, uint64_t value)
