@@ -3,7 +3,7 @@
 #ifndef PH_COW_OBJECT_MAP_H
 #define PH_COW_OBJECT_MAP_H
 
-#include "freeze/freeze.h"
+#include "state/errors.h"
 
 /* Write a map of all that the items of `roots`, a list, reach into an anonymous
    file, and return its descriptor; -1 with an exception.  Nothing is counted

@@ -6,7 +6,7 @@
 #include "layout/layout.h"
 
 /* What an interpreter has taken.  Zero at first. */
-typedef struct {
+typedef struct ph_filling {
     ph_taken pools;                 /* of the allocator of objects */
     ph_free_chunks heap;            /* of the C library */
     uint64_t full_round;            /* bytes that the last full round took */

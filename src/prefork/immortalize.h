@@ -3,7 +3,7 @@
 #ifndef PH_PREFORK_IMMORTALIZE_H
 #define PH_PREFORK_IMMORTALIZE_H
 
-#include "freeze/freeze.h"
+#include "state/interpreter.h"
 
 /* Pin all that the items of `roots`, a list, reach; if `strict`, except what
    must be able to die; if `warm`, prepare code for its first run.  Returns (objects, bytes, left): counts and bytes by

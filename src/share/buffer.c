@@ -54,7 +54,7 @@ buffer_of(PyObject *op)
 static const ph_exceptions *
 exceptions_of(PyTypeObject *type)
 {
-    return PyType_GetModuleState(type);
+    return &ph_interpreter_of_type(type)->exceptions;
 }
 
 static int
@@ -128,7 +128,7 @@ take_hold(BufferObject *self, ph_span_id id)
 static PyObject *
 buffer_onto(PyTypeObject *type, ph_span_id id, bool readonly)
 {
-    BufferObject *self = buffer_of(type->tp_alloc(type, 0));
+    BufferObject *self = buffer_of(ph_instance_new(type));
     if (self == NULL) {
         return NULL;
     }
@@ -412,9 +412,19 @@ buffer_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 
 /* --- Handing it on ------------------------------------------------------------------ */
 
-PyObject *
-ph_buffer_move(PyTypeObject *type, PyObject *obj)
+PyDoc_STRVAR(move_doc,
+"move($module, buf, /)\n--\n\n"
+"Take a Buffer's ownership, to hand it on: a new Buffer onto the same memory,\n"
+"on the move; buf itself is released.\n\n"
+"A Channel takes it over when the message was sent; if that fails it is still\n"
+"yours.  Raises BufferError while a view exports buf, ValueError when it is\n"
+"released, TypeError for what is no Buffer.  O(1), whatever its size.\n\n"
+"The idea is from the actor languages: what is sent is no longer the sender's.");
+
+static PyObject *
+core_move(PyObject *module, PyObject *obj)
 {
+    PyTypeObject *type = ph_interpreter_of(module)->buffer_type;
     BufferObject *self = buffer_of(obj);
     if (Py_TYPE(obj) != type) {
         PyErr_Format(PyExc_TypeError, "move: a Buffer is needed, not %s",
@@ -518,19 +528,6 @@ buffer_write(ph_writer *writer, PyObject *op)
     return ph_write_span(writer, self->span);
 }
 
-static PyObject *buffer_read(const ph_travels *travels, ph_reader *reader);
-
-/* Ours in that interpreter. */
-static PyTypeObject *
-type_in(const ph_travels *travels)
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->read != buffer_read) {
-        traveller++;
-    }
-    return traveller->type;
-}
-
 /* A Buffer with a hold of its own, if the span is a Buffer's, and then the hold of
    the message is no longer needed. */
 static PyObject *
@@ -546,7 +543,7 @@ buffer_read(const ph_travels *travels, ph_reader *reader)
         ph_message_damaged(travels, "a Buffer of an unknown kind");
     }
     else {
-        self = buffer_onto(type_in(travels), id, flags & READONLY);
+        self = buffer_onto(travels->interp->buffer_type, id, flags & READONLY);
     }
     ph_span_drop(id);
     return self;
@@ -613,16 +610,22 @@ static PyType_Spec buffer_spec = {
     .slots = buffer_slots,
 };
 
+static PyMethodDef buffer_functions[] = {
+    {"move", core_move, METH_O, move_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 int
-ph_buffer_add(PyObject *module, ph_travels *travels, PyTypeObject **p_type)
+ph_buffer_add(PyObject *module)
 {
-    *p_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec, NULL);
-    if (*p_type == NULL || PyModule_AddType(module, *p_type) < 0) {
+    ph_interpreter *interp = ph_interpreter_of(module);
+    interp->buffer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec,
+                                                                   NULL);
+    if (interp->buffer_type == NULL || PyModule_AddType(module, interp->buffer_type) < 0) {
         return -1;
     }
-    assert(travels->n < PH_TRAVELLERS);
-    travels->traveller[travels->n++] = (ph_traveller){
-        .type = *p_type, .write = buffer_write, .read = buffer_read,
-    };
-    return 0;
+    ph_travels_add(interp->wire, (ph_traveller){
+        .type = interp->buffer_type, .write = buffer_write, .read = buffer_read,
+    });
+    return PyModule_AddFunctions(module, buffer_functions);
 }

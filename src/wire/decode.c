@@ -78,7 +78,7 @@ typedef struct {
 int
 ph_message_damaged(const ph_travels *travels, const char *what)
 {
-    PyErr_Format(travels->exceptions->message_error,
+    PyErr_Format(travels->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %s", what);
     return -1;
 }
@@ -94,8 +94,8 @@ damaged(const reading *r, const char *what)
 static void
 blame_message(const reading *r)
 {
-    if (r->blameless || PyErr_ExceptionMatches(r->travels->exceptions->handle_error)
-        || PyErr_ExceptionMatches(r->travels->exceptions->message_error)
+    if (r->blameless || PyErr_ExceptionMatches(r->travels->interp->exceptions.handle_error)
+        || PyErr_ExceptionMatches(r->travels->interp->exceptions.message_error)
         || !(PyErr_ExceptionMatches(PyExc_TypeError)
              || PyErr_ExceptionMatches(PyExc_ValueError)
              || PyErr_ExceptionMatches(PyExc_OverflowError)
@@ -103,7 +103,7 @@ blame_message(const reading *r)
         return;
     }
     PyObject *cause = PyErr_GetRaisedException();
-    PyErr_Format(r->travels->exceptions->message_error,
+    PyErr_Format(r->travels->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %S", cause);
     Py_DECREF(cause);
 }
@@ -345,7 +345,7 @@ read_key(reading *r)
         return NULL;
     }
     PyObject **kept = n < 2 || n > KEY_MOST ? NULL
-                      : &r->travels->keys[place_of_key(bytes, n)];
+                      : &r->travels->kept->keys[place_of_key(bytes, n)];
     if (kept != NULL && *kept != NULL && (size_t)PyUnicode_GET_LENGTH(*kept) == n
         && memcmp(PyUnicode_1BYTE_DATA(*kept), bytes, n) == 0) {
         return Py_NewRef(*kept);
@@ -429,7 +429,7 @@ read_plain(reading *r, uint8_t tag)
 static int
 need_datetime(const reading *r)
 {
-    return ph_need_datetime(r->travels->has_datetime);
+    return ph_need_datetime(&r->travels->interp->has_datetime);
 }
 
 static PyObject *
@@ -442,7 +442,7 @@ read_permanent(reading *r)
         return NULL;
     }
     if (ph_heap_ready() != PH_OK) {
-        ph_raise(r->travels->exceptions);
+        ph_raise(&r->travels->interp->exceptions);
         return NULL;
     }
     memcpy(handle.family, ph_heap.header->family, sizeof(handle.family));
@@ -450,7 +450,7 @@ read_permanent(reading *r)
     PyObject *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
-        ph_raise(r->travels->exceptions);
+        ph_raise(&r->travels->interp->exceptions);
         return NULL;
     }
     if ((flags & PH_BLOCK_DATETIME) && need_datetime(r) < 0) {
@@ -644,7 +644,7 @@ static void
 first_ballast(reading *r)
 {
     size_t size = left(r);
-    size_t part = size < FOR_A_BLOCK ? r->travels->ballast->turn % 8 : 0;
+    size_t part = size < FOR_A_BLOCK ? r->travels->kept->ballast_turn % 8 : 0;
     r->next_block = size < SHORTEST ? 0 : size - size / 8 * part;
 }
 
@@ -652,8 +652,8 @@ first_ballast(reading *r)
 static Py_NO_INLINE void
 add_ballast(reading *r, PyObject *made)
 {
-    ph_ballast *ballast = r->travels->ballast;
-    void **block = &ballast->block[ballast->turn++ % PH_BALLAST];
+    ph_wire_kept *kept = r->travels->kept;
+    void **block = &kept->ballast[kept->ballast_turn++ % PH_BALLAST];
     PyObject_Free(*block);
     *block = PyObject_Malloc(ph_front_size(Py_TYPE(made)) + ph_body_size(made));
     r->next_block = left(r) < FOR_A_BLOCK ? 0 : left(r) - FOR_A_BLOCK;
@@ -1168,6 +1168,18 @@ drop_all(reading *r)
     }
     if (r->memo != r->memo_at_hand) {
         ph_free(r->memo);
+    }
+}
+
+void
+ph_wire_kept_clear(ph_wire_kept *kept)
+{
+    for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
+        Py_CLEAR(kept->keys[i]);
+    }
+    for (size_t i = 0; i < PH_BALLAST; i++) {
+        PyObject_Free(kept->ballast[i]);
+        kept->ballast[i] = NULL;
     }
 }
 

@@ -72,7 +72,7 @@ static int write_value(writing *w, PyObject *obj);
 static int
 core_failed(const writing *w)
 {
-    return ph_raise(w->travels->exceptions);
+    return ph_raise(&w->travels->interp->exceptions);
 }
 
 /* --- Bytes ------------------------------------------------------------------------ */
@@ -751,6 +751,13 @@ number_of_traveller(const ph_travels *travels, PyObject *obj)
         i++;
     }
     return i;
+}
+
+void
+ph_travels_add(ph_travels *travels, ph_traveller traveller)
+{
+    assert(travels->n < PH_TRAVELLERS);
+    travels->traveller[travels->n++] = traveller;
 }
 
 bool

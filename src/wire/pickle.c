@@ -90,7 +90,7 @@ ph_pickles_clear(ph_pickles *pickles)
 static PyObject *
 persistent_id(PyObject *bound, PyObject *obj)
 {
-    const ph_pickles *pickles = ph_pickles_of(PyTuple_GET_ITEM(bound, 0));
+    const ph_pickles *pickles = ph_interpreter_of(PyTuple_GET_ITEM(bound, 0))->pickles;
     if (!ph_travels_by_name(pickles->travels, obj)) {
         Py_RETURN_NONE;
     }

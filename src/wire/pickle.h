@@ -14,9 +14,6 @@ typedef struct ph_pickles {
     PyObject *bytes_io, *loads;
 } ph_pickles;
 
-/* The part of a module's state; by module.c. */
-ph_pickles *ph_pickles_of(PyObject *module);
-
 int ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg);
 void ph_pickles_clear(ph_pickles *pickles);
 

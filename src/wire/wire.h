@@ -12,8 +12,8 @@
 #ifndef PH_WIRE_H
 #define PH_WIRE_H
 
-#include "freeze/freeze.h"
 #include "core/span/spans.h"
+#include "state/interpreter.h"
 
 struct ph_travels;
 struct ph_write_slot;
@@ -54,9 +54,9 @@ typedef struct {
 
 typedef struct ph_travels ph_travels;
 
-/* A type whose objects travel by what names them: Buffer (moved or shared), Channel,
-   Handle, Loan.  Each has a file of its own, which enters it in the interpreter's
-   table: all of them in the same order in all interpreters of the family. */
+/* A type whose objects travel by name: Buffer (moved or shared), Channel, Handle, Loan and
+   Borrowed.  The file of each type enters it in the interpreter's table, in the same order
+   in all interpreters of the family. */
 typedef struct {
     PyTypeObject *type;             /* exact; borrowed */
     /* Append what names obj, with the ph_write_* functions.  -1 with an exception.
@@ -64,35 +64,30 @@ typedef struct {
     int (*write)(ph_writer *writer, PyObject *obj);
     /* Make the object.  NULL with an exception.  Runs no Python code. */
     PyObject *(*read)(const ph_travels *travels, ph_reader *reader);
-    void *context;                  /* for `read`: the type's module state */
 } ph_traveller;
 
 #define PH_TRAVELLERS 8
 
-/* Short str that were keys of dicts in earlier messages: the same names come again and
-   again, and making and hashing one takes longer than finding it.  By their bytes;
-   owned, or NULL. */
+/* Kept from message to message by decode.c, which explains why.  All owned, or NULL. */
 #define PH_KEYS_KEPT 256u
-
-/* Blocks of memory that stay allocated among the objects of the last values: see
-   decode.c. */
 #define PH_BALLAST 64u
 typedef struct {
-    void *block[PH_BALLAST];        /* owned, or NULL */
-    uint32_t turn;                  /* so many were put there so far */
-} ph_ballast;
+    PyObject *keys[PH_KEYS_KEPT];   /* short str, at a place that their bytes tell */
+    void *ballast[PH_BALLAST];      /* blocks of memory */
+    uint32_t ballast_turn;          /* blocks allocated so far */
+} ph_wire_kept;
 
-/* Per interpreter. */
+/* The wire's part of an interpreter's state. */
 struct ph_travels {
-    const ph_exceptions *exceptions;
-    const ph_interpreter *interp;
-    bool *has_datetime;             /* imported in this interpreter */
-    PyObject **keys;                /* PH_KEYS_KEPT of them */
-    ph_ballast *ballast;
-    struct ph_pickles *pickles;     /* for what is not ours */
+    ph_interpreter *interp;
+    ph_wire_kept *kept;
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;
 };
+
+/* Enter a type in the table. */
+void ph_travels_add(ph_travels *travels, ph_traveller traveller);
+void ph_wire_kept_clear(ph_wire_kept *kept);
 
 /* Append.  -1 with MemoryError. */
 int ph_write_word(ph_writer *writer, uint64_t word);
