@@ -786,10 +786,9 @@ TABLE = """
 import ctypes, os, struct, sys
 import permaheap
 from permaheap import freeze, forget, reclaim, release, stats
-from processes import Child, Extent, Header, handle_of, heap_file, memory, name_of
+from processes import STRUCTS, Child, handle_of, heap_file, memory, name_of
 
-MEMBER, MEMBERS = 64, 1024
-start = ctypes.sizeof(Header) + 16384 * (ctypes.sizeof(Extent) + 4)
+start, MEMBER, MEMBERS = STRUCTS["ph_header"]["member"]
 
 def members():
     table = os.pread(heap_file(), MEMBER * MEMBERS, start)
