@@ -55,8 +55,8 @@ core_record_faults(PyObject *Py_UNUSED(module), PyObject *args)
 
 PyDoc_STRVAR(take_faults_doc,
 "_take_faults($module, ring, /)\n--\n\n"
-"Take what is in a ring (its mapping): (bytes of ph_first_write, how many were\n"
-"lost).");
+"Take the records out of a ring (its mapping): (bytes of ph_first_write, how\n"
+"many were lost).");
 
 static PyObject *
 core_take_faults(PyObject *Py_UNUSED(module), PyObject *ring)
@@ -65,7 +65,7 @@ core_take_faults(PyObject *Py_UNUSED(module), PyObject *ring)
     if (PyObject_GetBuffer(ring, &buffer, PyBUF_WRITABLE) < 0) {
         return NULL;
     }
-    size_t most = (size_t)buffer.len / 48;      /* what fits into it, about */
+    size_t most = (size_t)buffer.len / 48;      /* about as many as fit into it */
     PyObject *bytes = PyBytes_FromStringAndSize(
         NULL, (Py_ssize_t)(most * sizeof(ph_first_write)));
     uint64_t lost = 0;
@@ -81,7 +81,7 @@ core_take_faults(PyObject *Py_UNUSED(module), PyObject *ring)
 
 PyDoc_STRVAR(trace_begin_doc,
 "_trace_begin($module, fd, /)\n--\n\n"
-"Let children say in this file where they begin; see trace.c.  Raises OSError.");
+"Let children record themselves in this file; see trace.c.  Raises OSError.");
 
 static PyObject *
 core_trace_begin(PyObject *Py_UNUSED(module), PyObject *number)

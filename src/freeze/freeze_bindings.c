@@ -11,14 +11,15 @@ PyDoc_STRVAR(freeze_doc,
 "Copy a graph of objects into the permanent heap and return the copy.\n\n"
 "The copy is made of plain built-in types: tuple for list, frozenset for set,\n"
 "bytes for bytearray, a read-only mapping for dict.  Equal atoms are stored\n"
-"once; what was one container stays one, what was two stays two.  What is\n"
-"permanent already is kept by reference.\n\n"
-"Of any other object its __freeze__() is frozen, or else default(obj).\n\n"
+"once; a shared container stays shared, and two equal ones stay two.  Objects\n"
+"that are permanent already are kept by reference.\n\n"
+"In place of an object of any other type, its __freeze__() is frozen, or else\n"
+"default(obj).\n\n"
 "Raises FreezeError (a TypeError with the place as .path) for a cycle, for an\n"
-"object of another type, and for keys that will not do once they are frozen;\n"
-"MemoryError when the heap or the memory is full; whatever __freeze__() or\n"
-"default() raise, with a note that names the place.  Then nothing is left in\n"
-"the heap.  O(number of objects).\n\n"
+"object of another type, and for keys that clash or cannot be hashed once they\n"
+"are frozen; MemoryError when the heap or the memory is full; whatever\n"
+"__freeze__() or default() raises, with a note that names the place.  Then\n"
+"nothing is left in the heap.  O(number of objects).\n\n"
 "The idea is from the discussion of PEP 683: immortal objects in pages of\n"
 "their own, so that reading never writes and copy-on-write never copies.");
 
@@ -66,7 +67,7 @@ PyDoc_STRVAR(freeze_each_doc,
 "Like freeze(list(iterable)), but holding only one item of ordinary objects at\n"
 "a time: 10 GB from a database cursor need 10 GB.  Atoms and dict shapes are\n"
 "shared across all items; a container that two items refer to is frozen\n"
-"twice.  Raises what freeze() raises.  O(number of objects).");
+"twice.  Raises the errors of freeze().  O(number of objects).");
 
 static PyObject *
 core_freeze_each(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
@@ -84,7 +85,7 @@ PyDoc_STRVAR(freeze_pairs_doc,
 "Freeze (key, value) pairs one by one, and return a frozen mapping of them.\n\n"
 "Like freeze(dict(pairs)), also in that the last value of equal keys wins, but\n"
 "holding only one pair of ordinary objects at a time, as freeze_each() does.\n"
-"Raises what freeze() raises, and TypeError for an item that is no pair.\n"
+"Raises the errors of freeze(), and TypeError for an item that is no pair.\n"
 "O(number of objects).");
 
 static PyObject *
@@ -102,8 +103,8 @@ PyDoc_STRVAR(thaw_doc,
 "thaw($module, frozen, /)\n--\n\n"
 "Copy a permanent object out of the heap, into fresh ordinary containers.\n\n"
 "Mappings become dict, tuples list, frozensets set; dict keys, set elements\n"
-"and atoms stay what they are.  What was one container stays one.\n"
-"freeze(thaw(f)) == f.  Raises TypeError for what is not permanent.\n"
+"and atoms stay the objects that they are.  A shared container stays shared.\n"
+"freeze(thaw(f)) == f.  Raises TypeError for an object that is not permanent.\n"
 "O(number of objects).");
 
 static PyObject *
@@ -115,9 +116,9 @@ core_thaw(PyObject *module, PyObject *frozen)
 PyDoc_STRVAR(is_frozen_doc,
 "is_frozen($module, obj, /)\n--\n\n"
 "Is this object permanent?\n\n"
-"True for all that freeze() and Handle.get() return and what that holds; also\n"
-"for objects that are static in the interpreter: None, small ints, the empty\n"
-"tuple and the like.  O(1).");
+"True for each object that freeze() or Handle.get() returns and for all that it\n"
+"holds; also for objects that are static in the interpreter: None, small ints,\n"
+"the empty tuple and the like.  O(1).");
 
 static PyObject *
 core_is_frozen(PyObject *Py_UNUSED(module), PyObject *obj)

@@ -8,11 +8,11 @@
 
 PyDoc_STRVAR(immortalize_doc,
 "_immortalize($module, roots, strict, warm, /)\n--\n\n"
-"Make all that the items of a list reach immortal where it is; if strict,\n"
-"except what must be able to die; if warm, prepare code for its first run.\n"
-"Returns (objects, bytes, left): counts and\n"
-"bytes by type name, and how many objects were left, by (type name, why).\n"
-"Raises MemoryError; what was made immortal by then stays so.\n"
+"Make all objects that the items of a list reach immortal in place; if strict,\n"
+"except objects that must be able to die; if warm, prepare code for its first\n"
+"run.  Returns (objects, bytes, left): counts and bytes by type name, and how\n"
+"many objects were left, by (type name, why).\n"
+"Raises MemoryError; objects that are immortal by then stay so.\n"
 "O(number of objects).");
 
 static PyObject *
@@ -29,8 +29,8 @@ core_immortalize(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(with_finalizer_doc,
 "_with_finalizer($module, /)\n--\n\n"
-"A list of the objects that have a finalizer which has not run yet, of those\n"
-"that the collector tracks and has not set aside.  It must be off.\n"
+"A list of the objects whose finalizer has not run yet, of those that the\n"
+"collector tracks and has not set aside.  The collector must be off.\n"
 "O(number of objects).");
 
 static PyObject *
@@ -41,8 +41,8 @@ core_with_finalizer(PyObject *module, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(finalize_doc,
 "_finalize($module, obj, /)\n--\n\n"
-"Run an object's finalizer, once in its life.  What it raises is reported as\n"
-"an unraisable exception, as ever.");
+"Run an object's finalizer, once in its life.  Its exceptions are reported as\n"
+"unraisable ones, as usual.");
 
 static PyObject *
 core_finalize(PyObject *Py_UNUSED(module), PyObject *obj)

@@ -12,7 +12,7 @@ int ph_buffer_add(PyObject *module);
 
 /* Name a Buffer's span, for share().  0, or -1 with an exception.  O(1). */
 int ph_buffer_share(PyObject *buffer, ph_handle *handle);
-/* A read-only Buffer onto the span that a handle names. */
+/* Make a read-only Buffer onto the span that a handle names.  NULL with an exception. */
 PyObject *ph_buffer_resolve(PyTypeObject *type, const ph_handle *handle);
 
 /* Release the Buffer of an entry of ph_writer.moved here if it is on the move: its message

@@ -74,8 +74,8 @@ ph_resolve(ph_interpreter *interp, const ph_handle *handle)
 PyDoc_STRVAR(handle_get_doc,
 "get($self, /)\n--\n\n"
 "The object that this handle names: the same one, in any process or\n"
-"interpreter of the family; for a Buffer's, a read-only Buffer onto the same\n"
-"memory.  Raises HandleError when the handle is damaged or of another family,\n"
+"interpreter of the family; for the handle of a Buffer, a read-only Buffer onto\n"
+"the same memory.  Raises HandleError when the handle is damaged or of another family,\n"
 "or when its block was released or the Buffer is gone.  O(1), whatever the\n"
 "object's size.");
 
@@ -159,7 +159,7 @@ handle_repr(PyObject *self)
                                 handle->family[2], handle->family[3]);
 }
 
-/* In a message: its bytes. */
+/* A Handle travels as its bytes. */
 static int
 handle_write(ph_writer *writer, PyObject *obj)
 {
@@ -212,7 +212,7 @@ PyDoc_STRVAR(share_doc,
 "share($module, frozen, /)\n--\n\n"
 "A Handle that names a permanent object, not only the root of a freeze, or a\n"
 "read-only Buffer, which it does not keep alive.\n\n"
-"Raises TypeError for what is not permanent and for a writable Buffer;\n"
+"Raises TypeError for an object that is not permanent and for a writable Buffer;\n"
 "HandleError for an object of a block that was released, ValueError for a\n"
 "released Buffer.  O(1).");
 

@@ -10,24 +10,24 @@
 PyDoc_STRVAR(release_doc,
 "release($module, frozen, /)\n--\n\n"
 "Retire a block: from now on get() of its handles fails in the whole family.\n\n"
-"frozen: what freeze() returned, or a handle of that.  Its memory is given back\n"
+"frozen: an object that freeze() returned, or a handle of it.  Its memory is given back\n"
 "when each process that could see it has ended or called forget().  Releasing\n"
 "again does nothing.\n\n"
 "Raises RuntimeError when other blocks refer to objects in this one, and for a\n"
-"part of a block; TypeError for what is not permanent; HandleError for a handle\n"
-"that is damaged, of another family, or of a block whose addresses are used\n"
-"again.  O(segments of the block + blocks that it refers to + processes of the\n"
+"part of a block; TypeError for an object that is not permanent; HandleError for\n"
+"a handle that is damaged, of another family, or of a block whose addresses are\n"
+"used again.  O(segments of the block + blocks that it refers to + processes of the\n"
 "family).");
 
 PyDoc_STRVAR(forget_doc,
 "forget($module, handle, /)\n--\n\n"
 "Promise that this process holds nothing of a released block any more.\n\n"
-"handle: of what freeze() returned.  An object that is held after this, by any\n"
+"handle: of an object that freeze() returned.  An object that is held after this, by any\n"
 "interpreter of the process, is the caller's error: its memory may be gone at\n"
 "any time.  PERMAHEAP_DEBUG=1 shows such errors.  Children that are forked later\n"
 "have forgotten as well.  Forgetting again does nothing.\n\n"
 "Raises RuntimeError when the block was not released, or for a part of a block;\n"
-"TypeError for what is no handle; HandleError for a handle that is damaged, of\n"
+"TypeError for an object that is no handle; HandleError for a handle that is damaged, of\n"
 "another family, or of a block whose addresses are used again.  O(segments of the\n"
 "block + processes of the family).");
 
@@ -63,7 +63,7 @@ core_release(PyObject *module, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* A handle only: whoever gave the object itself would hold it. */
+/* Takes a handle only: a caller that passed the object itself would hold it. */
 static PyObject *
 core_forget(PyObject *module, PyObject *arg)
 {

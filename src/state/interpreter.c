@@ -15,7 +15,7 @@ PyDoc_STRVAR(message_error_doc,
 "A message whose bytes are damaged.");
 
 static int
-add_exceptions(PyObject *module, ph_exceptions *exceptions)
+add_error_classes(PyObject *module, ph_exceptions *exceptions)
 {
     PyObject *no_path = Py_BuildValue("{s:s}", "path", "");     /* users' own */
     if (no_path == NULL) {
@@ -76,7 +76,7 @@ ph_interpreter_init(PyObject *module)
     ph_interpreter *interp = ph_interpreter_of(module);
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     if (interp->freeze_name == NULL || try_datetime(interp) < 0
-        || add_exceptions(module, &interp->exceptions) < 0
+        || add_error_classes(module, &interp->exceptions) < 0
         || import_type("collections", "OrderedDict", &interp->ordered_dict) < 0
         || import_type("collections", "Counter", &interp->counter) < 0
         || import_type("collections", "defaultdict", &interp->defaultdict) < 0
