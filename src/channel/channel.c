@@ -29,7 +29,7 @@
 static ph_channels *
 channels_in(PyObject *module)
 {
-    return ((ph_interpreter *)PyModule_GetState(module))->channels;
+    return ph_interpreter_of(module)->channels;
 }
 
 /* --- Making -------------------------------------------------------------------------- */
@@ -974,12 +974,12 @@ static PyMethodDef functions[] = {
 };
 
 int
-ph_channels_add(PyObject *module, ph_channels *channels,
-                const ph_exceptions *exceptions, ph_travels *travels)
+ph_channels_add(PyObject *module)
 {
-    channels->parcels.exceptions = exceptions;
-    channels->parcels.travels = travels;
-    ((ph_interpreter *)PyModule_GetState(module))->channels = channels;
+    ph_interpreter *interp = ph_interpreter_of(module);
+    ph_channels *channels = interp->channels;
+    channels->parcels.exceptions = &interp->exceptions;
+    channels->parcels.travels = interp->wire;
     ph_bells_init();
     channels->type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec,
                                                               NULL);
@@ -988,10 +988,9 @@ ph_channels_add(PyObject *module, ph_channels *channels,
         || add_exceptions(module, channels) < 0) {
         return -1;
     }
-    travels->traveller[travels->n++] = (ph_traveller){
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = channels->type, .write = ph_channel_write, .read = ph_channel_read,
-        .context = channels,
-    };
+    });
     return 0;
 }
 

@@ -15,8 +15,7 @@ typedef struct ph_channels {
 
 /* Add Channel, Full, Empty, Closed and select to the module, and Channel to the types
    that travel.  The state lives as long as the module's. */
-int ph_channels_add(PyObject *module, ph_channels *channels,
-                    const ph_exceptions *exceptions, ph_travels *travels);
+int ph_channels_add(PyObject *module);
 int ph_channels_traverse(ph_channels *channels, visitproc visit, void *arg);
 void ph_channels_clear(ph_channels *channels);
 

@@ -4,7 +4,7 @@
 #define PH_CHANNEL_CHANNEL_OBJECT_H
 
 #include "channel/channel.h"
-#include "freeze/freeze.h"
+#include "state/interpreter.h"
 
 #define PH_CHANNEL_NAME_MOST 255u       /* bytes of UTF-8 */
 #define PH_CHANNEL_SPIN_MOST 1000000000u    /* nanoseconds */
@@ -39,11 +39,10 @@ ph_channel_of(PyObject *self)
     return (ChannelObject *)self;
 }
 
-/* The module's state begins with what all features share. */
 static inline ph_channels *
 ph_channels_of(PyTypeObject *type)
 {
-    return ((ph_interpreter *)PyType_GetModuleState(type))->channels;
+    return ph_interpreter_of_type(type)->channels;
 }
 
 /* --- registry.c ----------------------------------------------------------------- */

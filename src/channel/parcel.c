@@ -433,7 +433,7 @@ pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t larg
     int result = -1;
     PyObject *pickle = NULL, *buffers = PyList_New(0);
     if (buffers != NULL) {
-        pickle = ph_pickle(parcels->travels->pickles, obj, buffers, &parcel->writer);
+        pickle = ph_pickle(parcels->travels->interp->pickles, obj, buffers, &parcel->writer);
         if (pickle == NULL) {
             note("send pickled this %s, since it is or holds something that travels in no "
                  "other way", Py_TYPE(obj)->tp_name);
@@ -512,7 +512,7 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         return NULL;
     }
     if (flags & PH_BLOCK_DATETIME
-        && ph_need_datetime(parcels->travels->has_datetime) < 0) {
+        && ph_need_datetime(&parcels->travels->interp->has_datetime) < 0) {
         return NULL;
     }
     if (obj == NULL) {
@@ -575,7 +575,7 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
     ph_reader references = *reader;
     references.at = at;
     references.end = at + of_references;
-    PyObject *obj = ph_unpickle(parcels->travels->pickles, pickle, size, buffers,
+    PyObject *obj = ph_unpickle(parcels->travels->interp->pickles, pickle, size, buffers,
                                 &references);
     reader->next_span = references.next_span;
     if (obj == NULL) {

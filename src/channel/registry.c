@@ -230,16 +230,6 @@ ph_channel_write(ph_writer *writer, PyObject *obj)
     return ph_write_span(writer, ph_channel_of(obj)->id);
 }
 
-static ph_channels *
-context_of(const ph_travels *travels)
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->write != ph_channel_write) {
-        traveller++;
-    }
-    return traveller->context;
-}
-
 PyObject *
 ph_channel_read(const ph_travels *travels, ph_reader *reader)
 {
@@ -248,7 +238,7 @@ ph_channel_read(const ph_travels *travels, ph_reader *reader)
     if (ph_read_word(reader, &options) < 0 || ph_read_span(reader, &id) < 0) {
         return NULL;
     }
-    ph_channels *channels = context_of(travels);
+    ph_channels *channels = travels->interp->channels;
     if (options >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
         (void)ph_message_damaged(travels, "a channel in it is none");

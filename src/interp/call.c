@@ -114,7 +114,7 @@ take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writ
     while (out->n_spans < writer->n_spans) {
         out->spans[out->n_spans] = writer->spans[out->n_spans];
         if (ph_span_hold_named(out->spans[out->n_spans]) != PH_OK) {
-            return ph_raise(lending->travels->exceptions);
+            return ph_raise(&lending->travels->interp->exceptions);
         }
         out->n_spans++;
     }
@@ -125,7 +125,7 @@ take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writ
 static int
 pack_pickle(ph_lending *lending, packet *out, PyObject *value, ph_writer *writer)
 {
-    PyObject *pickle = ph_pickle(lending->travels->pickles, value, NULL, writer);
+    PyObject *pickle = ph_pickle(lending->travels->interp->pickles, value, NULL, writer);
     if (pickle == NULL) {
         return -1;
     }
@@ -191,7 +191,7 @@ unpack(ph_lending *lending, packet *in)
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
     PyObject *value = in->kind == PH_PICKLE
-                      ? ph_unpickle(lending->travels->pickles, end, in->pickle, NULL, &reader)
+                      ? ph_unpickle(lending->travels->interp->pickles, end, in->pickle, NULL, &reader)
                       : ph_message_read(lending->travels, &reader);
     in->next_span = reader.next_span;
     in->arrived = value != NULL;
@@ -225,7 +225,7 @@ serve_packet(ph_loan *loan, packet *in, packet *out)
         }
         return -1;
     }
-    ph_lending *lending = ph_lending_of(core);
+    ph_lending *lending = ph_interpreter_of(core)->lending;
     PyObject *moved = NULL;
     PyObject *request = unpack(lending, in);
     PyObject *result = request ? run_method(object, request) : NULL;
@@ -373,7 +373,7 @@ request_of(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *name
 static PyObject *
 call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
-    ph_lending *lending = ph_lending_of(module);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
     if (nargs < 2 || !PyUnicode_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "call: needed are a Loan or a Borrowed, and the "
                         "name of a method");

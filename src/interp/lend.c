@@ -232,7 +232,7 @@ loan_from_bytes(PyObject *type, PyObject *data)
     ph_loan_name name;
     int status = read_name(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : loan_of_name(ph_lending_of(module), &name);
+    return status < 0 ? NULL : loan_of_name(ph_interpreter_of(module)->lending, &name);
 }
 
 static PyObject *
@@ -434,7 +434,7 @@ borrowed_from_bytes(PyObject *type, PyObject *args)
     ph_loan_name name;
     int status = read_name(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : borrowed_of_name(ph_lending_of(module), &name, writable);
+    return status < 0 ? NULL : borrowed_of_name(ph_interpreter_of(module)->lending, &name, writable);
 }
 
 static PyObject *
@@ -513,16 +513,6 @@ ph_borrow(ph_lending *lending, PyObject *target)
 /* Reading runs no Python code, unless the last others who hold the object let go of it
    at this very moment. */
 
-static ph_lending *
-lending_in(const ph_travels *travels, PyObject *(*read)(const ph_travels *, ph_reader *))
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->read != read) {
-        traveller++;
-    }
-    return traveller->context;
-}
-
 static int
 loan_write(ph_writer *writer, PyObject *op)
 {
@@ -540,7 +530,7 @@ loan_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return loan_of_name(lending_in(travels, loan_read), &name);
+    return loan_of_name(travels->interp->lending, &name);
 }
 
 static int
@@ -567,7 +557,7 @@ borrowed_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return borrowed_of_name(lending_in(travels, borrowed_read), &name, writable != 0);
+    return borrowed_of_name(travels->interp->lending, &name, writable != 0);
 }
 
 /* --- lend ------------------------------------------------------------------------------- */
@@ -583,7 +573,7 @@ PyDoc_STRVAR(lend_doc,
 static PyObject *
 lend(PyObject *module, PyObject *object)
 {
-    ph_lending *lending = ph_lending_of(module);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
     if (lending->host == NULL || ph_heap_ready() != PH_OK) {
         PyErr_SetString(PyExc_MemoryError, "permaheap: lend() needs the heap");
         return NULL;
@@ -601,7 +591,7 @@ lend(PyObject *module, PyObject *object)
 static PyObject *
 end_lending(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    ph_host *host = ph_lending_of(module)->host;
+    ph_host *host = ph_interpreter_of(module)->lending->host;
     if (host != NULL) {
         ph_host_close(host);
         ph_loans_end(host);
@@ -648,10 +638,11 @@ add_type(PyObject *module, PyType_Spec *spec)
 }
 
 int
-ph_lend_add(PyObject *module, ph_travels *travels)
+ph_lend_add(PyObject *module)
 {
-    ph_lending *lending = ph_lending_of(module);
-    lending->travels = travels;
+    ph_interpreter *interp = ph_interpreter_of(module);
+    ph_lending *lending = interp->lending;
+    lending->travels = interp->wire;
     lending->host = ph_host_here();
     if (lending->host == NULL) {
         PyErr_NoMemory();
@@ -667,15 +658,12 @@ ph_lend_add(PyObject *module, ph_travels *travels)
     if (lending->loan_type == NULL || lending->borrowed_type == NULL) {
         return -1;
     }
-    assert(travels->n + 2 <= PH_TRAVELLERS);
-    travels->traveller[travels->n++] = (ph_traveller){
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = lending->loan_type, .write = loan_write, .read = loan_read,
-        .context = lending,
-    };
-    travels->traveller[travels->n++] = (ph_traveller){
+    });
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
-        .context = lending,
-    };
+    });
     return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : at_exit(module);
 }
 

@@ -7,7 +7,7 @@
 #include "wire/wire.h"
 
 /* What one interpreter needs for it: a part of the module's state. */
-typedef struct {
+typedef struct ph_lending {
     PyTypeObject *loan_type, *borrowed_type;
     PyObject *loan_error;           /* LoanError, a RuntimeError */
     const ph_travels *travels;
@@ -15,11 +15,8 @@ typedef struct {
     ph_host *host;                  /* this interpreter; kept */
 } ph_lending;
 
-/* The part of a module's state; by module.c. */
-ph_lending *ph_lending_of(PyObject *module);
-
 /* Add lend() and its types, and close this interpreter to guests when it ends. */
-int ph_lend_add(PyObject *module, ph_travels *travels);
+int ph_lend_add(PyObject *module);
 int ph_lending_traverse(ph_lending *lending, visitproc visit, void *arg);
 void ph_lending_clear(ph_lending *lending);
 /* Add call(). */

@@ -52,12 +52,6 @@ static uint64_t allowance;          /* under ph_os_lock() */
    the last page is killed when it next touches one of its own. */
 #define MARGIN(size) (8 * PH_MIB + (size) / 16)
 
-const char *const ph_kind_names[PH_KINDS] = {
-    "int", "float", "complex", "str", "bytes", "tuple", "mapping", "frozenset",
-    "range", "slice", "date", "time", "datetime", "timedelta", "timezone",
-    "shared keys",
-};
-
 /* --- The file ----------------------------------------------------------------- */
 
 ph_status

@@ -15,8 +15,6 @@
 #include "core/heap/header.h"
 #include "core/os/os.h"
 
-extern const char *const ph_kind_names[PH_KINDS];
-
 /* Written under ph_os_lock(), except for what says otherwise. */
 typedef struct {
     char *base;                 /* the range; the same in the whole family */
