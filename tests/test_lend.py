@@ -195,7 +195,7 @@ view = memoryview(proxy)
 try:
     proxy.close()
 except BufferError as error:
-    assert "1 views" in str(error)
+    assert "in use, by 1 memoryviews" in str(error)
 else:
     raise AssertionError
 view.release()
@@ -449,7 +449,7 @@ def test_constant_bytes_stay_constant(other):
 
 def test_no_buffer(other):
     loan = lend([1])
-    with pytest.raises(Failed, match="no view of this list of interpreter 0: TypeError"):
+    with pytest.raises(Failed, match="no buffer of this list of interpreter 0: TypeError"):
         other.run(OPEN + "memoryview(proxy)", name=name_of(loan))
 
 

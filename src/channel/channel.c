@@ -35,7 +35,7 @@
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
 #define SECOND 1e9                      /* nanoseconds */
 
-/* --- Making -------------------------------------------------------------------------- */
+/* --- Making ----------------------------------------------------------------------- */
 
 /* Convert seconds to nanoseconds, `most` seconds at most.  -1 with an exception. */
 static int
@@ -173,7 +173,7 @@ channel_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* --- Sending and receiving ----------------------------------------------------------- */
+/* --- Sending and receiving -------------------------------------------------------- */
 
 /* Get the value of `timeout`, the only keyword that a method may be given.  -1 with an
    exception. */
@@ -292,7 +292,7 @@ channel_next(PyObject *self)
     return obj;
 }
 
-/* --- Closing, inspecting ------------------------------------------------------------- */
+/* --- Closing, inspecting ---------------------------------------------------------- */
 
 PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
@@ -419,7 +419,7 @@ channel_hash(PyObject *self)
     return (Py_hash_t)((uint64_t)id.generation << 20 ^ id.index);
 }
 
-/* --- select() ------------------------------------------------------------------------ */
+/* --- select() --------------------------------------------------------------------- */
 
 static int
 check_channels(ph_channels *channels, PyObject *tuple)
@@ -499,7 +499,7 @@ channel_ring(PyObject *self, PyObject *Py_UNUSED(ignored))
                                    (Py_ssize_t)ph_span_size(channel->id), PyBUF_WRITE);
 }
 
-/* --- The type ------------------------------------------------------------------------ */
+/* --- The type --------------------------------------------------------------------- */
 
 static PyMethodDef channel_methods[] = {
     {"send", (PyCFunction)(void (*)(void))channel_send, METH_FASTCALL | METH_KEYWORDS,
@@ -574,7 +574,7 @@ static PyType_Spec channel_spec = {
     .slots = channel_slots,
 };
 
-/* --- For module.c -------------------------------------------------------------------- */
+/* --- For module.c ----------------------------------------------------------------- */
 
 PyDoc_STRVAR(empty_doc, "No object came through a channel in time.");
 PyDoc_STRVAR(closed_doc, "The channel is closed; for a receiver, it is also empty.");

@@ -23,7 +23,7 @@
 #include "channel/wait.h"
 #include "core/ring/notify.h"
 
-/* --- Coroutines ---------------------------------------------------------------------- */
+/* --- Coroutines ------------------------------------------------------------------- */
 
 static PyObject *
 call_aio(const char *function, PyObject *const *args, size_t n)
@@ -67,7 +67,7 @@ ph_channel_anext(PyObject *self)
     return call_aio("next_of", &self, 1);
 }
 
-/* --- Packed messages ----------------------------------------------------------------- */
+/* --- Packed messages -------------------------------------------------------------- */
 
 #define PACKED "permaheap: a packed message that waits for room"
 #define SPENT "permaheap: a packed message that was sent, or cannot be"
@@ -147,7 +147,7 @@ core_send_packed(PyObject *Py_UNUSED(module), PyObject *capsule)
     return none ? Py_NewRef(Py_True) : NULL;
 }
 
-/* --- Notifications ------------------------------------------------------------------- */
+/* --- Notifications ---------------------------------------------------------------- */
 
 static int
 parse_watch(PyObject *args, const char *format, ph_watch *p_what, uint64_t *p_watcher)
@@ -233,7 +233,7 @@ core_bell_name(PyObject *module, PyObject *arg)
     return PyBytes_FromStringAndSize(name, (Py_ssize_t)size + 1);
 }
 
-/* --- For channel.c ------------------------------------------------------------------- */
+/* --- For channel.c ---------------------------------------------------------------- */
 
 static PyMethodDef event_loop_functions[] = {
     {"_send_packed", core_send_packed, METH_O, send_packed_doc},

@@ -58,7 +58,7 @@ raise_damaged_parcel(const ph_parcels *parcels, const char *what)
     return ph_message_damaged(parcels->travels, what);
 }
 
-/* --- Parcels and their memory -------------------------------------------------------- */
+/* --- Parcels and their memory ----------------------------------------------------- */
 
 static ph_parcel *
 take_parcel(ph_parcels *parcels)
@@ -156,7 +156,7 @@ ph_parcels_clear(ph_parcels *parcels)
     parcels->spare_incoming = NULL;
 }
 
-/* --- Bodies -------------------------------------------------------------------------- */
+/* --- Bodies ----------------------------------------------------------------------- */
 
 static bool
 fits_in_ring(uint64_t size, uint32_t n_spans, uint64_t largest)
@@ -217,7 +217,7 @@ ph_parcel_sent(ph_parcel *parcel)
     }
 }
 
-/* --- Waiting ------------------------------------------------------------------------- */
+/* --- Waiting ---------------------------------------------------------------------- */
 
 int
 ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
@@ -273,7 +273,7 @@ ph_parcel_slim(ph_parcels *parcels, ph_parcel *parcel)
     return slim;
 }
 
-/* --- Packing ------------------------------------------------------------------------- */
+/* --- Packing ---------------------------------------------------------------------- */
 
 static int
 pack_object(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel)
@@ -510,7 +510,7 @@ ph_parcel_pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t lar
     return parcel;
 }
 
-/* --- Opening ------------------------------------------------------------------------- */
+/* --- Opening ---------------------------------------------------------------------- */
 
 static PyObject *
 open_object(ph_parcels *parcels, ph_reader *reader)

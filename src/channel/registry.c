@@ -23,7 +23,7 @@
 #include "share/handle.h"
 #include "core/span/journal.h"
 
-/* --- Making -------------------------------------------------------------------------- */
+/* --- Making ----------------------------------------------------------------------- */
 
 static ph_channel_shared *
 locate_shared(void *span, uint64_t size)
@@ -144,7 +144,7 @@ ph_channel_find_or_make(const ph_channel_options *options, ph_span_id *id)
     return PH_OK;
 }
 
-/* --- Passing a Channel on ------------------------------------------------------------- */
+/* --- Passing a Channel on --------------------------------------------------------- */
 
 /* A Channel as bytes, in a pickle. */
 typedef struct {
@@ -228,7 +228,8 @@ ph_channel_from_bytes(PyObject *type, PyObject *data)
         ph_raise(channels->parcels.exceptions);
         return NULL;
     }
-    return ph_channel_wrap(channels, pickled.id, pickled.settings & 1, pickled.settings >> 1);
+    return ph_channel_wrap(channels, pickled.id, pickled.settings & 1,
+                           pickled.settings >> 1);
 }
 
 int

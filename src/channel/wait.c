@@ -28,7 +28,7 @@
 #define MILLISECOND 1000000u            /* nanoseconds */
 #define LOCK_WAIT (100 * MILLISECOND)   /* for the ring's lock; then look at signals */
 
-/* --- One channel --------------------------------------------------------------------- */
+/* --- One channel ------------------------------------------------------------------ */
 
 /* After WASTED_MOST spins in a row that found nothing, do not spin; `wasted_spins` then
    counts the waits without spinning, and at SPIN_AGAIN it is tried once more. */
@@ -213,7 +213,7 @@ ph_channel_wait(ChannelObject *self, const ph_transfer *transfer, uint64_t until
     return ph_channel_must_wait(status) ? give_up_claim(self, transfer, status) : status;
 }
 
-/* --- Several channels ---------------------------------------------------------------- */
+/* --- Several channels ------------------------------------------------------------- */
 
 /* How long to sleep at a time, when all rings have our watcher, or not. */
 #define ALL_WATCHED (200 * MILLISECOND)

@@ -10,6 +10,7 @@
 #include "freeze/freeze.h"
 #include "share/handle.h"
 #include "prefork/immortalize.h"
+#include "interp/call.h"
 #include "interp/lend.h"
 #include "wire/wire.h"
 #include "cow/object_map.h"
