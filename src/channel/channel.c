@@ -1,7 +1,7 @@
 /* channel.c -- the Python type Channel: its arguments, methods and slots; and select().
 
    A Channel carries values from many senders to many receivers: threads, interpreters
-   and processes of the family.  What one sender sends arrives in that order.
+   and processes of the family.  The values of one sender arrive in the order sent.
 
        channel.c         the type: parses arguments, formats answers
        event_loop.c      its methods for asyncio
@@ -179,7 +179,7 @@ channel_dealloc(PyObject *self)
    exception. */
 static int
 parse_timeout_keyword(const char *method, PyObject *const *values, PyObject *kwnames,
-           PyObject **p_timeout)
+                      PyObject **p_timeout)
 {
     for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
         PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
@@ -581,7 +581,7 @@ PyDoc_STRVAR(closed_doc, "The channel is closed; for a receiver, it is also empt
 
 static int
 add_channel_exception(PyObject *module, const char *name, const char *doc, PyObject *base,
-              PyObject **p_exception)
+                      PyObject **p_exception)
 {
     *p_exception = base ? PyErr_NewExceptionWithDoc(name, doc, base, NULL) : NULL;
     return PyModule_AddObjectRef(module, strchr(name, '.') + 1, *p_exception);
@@ -595,9 +595,9 @@ add_channel_exceptions(PyObject *module, ph_channels *channels)
     int result = -1;
     if (empty != NULL
         && add_channel_exception(module, "permaheap.Empty", empty_doc, empty,
-                         &channels->empty) == 0
+                                 &channels->empty) == 0
         && add_channel_exception(module, "permaheap.Closed", closed_doc, PyExc_Exception,
-                         &channels->closed) == 0) {
+                                 &channels->closed) == 0) {
         result = 0;
     }
     Py_XDECREF(empty);

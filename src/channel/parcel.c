@@ -169,7 +169,7 @@ fits_in_ring(uint64_t size, uint32_t n_spans, uint64_t largest)
    caller must write the body. */
 static char *
 make_body(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
-         uint64_t largest)
+          uint64_t largest)
 {
     uint32_t n = parcel->writer.n_spans + 1;
     if (!fits_in_ring(sizeof(uint64_t), n, largest)) {
@@ -481,7 +481,7 @@ refuse_to_pickle(PyObject *obj, const PyTypeObject *type)
 
 static int
 pack_by_kind(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
-     ph_parcel *parcel)
+             ph_parcel *parcel)
 {
     if (ph_heap_contains(obj)) {
         return pack_object(parcels, obj, parcel);

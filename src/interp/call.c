@@ -313,7 +313,7 @@ raise_from_answer(ph_lending *lending, ph_loan *loan, PyObject *name,
    an exception. */
 static int
 serve_in_owner(ph_lending *lending, ph_loan *loan, call_packet *in, call_packet *out,
-          ph_transit *way)
+               ph_transit *way)
 {
     if (ph_interp_is_here(loan->owner)) {
         serve_call(loan, in, out, way);
