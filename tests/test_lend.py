@@ -195,7 +195,7 @@ view = memoryview(proxy)
 try:
     proxy.close()
 except BufferError as error:
-    assert "1 views" in str(error)
+    assert "in use, by 1 memoryviews" in str(error)
 else:
     raise AssertionError
 view.release()
@@ -308,7 +308,7 @@ result = bytes(loan).hex()
 
 
 def test_ends_with_the_thread_that_holds_it(other):
-    """In a thread state that is being cleared: a guest's, and a borrower's own."""
+    """In a thread state that is being cleared: one made for an attachment, and a borrower's own."""
     log, obj = [], Local()
     before = sys.getrefcount(obj)
     keeps = Loan.from_bytes(bytes.fromhex(other.ask(THREAD_LOCAL)))
@@ -449,7 +449,7 @@ def test_constant_bytes_stay_constant(other):
 
 def test_no_buffer(other):
     loan = lend([1])
-    with pytest.raises(Failed, match="no view of this list of interpreter 0: TypeError"):
+    with pytest.raises(Failed, match="no buffer of this list of interpreter 0: TypeError"):
         other.run(OPEN + "memoryview(proxy)", name=name_of(loan))
 
 
@@ -671,7 +671,7 @@ def test_a_loan_in_a_result_has_arrived(other):
     assert call(actor, "get") == ["here"]
 
 
-def test_what_a_guest_sees(other):
+def test_what_an_attached_thread_sees(other):
     actor = actor_of(other)
     other.run("depth.set(3)")
     thread, depth = call(actor, "where")
@@ -896,7 +896,7 @@ kept = [pickle.loads(names[1]), proxies[1].loan]
     assert (sys.getrefcount(data), sys.getrefcount(plain)) == before
 
 
-def test_an_owner_waits_for_its_guests():
+def test_an_owner_waits_for_attached_threads():
     entered, released, ending = os.pipe(), os.pipe(), os.pipe()
     owner = Interpreter()
     actor = actor_of(owner)
@@ -907,16 +907,16 @@ def test_an_owner_waits_for_its_guests():
         os.read(ending[0], 1)  # it does not come back from its atexit functions before
         os.write(released[1], b"y")
 
-    guest = threading.Thread(
+    thread = threading.Thread(
         target=lambda: results.append(call(actor, "wait", entered[1], released[0]))
     )
     releaser = threading.Thread(target=release)
-    guest.start()
+    thread.start()
     os.read(entered[0], 1)
     releaser.start()
     owner.close()
     assert not actor.alive
-    guest.join()
+    thread.join()
     releaser.join()
     assert results == [b"y"]
     for fd in (*entered, *released, *ending):
@@ -1041,8 +1041,8 @@ print("end")
     assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
-def test_signals_are_handled_while_the_process_waits_for_guests(run):
-    """The handler is what lets the guest go."""
+def test_signals_are_handled_while_the_process_waits_for_attached_threads(run):
+    """The handler is what lets the thread detach."""
     done = run("""
 import atexit, signal
 from interpreters import Interpreter

@@ -1,17 +1,9 @@
-/* channel.h -- the Python type Channel. */
+/* channel.h -- the Python type Channel and select(), for the module. */
 
 #ifndef PH_CHANNEL_H
 #define PH_CHANNEL_H
 
-#include "channel/parcel.h"
-
-/* Per interpreter. */
-typedef struct ph_channels {
-    ph_parcels parcels;
-    PyTypeObject *type;
-    PyObject *full, *empty, *closed;    /* the exceptions */
-    bool sent;                          /* since somebody last waited to receive */
-} ph_channels;
+#include "channel/channel_object.h"
 
 /* Add Channel, Full, Empty, Closed and select to the module, and Channel to the types
    that travel.  The state lives as long as the module's. */

@@ -1,16 +1,32 @@
-/* channel_object.h -- a Channel object, for the files that make up the type. */
+/* channel_object.h -- a Channel object, and what each interpreter keeps for its Channels.
+
+   A channel is a span of the family: a ring (ring.c) at its start, and at its end what
+   else belongs to all that have the channel:
+
+       ph_ring ... | ph_channel_shared: name, figures for stats()
+
+   A Channel object is one interpreter's way to it. */
 
 #ifndef PH_CHANNEL_CHANNEL_OBJECT_H
 #define PH_CHANNEL_CHANNEL_OBJECT_H
 
-#include "channel/channel.h"
+#include "channel/parcel.h"
 #include "state/interpreter.h"
 
 #define PH_CHANNEL_NAME_MOST 255u       /* bytes of UTF-8 */
 #define PH_CHANNEL_SPIN_MOST 1000000000u    /* nanoseconds */
 
-/* At the end of the channel's span, in the family's shared memory: what its senders
-   write, its receivers, and nobody once it is listed. */
+/* Per interpreter; written with its GIL. */
+typedef struct ph_channels {
+    ph_parcels parcels;
+    PyTypeObject *type;
+    PyObject *full, *empty, *closed;    /* the exceptions; `full` is made when needed */
+    bool sent;                          /* since a thread last waited to receive */
+} ph_channels;
+
+/* In the family's shared memory.  Each part has cache lines of its own: the first is
+   written by senders, the second by receivers, the third only until the channel is
+   listed. */
 typedef struct {
     _Alignas(128) _Atomic uint64_t sent;    /* processors fetch lines in pairs */
     _Atomic uint64_t bytes, pickled, large;
@@ -20,16 +36,17 @@ typedef struct {
     char name[PH_CHANNEL_NAME_MOST + 1];
 } ph_channel_shared;
 
-/* Written with the GIL. */
+/* Written with the GIL.  `ring` and `shared` point into the span `id`, which the object
+   holds once. */
 typedef struct {
     PyObject_HEAD
     ph_channels *channels;
-    ph_span_id id;                      /* held once */
+    ph_span_id id;
     ph_ring *ring;
     ph_channel_shared *shared;
-    uint64_t spin;                      /* nanoseconds, PH_CHANNEL_SPIN_MOST at most; 0: never */
+    uint64_t spin;                      /* nanoseconds, up to PH_CHANNEL_SPIN_MOST; 0: never */
     bool may_pickle;
-    uint8_t in_vain;                    /* waits in which spinning was for nothing */
+    uint8_t wasted_spins;               /* in a row; see wait.c */
     PyObject *weak;                     /* list of the weak references */
 } ChannelObject;
 
@@ -45,47 +62,10 @@ ph_channels_of(PyTypeObject *type)
     return ph_interpreter_of_type(type)->channels;
 }
 
-/* --- registry.c ----------------------------------------------------------------- */
-
-/* What is asked for when a Channel is made. */
-typedef struct {
-    uint64_t capacity;                  /* bytes */
-    bool capacity_given;
-    const char *name;                   /* NULL: none */
-    size_t name_size;
-    bool may_pickle;
-    uint64_t spin;                      /* nanoseconds */
-} ph_channel_wish;
-
-/* A new channel, or the one of that name; held. */
-ph_status ph_channel_find_or_make(const ph_channel_wish *wish, ph_span_id *id);
-/* A Channel for a span that the caller holds; the hold becomes the object's, or is
-   dropped. */
-PyObject *ph_channel_wrap(ph_channels *channels, ph_span_id id, bool may_pickle,
-                          uint64_t spin);
-/* For pickle: __reduce__ and what that names; for messages: a traveller. */
-PyObject *ph_channel_reduce(PyObject *self, PyObject *ignored);
-PyObject *ph_channel_from_bytes(PyObject *type, PyObject *data);
-int ph_channel_write(ph_writer *writer, PyObject *obj);
-PyObject *ph_channel_read(const ph_travels *travels, ph_reader *reader);
-
-/* --- wait.c ------------------------------------------------------------------ */
-
-/* A message that goes, or one that comes. */
-typedef struct {
-    const ph_outgoing *out;
-    ph_incoming *in;
-} ph_transfer;
-
-/* Send or receive at once, and keep the GIL.  When that gives one of the statuses for
-   which one has to wait: wait until that point in time; 0: hardly at all.  Others have
-   the GIL while this waits.  PH_EXCEPTION: a signal handler has raised. */
-ph_status ph_channel_try(ChannelObject *self, const ph_transfer *transfer);
-bool ph_channel_must_wait(ph_status status);
-ph_status ph_channel_wait(ChannelObject *self, const ph_transfer *transfer,
-                          uint64_t until);
-/* Those channels of a tuple from which recv() would not wait, once there are any or
-   the time is over.  A new list; NULL with an exception. */
-PyObject *ph_channel_select(PyObject *tuple, uint64_t until);
+static inline ph_channels *
+ph_channels_in(PyObject *module)
+{
+    return ph_interpreter_of(module)->channels;
+}
 
 #endif

@@ -11,19 +11,24 @@
                  each buffer; then all of these, each at a multiple of 16 bytes; the
                  references are a tuple in the format of a value, and 0 bytes if empty
 
-   What is too large for the ring lies in a span of its own, in the same format: the
-   message in the ring has the flag PH_IN_SPAN, the size of that body, and the body
-   as its first span.  It is read where it lies.
+   A message that is too large for the ring lies in a span of its own, in the same
+   format.  The message in the ring then has the flag PARCEL_IN_SPAN, the size of that
+   body, and the body as its first span.  The body is read where it lies.
 
-   A parcel's memory is used again for the next one, unless it has become large.  One
-   spare parcel for each interpreter will do: who finds it taken, by another thread
-   that waits or by the code that pickling runs, makes another one.
+   Invariants:
 
-   A parcel that waits does not need its value any more: bytes are copies, Buffers are
-   pinned, and the channels held.
+   1. A parcel that waits does not need its value any more: bytes are copied, Buffers
+      pinned, and the channels held (ph_parcel_hold).
+   2. A parcel holds its body, and the first `held` of its writer's spans, until
+      ph_parcel_done().  Once the message is in the ring, it has holds of its own.
+   3. Nothing that arrives is trusted: offsets and sizes are checked, objects have their
+      tag, and the spans of a message their kind.  Each hold that the message had has a
+      new owner, or is dropped, by the end of ph_parcel_open().
 
-   Nothing that arrives is trusted: offsets and sizes are checked, objects have their
-   tag, and the spans of a message their kind. */
+   A parcel's memory is reused for the next one, unless it has become large.  Each
+   interpreter has one spare parcel, and one for receiving; they are taken and given back
+   with the GIL.  If the spare is taken, by another thread that waits or by code that
+   pickling runs, a new one is made. */
 
 #include "channel/parcel.h"
 
@@ -35,27 +40,28 @@
 #include "core/family/handle.h"
 #include "wire/pickle.h"
 
-enum { PH_OBJECT = 1, PH_VALUE = 2, PH_PICKLE = 3, PH_IN_SPAN = 0x100 };
+/* The kind of a message, in the ring. */
+enum { PARCEL_OBJECT = 1, PARCEL_VALUE = 2, PARCEL_PICKLE = 3, PARCEL_IN_SPAN = 0x100 };
 
-#define KEPT_MOST (1 * PH_MIB)      /* of memory that a spare may have */
+#define KEPT_MOST (1 * PH_MIB)      /* bytes of memory that a spare may have */
 #define ALIGNED 16u
 
 static uint64_t
-aligned(uint64_t size)
+round_up_part(uint64_t size)
 {
     return (size + ALIGNED - 1) & ~(uint64_t)(ALIGNED - 1);
 }
 
 static int
-damaged(const ph_parcels *parcels, const char *what)
+raise_damaged_parcel(const ph_parcels *parcels, const char *what)
 {
     return ph_message_damaged(parcels->travels, what);
 }
 
-/* --- Parcels and their memory -------------------------------------------------------- */
+/* --- Parcels and their memory ----------------------------------------------------- */
 
 static ph_parcel *
-parcel_take(ph_parcels *parcels)
+take_parcel(ph_parcels *parcels)
 {
     ph_parcel *parcel = parcels->spare;
     parcels->spare = NULL;
@@ -69,7 +75,7 @@ parcel_take(ph_parcels *parcels)
 }
 
 static void
-parcel_free(ph_parcel *parcel)
+free_parcel(ph_parcel *parcel)
 {
     if (parcel != NULL) {
         ph_writer_clear(&parcel->writer);
@@ -79,18 +85,20 @@ parcel_free(ph_parcel *parcel)
     }
 }
 
-/* Of the writer, after the body's if there is one. */
+/* Return span `i` of the writer.  In the message they come after the body's. */
 static ph_span_id
-span_of(const ph_parcel *parcel, uint32_t i)
+get_writer_span(const ph_parcel *parcel, uint32_t i)
 {
+    assert(parcel->has_body + i < parcel->out.n_spans);
     return parcel->out.spans[parcel->has_body + i];
 }
 
 void
 ph_parcel_done(ph_parcels *parcels, ph_parcel *parcel)
 {
+    assert(parcel != parcels->spare);
     while (parcel->held > 0) {
-        ph_span_drop(span_of(parcel, --parcel->held));
+        ph_span_drop(get_writer_span(parcel, --parcel->held));
     }
     if (parcel->has_body) {
         ph_span_drop(parcel->body);
@@ -102,7 +110,7 @@ ph_parcel_done(ph_parcels *parcels, ph_parcel *parcel)
         parcels->spare = parcel;
         return;
     }
-    parcel_free(parcel);
+    free_parcel(parcel);
 }
 
 ph_incoming *
@@ -120,7 +128,7 @@ ph_incoming_take(ph_parcels *parcels)
 }
 
 static void
-incoming_free(ph_incoming *incoming)
+free_incoming(ph_incoming *incoming)
 {
     if (incoming != NULL) {
         ph_incoming_free(incoming);
@@ -131,38 +139,40 @@ incoming_free(ph_incoming *incoming)
 void
 ph_incoming_done(ph_parcels *parcels, ph_incoming *incoming)
 {
+    assert(incoming != parcels->spare_incoming);
     if (parcels->spare_incoming == NULL && incoming->memory_size <= KEPT_MOST) {
         parcels->spare_incoming = incoming;
         return;
     }
-    incoming_free(incoming);
+    free_incoming(incoming);
 }
 
 void
 ph_parcels_clear(ph_parcels *parcels)
 {
-    parcel_free(parcels->spare);
+    free_parcel(parcels->spare);
     parcels->spare = NULL;
-    incoming_free(parcels->spare_incoming);
+    free_incoming(parcels->spare_incoming);
     parcels->spare_incoming = NULL;
 }
 
-/* --- Bodies -------------------------------------------------------------------------- */
+/* --- Bodies ----------------------------------------------------------------------- */
 
 static bool
-fits(uint64_t size, uint32_t n_spans, uint64_t largest)
+fits_in_ring(uint64_t size, uint32_t n_spans, uint64_t largest)
 {
     return n_spans <= PH_MESSAGE_SPANS && size <= largest
            && n_spans * sizeof(ph_span_id) <= largest - size;
 }
 
-/* Let the message be a body of that size in a span, which is still to be written. */
+/* Make a span for a body of that size, and the message that names it.  Return where the
+   caller must write the body. */
 static char *
-body_new(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
-         uint64_t largest)
+make_body(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
+          uint64_t largest)
 {
     uint32_t n = parcel->writer.n_spans + 1;
-    if (!fits(sizeof(uint64_t), n, largest)) {
+    if (!fits_in_ring(sizeof(uint64_t), n, largest)) {
         PyErr_Format(PyExc_ValueError, "send: one message cannot hold %lu buffers and "
                      "channels; send them in several", (unsigned long)(n - 1));
         return NULL;
@@ -174,6 +184,7 @@ body_new(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
             return NULL;
         }
     }
+    assert(!parcel->has_body);
     if (ph_span_new(PH_SPAN_MESSAGE, size, false, &parcel->body) != PH_OK) {
         ph_raise(parcels->exceptions);
         return NULL;
@@ -185,7 +196,7 @@ body_new(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
     }
     parcel->words[0] = size;
     parcel->out = (ph_outgoing){
-        .kind = kind | PH_IN_SPAN, .n_spans = n, .spans = parcel->spans,
+        .kind = kind | PARCEL_IN_SPAN, .n_spans = n, .spans = parcel->spans,
         .bytes = parcel->words, .size = sizeof(uint64_t), .behind = size,
     };
     return ph_span_address(parcel->body);
@@ -206,14 +217,15 @@ ph_parcel_sent(ph_parcel *parcel)
     }
 }
 
-/* --- Waiting ------------------------------------------------------------------------- */
+/* --- Waiting ---------------------------------------------------------------------- */
 
 int
 ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
 {
     uint32_t n = parcel->out.n_spans - parcel->has_body;
+    assert(parcel->held == 0);
     while (parcel->held < n) {
-        if (ph_span_hold_named(span_of(parcel, parcel->held)) != PH_OK) {
+        if (ph_span_hold_named(get_writer_span(parcel, parcel->held)) != PH_OK) {
             return ph_raise(parcels->exceptions);
         }
         parcel->held++;
@@ -221,9 +233,9 @@ ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
     return 0;
 }
 
-/* The message, and what is held and pinned for it. */
+/* Move the message to another parcel, with the spans held and the Buffers pinned for it. */
 static void
-hand_over(ph_parcel *from, ph_parcel *to)
+move_message(ph_parcel *from, ph_parcel *to)
 {
     to->out = from->out;
     to->words[0] = from->words[0];
@@ -254,14 +266,14 @@ ph_parcel_slim(ph_parcels *parcels, ph_parcel *parcel)
         memcpy(slim->bytes, parcel->out.spans, spans_size);
     }
     memcpy(slim->bytes + spans_size, parcel->out.bytes, parcel->out.size);
-    hand_over(parcel, slim);
+    move_message(parcel, slim);
     slim->out.spans = (const ph_span_id *)slim->bytes;
     slim->out.bytes = slim->bytes + spans_size;
     ph_parcel_done(parcels, parcel);
     return slim;
 }
 
-/* --- Packing ------------------------------------------------------------------------- */
+/* --- Packing ---------------------------------------------------------------------- */
 
 static int
 pack_object(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel)
@@ -274,7 +286,7 @@ pack_object(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel)
     parcel->words[1] = handle.object;
     parcel->words[2] = handle.tag;
     parcel->out = (ph_outgoing){
-        .kind = PH_OBJECT, .bytes = parcel->words, .size = sizeof(parcel->words),
+        .kind = PARCEL_OBJECT, .bytes = parcel->words, .size = sizeof(parcel->words),
     };
     return 0;
 }
@@ -283,14 +295,14 @@ static int
 pack_value(ph_parcels *parcels, ph_parcel *parcel, uint64_t largest)
 {
     const ph_writer *writer = &parcel->writer;
-    if (fits(writer->used, writer->n_spans, largest)) {
+    if (fits_in_ring(writer->used, writer->n_spans, largest)) {
         parcel->out = (ph_outgoing){
-            .kind = PH_VALUE, .n_spans = writer->n_spans, .spans = writer->spans,
+            .kind = PARCEL_VALUE, .n_spans = writer->n_spans, .spans = writer->spans,
             .bytes = writer->bytes, .size = writer->used,
         };
         return 0;
     }
-    char *body = body_new(parcels, parcel, PH_VALUE, writer->used, largest);
+    char *body = make_body(parcels, parcel, PARCEL_VALUE, writer->used, largest);
     if (body == NULL) {
         return -1;
     }
@@ -298,9 +310,9 @@ pack_value(ph_parcels *parcels, ph_parcel *parcel, uint64_t largest)
     return 0;
 }
 
-/* Say with the exception that pickle has raised what it was asked for. */
+/* Add a note to the exception that is set: what pickle was needed for. */
 static void
-note(const char *format, ...)
+add_pickle_note(const char *format, ...)
 {
     PyObject *error = PyErr_GetRaisedException();
     va_list args;
@@ -310,18 +322,19 @@ note(const char *format, ...)
     if (text != NULL) {
         Py_XDECREF(PyObject_CallMethod(error, "add_note", "O", text));
     }
-    PyErr_Clear();                              /* the first exception is what counts */
+    PyErr_Clear();                              /* the first exception counts */
     Py_XDECREF(text);
     PyErr_SetRaisedException(error);
 }
 
 static const Py_buffer *
-contiguous(PyObject *buffers, Py_ssize_t i)
+get_contiguous(PyObject *buffers, Py_ssize_t i)
 {
     const Py_buffer *view = PyPickleBuffer_GetBuffer(PyList_GET_ITEM(buffers, i));
     if (view != NULL && !PyBuffer_IsContiguous(view, 'A')) {
         PyErr_SetString(PyExc_BufferError,
-                        "send: a buffer that is not contiguous cannot travel");
+                        "send: a buffer that is not contiguous cannot be sent; "
+                        "send a contiguous copy of it");
         return NULL;
     }
     return view;
@@ -329,35 +342,36 @@ contiguous(PyObject *buffers, Py_ssize_t i)
 
 #define WORDS 3                     /* before the sizes of the buffers */
 
-/* All that a pickled value consists of. */
+/* The parts of a pickled value. */
 typedef struct {
     PyObject *pickle;               /* a bytes object */
     PyObject *buffers;              /* a list of PickleBuffers */
     const ph_writer *references;
 } pickled_parts;
 
-/* Bytes that these take together; -1 with an exception. */
+/* Return the bytes that these parts take together.  -1 with an exception. */
 static int64_t
-size_of_parts(const pickled_parts *parts)
+compute_parts_size(const pickled_parts *parts)
 {
     Py_ssize_t n = PyList_GET_SIZE(parts->buffers);
-    uint64_t size = aligned((WORDS + (uint64_t)n) * sizeof(uint64_t));
-    size += aligned((uint64_t)PyBytes_GET_SIZE(parts->pickle));
-    size += aligned(parts->references->used);
+    uint64_t size = round_up_part((WORDS + (uint64_t)n) * sizeof(uint64_t));
+    size += round_up_part((uint64_t)PyBytes_GET_SIZE(parts->pickle));
+    size += round_up_part(parts->references->used);
     for (Py_ssize_t i = 0; i < n; i++) {
-        const Py_buffer *view = contiguous(parts->buffers, i);
+        const Py_buffer *view = get_contiguous(parts->buffers, i);
         if (view == NULL) {
             return -1;
         }
-        size += aligned((uint64_t)view->len);
+        size += round_up_part((uint64_t)view->len);
     }
     return (int64_t)size;
 }
 
+/* Copy bytes, and zeros up to a multiple of ALIGNED.  Return the place behind them. */
 static char *
-put(char *to, const void *bytes, uint64_t size)
+put_padded(char *to, const void *bytes, uint64_t size)
 {
-    uint64_t end = aligned(size);
+    uint64_t end = round_up_part(size);
     if (size > 0) {
         memcpy(to, bytes, size);
     }
@@ -377,19 +391,20 @@ put_parts(char *to, const pickled_parts *parts)
     if ((WORDS + n) % 2 != 0) {
         words[WORDS + n] = 0;                   /* up to a multiple of 16 bytes */
     }
-    to += aligned((WORDS + (uint64_t)n) * sizeof(uint64_t));
-    to = put(to, PyBytes_AS_STRING(parts->pickle), size);
-    to = put(to, parts->references->bytes, parts->references->used);
+    to += round_up_part((WORDS + (uint64_t)n) * sizeof(uint64_t));
+    to = put_padded(to, PyBytes_AS_STRING(parts->pickle), size);
+    to = put_padded(to, parts->references->bytes, parts->references->used);
     for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *buffer = PyList_GET_ITEM(parts->buffers, i);
         const Py_buffer *view = PyPickleBuffer_GetBuffer(buffer);
         words[WORDS + i] = (uint64_t)view->len;
-        to = put(to, view->buf, (uint64_t)view->len);
+        to = put_padded(to, view->buf, (uint64_t)view->len);
     }
 }
 
+/* Return scratch memory of at least that size.  NULL with an exception. */
 static char *
-scratch(ph_parcels *parcels, ph_parcel *parcel, uint64_t size)
+grow_scratch(ph_parcels *parcels, ph_parcel *parcel, uint64_t size)
 {
     while (parcel->bytes_size < size) {
         if (ph_grow(&parcel->bytes, parcel->bytes_size, &parcel->bytes_size, 1) < 0) {
@@ -404,20 +419,20 @@ static int
 pack_parts(ph_parcels *parcels, ph_parcel *parcel, const pickled_parts *parts,
            uint64_t largest)
 {
-    int64_t size = size_of_parts(parts);
+    int64_t size = compute_parts_size(parts);
     if (size < 0) {
         return -1;
     }
     char *to;
-    if (fits((uint64_t)size, parcel->writer.n_spans, largest)) {
-        to = scratch(parcels, parcel, (uint64_t)size);
+    if (fits_in_ring((uint64_t)size, parcel->writer.n_spans, largest)) {
+        to = grow_scratch(parcels, parcel, (uint64_t)size);
         parcel->out = (ph_outgoing){
-            .kind = PH_PICKLE, .bytes = to, .size = (uint64_t)size,
+            .kind = PARCEL_PICKLE, .bytes = to, .size = (uint64_t)size,
             .n_spans = parcel->writer.n_spans, .spans = parcel->writer.spans,
         };
     }
     else {
-        to = body_new(parcels, parcel, PH_PICKLE, (uint64_t)size, largest);
+        to = make_body(parcels, parcel, PARCEL_PICKLE, (uint64_t)size, largest);
     }
     if (to == NULL) {
         return -1;
@@ -428,15 +443,15 @@ pack_parts(ph_parcels *parcels, ph_parcel *parcel, const pickled_parts *parts,
 }
 
 static int
-pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t largest)
+pack_pickled(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t largest)
 {
     int result = -1;
     PyObject *pickle = NULL, *buffers = PyList_New(0);
     if (buffers != NULL) {
         pickle = ph_pickle(parcels->travels->interp->pickles, obj, buffers, &parcel->writer);
         if (pickle == NULL) {
-            note("send pickled this %s, since it is or holds something that travels in no "
-                 "other way", Py_TYPE(obj)->tp_name);
+            add_pickle_note("send pickled this %s, since it is or holds an object that can "
+                            "be sent in no other way", Py_TYPE(obj)->tp_name);
         }
     }
     if (pickle != NULL) {
@@ -448,8 +463,10 @@ pack_pickle(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t larg
     return result;
 }
 
+/* Raise TypeError: this object, or one of that type inside it, would have to be pickled.
+   -1. */
 static int
-refuse(PyObject *obj, const PyTypeObject *type)
+refuse_to_pickle(PyObject *obj, const PyTypeObject *type)
 {
     if (type == Py_TYPE(obj)) {
         PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and a %s travels "
@@ -463,8 +480,8 @@ refuse(PyObject *obj, const PyTypeObject *type)
 }
 
 static int
-pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
-     ph_parcel *parcel)
+pack_by_kind(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
+             ph_parcel *parcel)
 {
     if (ph_heap_contains(obj)) {
         return pack_object(parcels, obj, parcel);
@@ -477,23 +494,23 @@ pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest,
         return -1;
     }
     if (!may_pickle) {
-        return refuse(obj, parcel->writer.refused);
+        return refuse_to_pickle(obj, parcel->writer.refused);
     }
-    return pack_pickle(parcels, obj, parcel, largest);
+    return pack_pickled(parcels, obj, parcel, largest);
 }
 
 ph_parcel *
 ph_parcel_pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t largest)
 {
-    ph_parcel *parcel = parcel_take(parcels);
-    if (parcel != NULL && pack(parcels, obj, may_pickle, largest, parcel) < 0) {
+    ph_parcel *parcel = take_parcel(parcels);
+    if (parcel != NULL && pack_by_kind(parcels, obj, may_pickle, largest, parcel) < 0) {
         ph_parcel_done(parcels, parcel);
         return NULL;
     }
     return parcel;
 }
 
-/* --- Opening ------------------------------------------------------------------------- */
+/* --- Opening ---------------------------------------------------------------------- */
 
 static PyObject *
 open_object(ph_parcels *parcels, ph_reader *reader)
@@ -516,22 +533,23 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         return NULL;
     }
     if (obj == NULL) {
-        damaged(parcels, "it names no object");
+        raise_damaged_parcel(parcels, "it names no object");
     }
     return Py_XNewRef(obj);
 }
 
-/* The next piece of a pickled message, whose size it says itself. */
+/* Return the next piece of a pickled message, whose size the message itself states.  NULL
+   with MessageError. */
 static const char *
-next_piece(ph_parcels *parcels, ph_reader *reader, uint64_t size)
+read_piece(ph_parcels *parcels, ph_reader *reader, uint64_t size)
 {
     const char *piece = reader->at;
     uint64_t left = (uint64_t)(reader->end - reader->at);
-    if (size > left || aligned(size) > left) {
-        damaged(parcels, "a part is larger than the whole");
+    if (size > left || round_up_part(size) > left) {
+        raise_damaged_parcel(parcels, "a part is larger than the message");
         return NULL;
     }
-    reader->at += aligned(size);
+    reader->at += round_up_part(size);
     return piece;
 }
 
@@ -540,7 +558,7 @@ read_buffers(ph_parcels *parcels, ph_reader *reader, const uint64_t *sizes, uint
 {
     PyObject *buffers = PyList_New(0);
     for (uint64_t i = 0; buffers != NULL && i < n; i++) {
-        const char *piece = next_piece(parcels, reader, sizes[i]);
+        const char *piece = read_piece(parcels, reader, sizes[i]);
         PyObject *buffer = NULL;
         if (piece != NULL) {
             buffer = PyByteArray_FromStringAndSize(piece, (Py_ssize_t)sizes[i]);
@@ -559,14 +577,14 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
     uint64_t left = (uint64_t)(reader->end - reader->at) / sizeof(uint64_t);
     const uint64_t *words = (const uint64_t *)reader->at;
     if (left < WORDS || words[0] > left - WORDS) {
-        damaged(parcels, "it is too short");
+        raise_damaged_parcel(parcels, "it is too short");
         return NULL;
     }
     uint64_t n = words[0], size = words[1], of_references = words[2];
     const char *pickle = NULL, *at = NULL;
-    if (next_piece(parcels, reader, (WORDS + n) * sizeof(uint64_t)) != NULL
-        && (pickle = next_piece(parcels, reader, size)) != NULL) {
-        at = next_piece(parcels, reader, of_references);
+    if (read_piece(parcels, reader, (WORDS + n) * sizeof(uint64_t)) != NULL
+        && (pickle = read_piece(parcels, reader, size)) != NULL) {
+        at = read_piece(parcels, reader, of_references);
     }
     PyObject *buffers = at ? read_buffers(parcels, reader, words + WORDS, n) : NULL;
     if (buffers == NULL) {
@@ -579,13 +597,14 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
                                 &references);
     reader->next_span = references.next_span;
     if (obj == NULL) {
-        note("while recv unpickled a message, which is lost");
+        add_pickle_note("while recv unpickled a message, which is lost");
     }
     Py_DECREF(buffers);
     return obj;
 }
 
-/* Read on in the span that holds the body. */
+/* Continue reading in the span that holds the body.  The hold on it becomes the
+   caller's. */
 static int
 enter_body(ph_parcels *parcels, ph_reader *reader, ph_span_id *body)
 {
@@ -595,12 +614,12 @@ enter_body(ph_parcels *parcels, ph_reader *reader, ph_span_id *body)
     }
     if (ph_span_hold(*body, PH_SPAN_MESSAGE) != PH_OK) {
         ph_span_drop(*body);
-        return damaged(parcels, "it names something else than its body");
+        return raise_damaged_parcel(parcels, "its body is not a span of a message");
     }
     ph_span_drop(*body);
     if (size > ph_span_size(*body)) {
         ph_span_drop(*body);
-        return damaged(parcels, "it is larger than its body");
+        return raise_damaged_parcel(parcels, "it is larger than its body");
     }
     reader->at = ph_span_address(*body);
     reader->end = reader->at + size;
@@ -611,14 +630,14 @@ static PyObject *
 open_kind(ph_parcels *parcels, ph_reader *reader, uint32_t kind)
 {
     switch (kind) {
-    case PH_OBJECT:
+    case PARCEL_OBJECT:
         return open_object(parcels, reader);
-    case PH_VALUE:
+    case PARCEL_VALUE:
         return ph_message_read(parcels->travels, reader);
-    case PH_PICKLE:
+    case PARCEL_PICKLE:
         return open_pickle(parcels, reader);
     default:
-        damaged(parcels, "it is of no kind that travels");
+        raise_damaged_parcel(parcels, "its kind is unknown");
         return NULL;
     }
 }
@@ -632,14 +651,15 @@ ph_parcel_open(ph_parcels *parcels, const ph_incoming *incoming)
         .spans = incoming->spans, .n_spans = incoming->n_spans,
     };
     ph_span_id body;
-    bool in_span = incoming->kind & PH_IN_SPAN;
+    bool in_span = incoming->kind & PARCEL_IN_SPAN;
     PyObject *obj = NULL;
     if (!in_span || enter_body(parcels, &reader, &body) == 0) {
-        obj = open_kind(parcels, &reader, incoming->kind & ~(uint32_t)PH_IN_SPAN);
+        obj = open_kind(parcels, &reader, incoming->kind & ~(uint32_t)PARCEL_IN_SPAN);
         if (in_span) {
             ph_span_drop(body);
         }
     }
+    assert(reader.next_span <= reader.n_spans);
     while (reader.next_span < reader.n_spans) {
         ph_span_drop(reader.spans[reader.next_span++]);
     }

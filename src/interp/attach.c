@@ -1,292 +1,296 @@
-/* attach.c -- being a guest in another interpreter of this process.
+/* attach.c -- attaching a thread to another interpreter of this process.
 
-   An interpreter's objects may only be touched by a thread that is attached to it.  A
-   thread of another interpreter gets there as a *guest* of the *host*: it detaches
-   from its own thread state, attaches one of the host, runs, and goes back.  Nobody
-   of the host has to be there to serve it: an idle host works as well as a busy one.
+   Only a thread that is attached to an interpreter may touch its objects.  A thread of
+   another interpreter gets there by itself: it detaches from its own thread state,
+   attaches one of the other interpreter, runs, and goes back.  No thread of the other
+   interpreter has to serve it, so an idle one works as well as a busy one.
+
+       guard -> attach (wait for the GIL) -> run -> detach -> drop the guard
 
    Invariants:
 
-   1. A thread holds at most one GIL at a time, and waits for a GIL (or for guests to
-      leave) holding none, and not the lock of this file.  So whoever has a GIL waits
-      for no other one, and no cycle of waiting for GILs can arise: A calling into B
-      calling into A is a thread that takes turns, however many do so at once.
-   2. A thread has at most one thread state of ours per interpreter: if it left the
-      host on its way here, it goes on with the state that it left there (as if the
-      host had called itself: recursion depth, context and thread-locals are the same),
-      and else with a fresh one, that ends with the visit.
-   3. A host counts its guests from before they ask for its GIL until after they have
-      deleted their thread state.  Once closed it admits nobody.  It is closed in its
-      atexit functions, which wait for guests, detached: after them CPython aborts an
-      interpreter that has other thread states ("not the last thread"), and ends or
-      hangs, for good, threads that ask for its GIL.
-   4. The main interpreter closes all: once the process finalizes, CPython stops any
-      thread that asks for any GIL.
+   1. A thread holds at most one GIL at a time.  While it waits for a GIL, or for other
+      threads to detach, it holds none, and not the lock of this file.  So waiting for
+      GILs has no cycles: A calling into B calling into A is one thread that takes turns.
+   2. A thread has at most one thread state of ours per interpreter.  If it left the
+      interpreter on its way here, it continues with the thread state that it left there;
+      otherwise with a new one, which ends with the attachment.
+   3. Guards are counted from before a thread asks for the GIL until its thread state is
+      deleted.  A closed interpreter gives no new guards.  It is closed by its atexit
+      functions, which wait, detached, until no other thread has a guard: after them
+      CPython aborts an interpreter that has other thread states, and ends or hangs
+      threads that ask for its GIL.
+   4. Closing the main interpreter closes all: once the process finalizes, CPython stops
+      any thread that asks for any GIL.
+   5. An exception that is set in a suspended thread state stays with it (a proxy may be
+      deallocated while one is set).
 
-   An exception that is set in a suspended thread state stays with it (a proxy may be
-   deallocated while one is set).
+   Signals are handled by the main thread when it is back in the main interpreter.
+   3.15's interpreter guards do the same as 3 and 4; this one mechanism serves all
+   versions.  It relies on atexit: no code may clear an interpreter's atexit functions
+   (atexit._clear()) and end it while others hold objects that it has lent.
 
-   Of the host's state a guest sees what a new thread would: threading.local and
-   contextvars are empty, threading.current_thread() is a dummy for it or, in a thread
-   that the host knows, that thread.  Signals are handled by the main thread when it is
-   back in the main interpreter.
-
-   Why one mechanism: 3.15 has interpreter guards that do the same as 3. and 4.; what
-   works on 3.12 works there, too, and behaves the same.  Pending calls (3.12's other
-   way into an interpreter) are a bounded queue that an idle interpreter does not look
-   at, and in a sub-interpreter of 3.12 nobody may ever.
-
-   What this relies on: nobody clears the interpreter's atexit functions
-   (atexit._clear()) and ends it all the same while others hold what it has lent.
-
-   State: per process, under `lock`; the chain of visits belongs to its thread.
-   Children by fork: only the main interpreter is left there.  CPython deallocates the
-   objects of the others with no thread state attached (and mostly dies of it). */
+   State: per process, under `interps.lock`; the chain of attachments belongs to its
+   thread.  A forked child has only the main interpreter; the others count as closed, and
+   CPython deallocates their objects with no thread state attached. */
 
 #include "interp/attach.h"
 
 #include "core/os/os.h"
 #include "core/os/sync.h"
 
-struct ph_host {
-    ph_host *next;
+struct ph_interp_record {
+    ph_interp_record *next;
     PyInterpreterState *interp;
     int64_t id;                     /* of the interpreter: never used again */
-    uint32_t guests;                /* admitted, and not gone again */
-    uint32_t keepers;               /* those who hold a pointer */
+    uint32_t guards;                /* of threads that are attached, or about to be */
+    uint32_t references;            /* pointers to this record that are kept */
     bool main;
     bool closed;
-    uint64_t doorkeeper;            /* id of a thread state, or 0; only used in the host */
+    uint64_t placeholder;           /* id of a thread state, or 0; used in the interpreter */
 };
 
 static struct {
     ph_mutex lock;
     bool ready;                     /* by ph_os_lock() */
     bool ending;                    /* the main interpreter is closed */
-    ph_host *first;
-    uint32_t waiting;               /* for guests to leave */
-    _Atomic uint32_t departures;    /* changes when one left while some wait */
-} hosts;
+    ph_interp_record *first;
+    uint32_t waiting;               /* threads that wait for others to detach */
+    _Atomic uint32_t detached;      /* changes when one detaches while some wait */
+} interps;
 
-static _Thread_local ph_guest *innermost;
+static _Thread_local ph_attachment *innermost;
 
-#define LOOK_AGAIN 200000000u       /* nanoseconds: a signal may come just before we sleep */
+/* Nanoseconds: a signal may arrive just before a thread sleeps. */
+#define LOOK_AGAIN 200000000u
 
-/* --- The lock ------------------------------------------------------------------- */
+/* --- The lock --------------------------------------------------------------------- */
 
-/* Threads of one process only: its owner cannot die without us. */
+/* Only threads of one process use it: its owner cannot die alone. */
 void
-ph_hosts_lock(void)
+ph_interps_lock(void)
 {
-    (void)ph_mutex_lock(&hosts.lock, PH_FOREVER);
+    (void)ph_mutex_lock(&interps.lock, PH_FOREVER);
 }
 
 void
-ph_hosts_unlock(void)
+ph_interps_unlock(void)
 {
-    ph_mutex_unlock(&hosts.lock);
+    ph_mutex_unlock(&interps.lock);
 }
 
-/* How many of the guests, of one host or (NULL) of all, are visits of this thread. */
+/* Count the guards of one interpreter, or (NULL) of all, that are this thread's. */
 static uint32_t
-own_visits(const ph_host *host)
+count_own_guards(const ph_interp_record *record)
 {
     uint32_t n = 0;
-    for (const ph_guest *visit = innermost; visit != NULL; visit = visit->outer) {
-        n += host == NULL || visit->host == host;
+    for (const ph_attachment *each = innermost; each != NULL; each = each->outer) {
+        n += record == NULL || each->record == record;
     }
     return n;
 }
 
 /* Other threads are gone, and CPython deletes all other interpreters. */
 static void
-after_fork_child(void)
+reset_interps_in_child(void)
 {
-    (void)ph_mutex_init(&hosts.lock);
-    hosts.waiting = 0;
-    for (ph_host *host = hosts.first; host != NULL; host = host->next) {
-        host->guests = own_visits(host);
-        host->closed = host->closed || !host->main;
+    (void)ph_mutex_init(&interps.lock);
+    interps.waiting = 0;
+    for (ph_interp_record *each = interps.first; each != NULL; each = each->next) {
+        each->guards = count_own_guards(each);
+        each->closed = each->closed || !each->main;
     }
 }
 
 static ph_status
-make_ready(void)
+init_interps(void)
 {
     ph_os_lock();
     int err = 0;
-    if (!hosts.ready) {
-        err = ph_mutex_init(&hosts.lock);
+    if (!interps.ready) {
+        err = ph_mutex_init(&interps.lock);
         if (err == 0) {
-            err = ph_os_atfork(ph_hosts_lock, ph_hosts_unlock, after_fork_child);
+            err = ph_os_atfork(ph_interps_lock, ph_interps_unlock, reset_interps_in_child);
         }
-        hosts.ready = err == 0;
+        interps.ready = err == 0;
     }
     ph_os_unlock();
     return err ? ph_fail(PH_NOMEM, "permaheap: out of memory") : PH_OK;
 }
 
-/* --- Hosts ------------------------------------------------------------------------ */
+/* --- Records ---------------------------------------------------------------------- */
 
-static ph_host *
-find(int64_t id)
+static ph_interp_record *
+find_record(int64_t id)
 {
-    ph_host *host = hosts.first;
-    while (host != NULL && host->id != id) {
-        host = host->next;
+    ph_interp_record *record = interps.first;
+    while (record != NULL && record->id != id) {
+        record = record->next;
     }
-    return host;
+    return record;
 }
 
-static ph_host *
-host_new(PyInterpreterState *interp)
+static ph_interp_record *
+make_record(PyInterpreterState *interp)
 {
-    ph_host *host = ph_calloc(1, sizeof(*host));
-    if (host == NULL) {
+    ph_interp_record *record = ph_calloc(1, sizeof(*record));
+    if (record == NULL) {
         (void)ph_fail(PH_NOMEM, "permaheap: out of memory");
         return NULL;
     }
-    host->interp = interp;
-    host->id = PyInterpreterState_GetID(interp);
-    host->main = interp == PyInterpreterState_Main();
-    host->next = hosts.first;
-    hosts.first = host;
-    return host;
+    record->interp = interp;
+    record->id = PyInterpreterState_GetID(interp);
+    record->main = interp == PyInterpreterState_Main();
+    record->next = interps.first;
+    interps.first = record;
+    return record;
 }
 
-ph_host *
-ph_host_here(void)
+ph_interp_record *
+ph_interp_here(void)
 {
-    if (make_ready() != PH_OK) {
+    if (init_interps() != PH_OK) {
         return NULL;
     }
     PyInterpreterState *interp = PyInterpreterState_Get();
-    ph_hosts_lock();
-    ph_host *host = find(PyInterpreterState_GetID(interp));
-    if (host == NULL) {
-        host = host_new(interp);
+    ph_interps_lock();
+    ph_interp_record *record = find_record(PyInterpreterState_GetID(interp));
+    if (record == NULL) {
+        record = make_record(interp);
     }
-    if (host != NULL) {
-        host->keepers++;
+    if (record != NULL) {
+        record->references++;
     }
-    ph_hosts_unlock();
-    return host;
+    ph_interps_unlock();
+    return record;
 }
 
 void
-ph_host_keep(ph_host *host)
+ph_interp_keep(ph_interp_record *record)
 {
-    host->keepers++;
+    assert(record->references > 0);
+    record->references++;
 }
 
 void
-ph_host_drop(ph_host *host)
+ph_interp_drop(ph_interp_record *record)
 {
-    if (--host->keepers > 0) {
+    assert(record->references > 0);
+    if (--record->references > 0) {
         return;
     }
-    ph_host **link = &hosts.first;
-    while (*link != host) {
+    assert(record->guards == 0);
+    ph_interp_record **link = &interps.first;
+    while (*link != record) {
         link = &(*link)->next;
     }
-    *link = host->next;
-    ph_free(host);
+    *link = record->next;
+    ph_free(record);
 }
 
 bool
-ph_host_is_here(const ph_host *host)
+ph_interp_is_here(const ph_interp_record *record)
 {
-    return host->id == PyInterpreterState_GetID(PyInterpreterState_Get());
+    return record->id == PyInterpreterState_GetID(PyInterpreterState_Get());
 }
 
 bool
-ph_host_is_open(const ph_host *host)
+ph_interp_is_open(const ph_interp_record *record)
 {
-    return !host->closed && !hosts.ending;
+    return !record->closed && !interps.ending;
 }
 
 int64_t
-ph_host_id(const ph_host *host)
+ph_interp_id(const ph_interp_record *record)
 {
-    return host->id;
+    return record->id;
 }
 
+/* --- Guards ----------------------------------------------------------------------- */
+
 bool
-ph_host_admit(ph_host *host)
+ph_interp_guard(ph_interp_record *record)
 {
-    if (!ph_host_is_open(host)) {
+    if (!ph_interp_is_open(record)) {
         return false;
     }
-    host->guests++;
+    record->guards++;
     return true;
 }
 
-/* The doorkeeper is a thread state that nobody ever uses: with it the interpreter is
-   never without one between two guests (PH_FIRST_STATE_RACES).  From the first loan on,
-   so that who lends nothing ends as ever. */
-int
-ph_host_open(ph_host *host)
+static void
+drop_guard(ph_interp_record *record)
 {
-    if (PH_FIRST_STATE_RACES && !host->main && !host->closed
-        && host->doorkeeper == 0) {
-        PyThreadState *doorkeeper = PyThreadState_New(host->interp);
-        if (doorkeeper == NULL) {
+    ph_interps_lock();
+    assert(record->guards > 0);
+    record->guards--;
+    bool wake = interps.waiting > 0;
+    if (wake) {
+        interps.detached++;
+    }
+    ph_interps_unlock();
+    if (wake) {
+        ph_os_wake(&interps.detached);
+    }
+}
+
+/* Count the guards of other threads, of one interpreter or (NULL) of all. */
+static uint32_t
+count_other_guards(const ph_interp_record *record)
+{
+    uint32_t n = 0, own = count_own_guards(record);
+    for (const ph_interp_record *each = interps.first; each != NULL; each = each->next) {
+        if (record == NULL || each == record) {
+            n += each->guards;
+        }
+    }
+    assert(n >= own);
+    return n - own;
+}
+
+/* --- Placeholders ----------------------------------------------------------------- */
+
+/* The placeholder is a thread state that is never attached: with it the interpreter is
+   never without one between two attachments (PH_FIRST_STATE_RACES).  It is made for the
+   first loan, so that an interpreter that lends nothing ends as usual. */
+int
+ph_interp_prepare(ph_interp_record *record)
+{
+    assert(ph_interp_is_here(record));
+    if (PH_FIRST_STATE_RACES && !record->main && !record->closed
+        && record->placeholder == 0) {
+        PyThreadState *placeholder = PyThreadState_New(record->interp);
+        if (placeholder == NULL) {
             return -1;
         }
-        host->doorkeeper = PyThreadState_GetID(doorkeeper);
+        record->placeholder = PyThreadState_GetID(placeholder);
     }
     return 0;
 }
 
 /* It may be gone: when the process ends, CPython deletes "the" thread state of each
-   interpreter that is left, before it ends that.  Its memory may be another one then,
-   but ids are never used again. */
+   interpreter that is left before it ends that interpreter.  Its memory may be that of
+   another thread state then, but ids are never used again. */
 static void
-dismiss_doorkeeper(ph_host *host)
+delete_placeholder(ph_interp_record *record)
 {
-    PyThreadState *tstate = host->doorkeeper ? PyInterpreterState_ThreadHead(host->interp)
-                                             : NULL;
-    while (tstate != NULL && PyThreadState_GetID(tstate) != host->doorkeeper) {
+    PyThreadState *tstate = record->placeholder
+                            ? PyInterpreterState_ThreadHead(record->interp) : NULL;
+    while (tstate != NULL && PyThreadState_GetID(tstate) != record->placeholder) {
         tstate = PyThreadState_Next(tstate);
     }
     if (tstate != NULL) {
         PyThreadState_Clear(tstate);
         PyThreadState_Delete(tstate);
     }
-    host->doorkeeper = 0;
+    record->placeholder = 0;
 }
 
+/* --- Closing ---------------------------------------------------------------------- */
+
+/* Run the handlers of signals: one of them may be what lets another thread detach. */
 static void
-depart(ph_host *host)
-{
-    ph_hosts_lock();
-    host->guests--;
-    bool wake = hosts.waiting > 0;
-    if (wake) {
-        hosts.departures++;
-    }
-    ph_hosts_unlock();
-    if (wake) {
-        ph_os_wake(&hosts.departures);
-    }
-}
-
-/* Guests that may leave while this thread waits for it. */
-static uint32_t
-others_in(const ph_host *host)
-{
-    uint32_t n = 0;
-    for (const ph_host *each = hosts.first; each != NULL; each = each->next) {
-        if (host == NULL || each == host) {
-            n += each->guests;
-        }
-    }
-    return n - own_visits(host);
-}
-
-/* The handlers of signals may be what lets a guest go. */
-static void
-handle_signals(PyThreadState *tstate)
+run_signal_handlers(PyThreadState *tstate)
 {
     PyEval_RestoreThread(tstate);
     if (PyErr_CheckSignals() < 0) {
@@ -296,89 +300,94 @@ handle_signals(PyThreadState *tstate)
 }
 
 void
-ph_host_close(ph_host *host)
+ph_interp_close(ph_interp_record *record)
 {
+    assert(ph_interp_is_here(record));
     PyThreadState *tstate = PyEval_SaveThread();
-    ph_hosts_lock();
-    host->closed = true;
-    hosts.ending = hosts.ending || host->main;
-    while (others_in(host->main ? NULL : host) > 0) {
-        uint32_t seen = hosts.departures;
-        hosts.waiting++;
-        ph_hosts_unlock();
-        (void)ph_os_wait(&hosts.departures, seen, ph_os_now() + LOOK_AGAIN);
-        handle_signals(tstate);
-        ph_hosts_lock();
-        hosts.waiting--;
+    ph_interps_lock();
+    record->closed = true;
+    interps.ending = interps.ending || record->main;
+    while (count_other_guards(record->main ? NULL : record) > 0) {
+        uint32_t seen = interps.detached;
+        interps.waiting++;
+        ph_interps_unlock();
+        (void)ph_os_wait(&interps.detached, seen, ph_os_now() + LOOK_AGAIN);
+        run_signal_handlers(tstate);
+        ph_interps_lock();
+        interps.waiting--;
     }
-    ph_hosts_unlock();
+    ph_interps_unlock();
     PyEval_RestoreThread(tstate);
-    dismiss_doorkeeper(host);
+    delete_placeholder(record);
 }
 
-/* --- Visits ------------------------------------------------------------------------- */
+/* --- Attachments ------------------------------------------------------------------ */
 
-/* The thread state that this thread has left in the host, or NULL. */
+/* Return the thread state that this thread has left in the interpreter, or NULL. */
 static PyThreadState *
-suspended_in(const ph_host *host)
+find_suspended(const ph_interp_record *record)
 {
-    const ph_guest *visit = innermost;
-    while (visit != NULL
-           && PyThreadState_GetInterpreter(visit->from) != host->interp) {
-        visit = visit->outer;
+    const ph_attachment *each = innermost;
+    while (each != NULL && PyThreadState_GetInterpreter(each->from) != record->interp) {
+        each = each->outer;
     }
-    return visit ? visit->from : NULL;
+    return each ? each->from : NULL;
 }
 
 uint32_t
-ph_guest_depth(void)
+ph_attachment_depth(void)
 {
     return innermost ? innermost->depth : 0;
 }
 
 int
-ph_guest_enter(ph_guest *visit, ph_host *host)
+ph_interp_attach(ph_attachment *attachment, ph_interp_record *record)
 {
-    PyThreadState *inside = suspended_in(host);
-    visit->made = inside == NULL;
+    assert(ph_is_attached() && record->guards > 0);
+    PyThreadState *inside = find_suspended(record);
+    attachment->made = inside == NULL;
     if (inside == NULL) {
-        inside = PyThreadState_New(host->interp);
+        inside = PyThreadState_New(record->interp);
         if (inside == NULL) {
-            depart(host);
+            drop_guard(record);
             return -1;
         }
     }
-    visit->host = host;
-    visit->from = PyEval_SaveThread();
-    visit->outer = innermost;
-    visit->depth = ph_guest_depth() + 1;
-    innermost = visit;
+    attachment->record = record;
+    attachment->from = PyEval_SaveThread();
+    attachment->outer = innermost;
+    attachment->depth = ph_attachment_depth() + 1;
+    innermost = attachment;
+    assert(!ph_is_attached());
     ph_attach(inside);
-    visit->exception = PyErr_GetRaisedException();
+    attachment->exception = PyErr_GetRaisedException();
+    assert(ph_interp_is_here(record));
     return 0;
 }
 
 void
-ph_guest_leave(ph_guest *visit)
+ph_interp_detach(ph_attachment *attachment)
 {
-    assert(!PyErr_Occurred() && innermost == visit);
-    PyErr_SetRaisedException(visit->exception);
-    if (visit->made) {
+    assert(!PyErr_Occurred() && innermost == attachment);
+    assert(ph_interp_is_here(attachment->record));
+    PyErr_SetRaisedException(attachment->exception);
+    if (attachment->made) {
         PyThreadState_Clear(PyThreadState_Get());   /* may run Python code */
         PyThreadState_DeleteCurrent();
     }
     else {
         (void)PyEval_SaveThread();
     }
-    innermost = visit->outer;
-    depart(visit->host);
-    ph_attach(visit->from);
+    innermost = attachment->outer;
+    drop_guard(attachment->record);
+    ph_attach(attachment->from);
 }
 
 void
-ph_guest_text(char *text, size_t size)
+ph_take_error_text(char *text, size_t size)
 {
     PyObject *raised = PyErr_GetRaisedException();
+    assert(raised != NULL);
     PyObject *str = PyObject_Str(raised);
     const char *utf8 = str ? PyUnicode_AsUTF8(str) : NULL;
     PyOS_snprintf(text, size, "%s: %s", Py_TYPE(raised)->tp_name, utf8 ? utf8 : "?");

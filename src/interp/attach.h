@@ -1,54 +1,61 @@
-/* attach.h -- being a guest in another interpreter of this process. */
+/* attach.h -- attaching a thread to another interpreter of this process. */
 
 #ifndef PH_INTERP_ATTACH_H
 #define PH_INTERP_ATTACH_H
 
 #include "layout/layout.h"
 
-/* An interpreter that takes guests; valid while somebody keeps it. */
-typedef struct ph_host ph_host;
+/* An interpreter to which threads of others can attach; valid while it is kept. */
+typedef struct ph_interp_record ph_interp_record;
 
-/* The lock of all hosts, and of the loans in loans.c.  Nothing waits while it is held,
-   and nothing of Python runs. */
-void ph_hosts_lock(void);
-void ph_hosts_unlock(void);
+/* The lock of all records, and of the loans in loans.c.  No thread waits or runs Python
+   code while it holds this lock. */
+void ph_interps_lock(void);
+void ph_interps_unlock(void);
 
-/* The running interpreter as a host, made at the first call; kept.  NULL after
-   ph_fail().  After ph_heap_init(). */
-ph_host *ph_host_here(void);
-/* Get ready for guests; in the host.  -1: there is no memory. */
-int ph_host_open(ph_host *host);
-/* Let nobody in any more, and wait until those inside have left.  Of the main
-   interpreter: all guests of the process, wherever they are.  In the host. */
-void ph_host_close(ph_host *host);
+/* Return the record of the running interpreter, made at the first call; kept.  NULL
+   after ph_fail().  Needs ph_heap_init(). */
+ph_interp_record *ph_interp_here(void);
+/* Prepare the running interpreter for threads of others; it is the record's.  -1: there
+   is no memory. */
+int ph_interp_prepare(ph_interp_record *record);
+/* Close the running interpreter, which is the record's: no other thread attaches any
+   more.  Wait until those that are attached have detached.  Closing the main interpreter
+   closes all, and waits for all attached threads of the process. */
+void ph_interp_close(ph_interp_record *record);
 
 /* With the lock held: */
-void ph_host_keep(ph_host *host);
-void ph_host_drop(ph_host *host);
-bool ph_host_is_here(const ph_host *host);      /* in the running interpreter? */
-bool ph_host_is_open(const ph_host *host);
-int64_t ph_host_id(const ph_host *host);        /* of the interpreter; also without */
-/* Announce a guest, which ph_guest_enter() must follow.  False: it is closed. */
-bool ph_host_admit(ph_host *host);
+void ph_interp_keep(ph_interp_record *record);
+void ph_interp_drop(ph_interp_record *record);
+bool ph_interp_is_open(const ph_interp_record *record);
+/* Guard the interpreter: until ph_interp_attach(), which must follow, and the detaching
+   after it, it does not end.  False: it is closed. */
+bool ph_interp_guard(ph_interp_record *record);
 
-/* One stay of this thread in a host.  On the C stack. */
-typedef struct ph_guest {
-    struct ph_guest *outer;         /* the visit that this one was begun in */
-    ph_host *host;
+/* With or without the lock: is it the running interpreter?  Its id. */
+bool ph_interp_is_here(const ph_interp_record *record);
+int64_t ph_interp_id(const ph_interp_record *record);
+
+/* One stay of this thread in another interpreter.  On the C stack. */
+typedef struct ph_attachment {
+    struct ph_attachment *outer;    /* the attachment in which this one was begun */
+    ph_interp_record *record;
     PyThreadState *from;            /* suspended: where the thread came from */
-    PyObject *exception;            /* that was set in the state we are using */
-    uint32_t depth;                 /* of how many visits it is the innermost */
+    PyObject *exception;            /* that was set in the thread state we are using */
+    uint32_t depth;                 /* 1 for the outermost */
     bool made;                      /* its thread state was made for it */
-} ph_guest;
+} ph_attachment;
 
-/* How many visits this thread is in, one within the other. */
-uint32_t ph_guest_depth(void);
-/* Go there, having been admitted, and without the lock.  -1: there is no memory, and
-   the admission is used up.  Any exception here stays here. */
-int ph_guest_enter(ph_guest *visit, ph_host *host);
-/* Go back.  No exception may be set. */
-void ph_guest_leave(ph_guest *visit);
-/* Clear the exception that is set, and copy its text: to be taken home. */
-void ph_guest_text(char *text, size_t size);
+/* Return how many attachments this thread is in, one within the other. */
+uint32_t ph_attachment_depth(void);
+/* Attach this thread to an interpreter that it has guarded; without the lock.  Any
+   exception that is set here stays here.  -1: there is no memory, and the guard is
+   dropped. */
+int ph_interp_attach(ph_attachment *attachment, ph_interp_record *record);
+/* Go back, and drop the guard.  No exception may be set. */
+void ph_interp_detach(ph_attachment *attachment);
+/* Clear the exception that is set, and copy its text, which may go to another
+   interpreter. */
+void ph_take_error_text(char *text, size_t size);
 
 #endif

@@ -1,25 +1,31 @@
 /* borrowed_buffer.c -- the buffer of a lent object, as its proxy exports it.
 
-   Each view of a proxy has a Py_buffer of its own, which a guest of the owner gets
-   from the object and releases: no byte is copied, and the object knows that it is
-   exported (a bytearray does not change its size meanwhile).  The view is read-only
+   Each buffer of a proxy has a Py_buffer of the object itself behind it ("theirs"), which
+   this thread gets and releases in the owner.  No byte is copied, and the object knows
+   that it is exported: a bytearray does not change its size then.  Buffers are read-only
    unless the loan was opened with writable=True.  Nothing orders the writes of two
-   interpreters to one byte: who needs that uses a lock, or call().
+   interpreters to one byte: use a lock, or call().
 
-   If the owner ends first, its views stay valid: their buffers are never released, and
-   so their objects never freed.  CPython keeps the memory of an interpreter in which
-   objects are left. */
+   Invariants:
 
-#include "interp/lend.h"
+   1. A proxy with buffers is not closed: `buffers` counts them from before the owner is
+      asked until after `theirs` is released.
+   2. If the owner ends first, its buffers stay valid: they are never released, so their
+      objects are never freed.  CPython keeps the memory of an interpreter in which objects
+      are left.
+
+   Who writes: `buffers`, a thread that holds the borrower's GIL. */
+
+#include "interp/borrowed_buffer.h"
 
 #include "core/os/os.h"
 
-/* What view->internal points to. */
+/* view->internal points to it. */
 typedef struct {
     Py_buffer theirs;               /* got and released in the owner */
-} view_state;
+} borrowed_buffer;
 
-/* In the owner: its Py_buffer.  -1 with a text. */
+/* Get the object's Py_buffer, in the owner.  -1 with a text. */
 static int
 get_theirs(ph_loan *loan, Py_buffer *theirs, int flags, char *text, size_t size)
 {
@@ -30,30 +36,30 @@ get_theirs(ph_loan *loan, Py_buffer *theirs, int flags, char *text, size_t size)
     }
     int result = PyObject_GetBuffer(object, theirs, flags);
     if (result < 0) {
-        ph_guest_text(text, size);
+        ph_take_error_text(text, size);
     }
     Py_DECREF(object);
     return result;
 }
 
 static int
-fill_view(Borrowed *self, Py_buffer *view, view_state *state, int flags)
+fill_borrowed_buffer(Borrowed *self, Py_buffer *view, borrowed_buffer *buffer, int flags)
 {
     ph_loan *loan = self->loan;
-    ph_guest visit;
+    ph_attachment attachment;
     char text[256];
-    if (ph_loan_visit(loan, &visit, self->lending->loan_error) < 0) {
+    if (ph_loan_enter(loan, &attachment, self->lending->loan_error) < 0) {
         return -1;
     }
-    int result = get_theirs(loan, &state->theirs, flags, text, sizeof(text));
-    ph_guest_leave(&visit);
+    int result = get_theirs(loan, &buffer->theirs, flags, text, sizeof(text));
+    ph_interp_detach(&attachment);
     if (result < 0) {
-        PyErr_Format(PyExc_BufferError, "no view of this %s of interpreter %lld: %s",
-                     loan->type_name, (long long)ph_host_id(loan->host), text);
+        PyErr_Format(PyExc_BufferError, "there is no buffer of this %s of interpreter %lld: "
+                     "%s", loan->type_name, (long long)ph_interp_id(loan->owner), text);
         return -1;
     }
-    *view = state->theirs;          /* shape and strides may point into `theirs` */
-    view->internal = state;
+    *view = buffer->theirs;         /* shape and strides may point into `theirs` */
+    view->internal = buffer;
     view->obj = Py_NewRef(self);
     view->readonly |= !self->writable;
     return 0;
@@ -64,8 +70,7 @@ ph_borrowed_getbuffer(PyObject *op, Py_buffer *view, int flags)
 {
     Borrowed *self = (Borrowed *)op;
     view->obj = NULL;
-    if (self->loan == NULL) {
-        PyErr_SetString(self->lending->loan_error, "permaheap: this proxy was closed");
+    if (ph_borrowed_check(self) < 0) {
         return -1;
     }
     if ((flags & PyBUF_WRITABLE) && !self->writable) {
@@ -73,34 +78,35 @@ ph_borrowed_getbuffer(PyObject *op, Py_buffer *view, int flags)
                         "open(writable=True)");
         return -1;
     }
-    view_state *state = ph_malloc(sizeof(*state));
-    if (state == NULL) {
+    borrowed_buffer *buffer = ph_malloc(sizeof(*buffer));
+    if (buffer == NULL) {
         PyErr_NoMemory();
         return -1;
     }
-    self->views++;                  /* other threads cannot close it meanwhile */
-    int result = fill_view(self, view, state, flags);
+    self->buffers++;                /* from here on no thread can close the proxy */
+    int result = fill_borrowed_buffer(self, view, buffer, flags);
     if (result < 0) {
-        self->views--;
-        ph_free(state);
+        self->buffers--;
+        ph_free(buffer);
     }
     return result;
 }
 
-/* When the owner has ended, or there is no memory to go there, its buffer stays. */
+/* When the owner has ended, or there is no memory to attach to it, its buffer stays. */
 void
 ph_borrowed_releasebuffer(PyObject *op, Py_buffer *view)
 {
     Borrowed *self = (Borrowed *)op;
-    view_state *state = view->internal;
-    ph_guest visit;
-    ph_hosts_lock();
-    bool admitted = ph_is_attached() && ph_host_admit(self->loan->host);
-    ph_hosts_unlock();
-    if (admitted && ph_guest_enter(&visit, self->loan->host) == 0) {
-        PyBuffer_Release(&state->theirs);
-        ph_guest_leave(&visit);
+    assert(self->buffers > 0 && self->loan != NULL);
+    borrowed_buffer *buffer = view->internal;
+    ph_attachment attachment;
+    ph_interps_lock();
+    bool guarded = ph_is_attached() && ph_interp_guard(self->loan->owner);
+    ph_interps_unlock();
+    if (guarded && ph_interp_attach(&attachment, self->loan->owner) == 0) {
+        PyBuffer_Release(&buffer->theirs);
+        ph_interp_detach(&attachment);
     }
-    self->views--;
-    ph_free(state);
+    self->buffers--;
+    ph_free(buffer);
 }

@@ -1,23 +1,34 @@
 /* call.c -- running a method of a lent object in its owner: an actor in one line.
 
-   Two interpreters never see each other's objects: a *packet*, bytes in raw memory, is
-   all that passes between them.  The caller packs (method, arguments), and a dict of
-   keyword arguments when there are any, goes to the owner as a guest, unpacks, calls,
-   packs the result or the exception, goes back and unpacks.  In the owner itself the
-   same happens without the way: what a method gets and returns is a copy, wherever it
-   is called.
+   Two interpreters never see each other's objects: only a *packet*, bytes in raw memory,
+   passes between them.
 
-   What is packed are ordinary values (encode.c), permanent objects by reference,
-   Buffers, Channels, and else what pickle can copy (pickle.c).  Loans and proxies go by
-   name; a name in a result is held until it has arrived (a method that returns
-   lend(...) has nobody else to hold that).
+       caller                                     owner
+       pack (method, arguments[, keywords])
+       attach to the owner                  ->    unpack, call the method
+       unpack                               <-    pack the result, or the exception
 
-   Deadlock: none that waits for an interpreter, see attach.c.  What is left are the
-   user's own locks: a thread that holds a lock of A while it calls into B, where
-   another thread that wants that lock is waited for, waits for ever, as in any program
-   of two threads.  And an interpreter does not end while a guest runs in it. */
+   In the owner itself the same happens without attaching: a method gets and returns
+   copies, wherever it is called.
 
-#include "interp/lend.h"
+   A packet has ordinary values (encode.c), permanent objects by reference, Buffers,
+   Channels, and otherwise what pickle can copy (pickle.c).  Loans and proxies are sent by
+   name.  A name in a result is held until it has arrived: a method that returns lend(...)
+   has no other holder of it.
+
+   Invariants:
+
+   1. A packet holds its spans until clear_packet(); unpacking passes those before
+      `next_span` on to the objects that it makes.
+   2. A moved Buffer is gone from the sender only if its packet has arrived.
+   3. An exception of the owner never stays set there: it is packed, at last as text.
+
+   Deadlock: there is none that waits for an interpreter, see attach.c.  The user's own
+   locks remain: if a thread holds a lock of A while it calls into B, and a thread of B
+   waits for that lock, they wait as in any program of two threads.  And an interpreter
+   does not end while threads of others are attached to it. */
+
+#include "interp/call.h"
 
 #include <string.h>
 
@@ -25,23 +36,27 @@
 #include "core/os/os.h"
 #include "wire/pickle.h"
 
-/* What passes between two interpreters. */
-typedef enum { PH_MESSAGE, PH_PICKLE, PH_ERROR, PH_ERROR_TEXT } packet_kind;
+typedef enum {
+    CALL_VALUE,                     /* in the wire format */
+    CALL_PICKLE,                    /* the same for its references, then a pickle */
+    CALL_ERROR,                     /* an exception, by permaheap._lend */
+    CALL_ERROR_TEXT,                /* the text of one, when there was no memory for more */
+} call_kind;
 
 typedef struct {
-    packet_kind kind;
+    call_kind kind;
     char *bytes;
     size_t size;
-    size_t pickle;                  /* of a pickle: so many at the end; before it is the
-                                       message of its references */
+    size_t pickle_size;             /* of CALL_PICKLE: this many of them, at the end */
     ph_span_id *spans;              /* of Buffers and Channels, held */
     uint32_t n_spans, next_span;    /* those before `next_span` have new holders */
     bool arrived;                   /* it was unpacked */
-} packet;
+} call_packet;
 
 static void
-packet_clear(packet *old)
+clear_packet(call_packet *old)
 {
+    assert(old->next_span <= old->n_spans);
     while (old->next_span < old->n_spans) {
         ph_span_drop(old->spans[old->next_span++]);
     }
@@ -49,10 +64,11 @@ packet_clear(packet *old)
     ph_free(old->bytes);
 }
 
-/* -1 without an exception: there is no memory. */
+/* Copy bytes into an empty packet.  -1 without an exception: there is no memory. */
 static int
-fill_packet(packet *out, packet_kind kind, const char *bytes, size_t size)
+copy_to_packet(call_packet *out, call_kind kind, const char *bytes, size_t size)
 {
+    assert(out->bytes == NULL);
     out->bytes = ph_malloc(size + 1);
     if (out->bytes == NULL) {
         return -1;
@@ -67,7 +83,7 @@ fill_packet(packet *out, packet_kind kind, const char *bytes, size_t size)
 /* Call a function of permaheap._lend; steals `arg`, which may be NULL with an
    exception. */
 static PyObject *
-helper(const char *name, PyObject *arg)
+call_lend_helper(const char *name, PyObject *arg)
 {
     PyObject *module = arg ? PyImport_ImportModule("permaheap._lend") : NULL;
     PyObject *result = module ? PyObject_CallMethod(module, name, "(O)", arg) : NULL;
@@ -76,9 +92,10 @@ helper(const char *name, PyObject *arg)
     return result;
 }
 
-/* The bytes object that a helper returned, which is stolen, into a packet. */
+/* Copy a bytes object, which this steals, into a packet.  -1 with an exception, which is
+   set already if there is no object. */
 static int
-pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
+pack_bytes_object(call_packet *out, call_kind kind, PyObject *bytes)
 {
     char *data;
     Py_ssize_t size;
@@ -86,7 +103,7 @@ pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
         Py_XDECREF(bytes);
         return -1;
     }
-    int result = fill_packet(out, kind, data, (size_t)size);
+    int result = copy_to_packet(out, kind, data, (size_t)size);
     Py_DECREF(bytes);
     if (result < 0) {
         PyErr_NoMemory();
@@ -94,9 +111,10 @@ pack_bytes(packet *out, packet_kind kind, PyObject *bytes)
     return result;
 }
 
-/* What the writer has becomes the packet's. */
+/* Move the bytes that were written to a packet, which holds their spans as well.  -1 with
+   an exception. */
 static int
-take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writer)
+take_written(ph_lending *lending, call_packet *out, call_kind kind, ph_writer *writer)
 {
     out->kind = kind;
     out->bytes = writer->bytes;
@@ -121,35 +139,36 @@ take_message(ph_lending *lending, packet *out, packet_kind kind, ph_writer *writ
     return 0;
 }
 
-/* What pickle makes of it, behind the message of its references. */
+/* Write the pickle of a value, behind the message of its references.  -1 with an
+   exception. */
 static int
-pack_pickle(ph_lending *lending, packet *out, PyObject *value, ph_writer *writer)
+write_pickle(ph_lending *lending, call_packet *out, PyObject *value, ph_writer *writer)
 {
     PyObject *pickle = ph_pickle(lending->travels->interp->pickles, value, NULL, writer);
     if (pickle == NULL) {
         return -1;
     }
-    out->pickle = (size_t)PyBytes_GET_SIZE(pickle);
-    int result = ph_write_bytes(writer, PyBytes_AS_STRING(pickle), out->pickle);
+    out->pickle_size = (size_t)PyBytes_GET_SIZE(pickle);
+    int result = ph_write_bytes(writer, PyBytes_AS_STRING(pickle), out->pickle_size);
     Py_DECREF(pickle);
     return result;
 }
 
-/* A value of this interpreter into a packet.  -1 with an exception.  *p_moved: a list
-   of the Buffers that it moves, or NULL. */
+/* Pack a value of this interpreter.  *p_moved: a new list of the Buffers that it moves, or
+   NULL.  -1 with an exception. */
 static int
-pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
+pack_call_value(ph_lending *lending, call_packet *out, PyObject *value, PyObject **p_moved)
 {
-    ph_writer writer = lending->spare;      /* pickling may call as well */
+    ph_writer writer = lending->spare;      /* pickling may come here, too */
     lending->spare = (ph_writer){0};
     int status = ph_message_write(lending->travels, value, &writer);
-    packet_kind kind = status == PH_NOT_OURS ? PH_PICKLE : PH_MESSAGE;
+    call_kind kind = status == PH_NOT_OURS ? CALL_PICKLE : CALL_VALUE;
     if (status == PH_NOT_OURS) {
-        status = pack_pickle(lending, out, value, &writer);
+        status = write_pickle(lending, out, value, &writer);
     }
     if (status == PH_WRITTEN) {
         *p_moved = Py_XNewRef(writer.moved);
-        status = take_message(lending, out, kind, &writer);
+        status = take_written(lending, out, kind, &writer);
     }
     ph_writer_reset(&writer);
     ph_writer_clear(&lending->spare);
@@ -157,9 +176,9 @@ pack(ph_lending *lending, packet *out, PyObject *value, PyObject **p_moved)
     return status;
 }
 
-/* The packet has arrived: what it moved is gone from here.  Steals the list. */
+/* Take from this interpreter what a packet moved, if it has arrived.  Steals the list. */
 static void
-consume(PyObject *moved, bool arrived)
+consume_moved(PyObject *moved, bool arrived)
 {
     for (Py_ssize_t i = 0; moved != NULL && arrived && i < PyList_GET_SIZE(moved); i++) {
         ph_buffer_consume(PyList_GET_ITEM(moved, i));
@@ -167,38 +186,41 @@ consume(PyObject *moved, bool arrived)
     Py_XDECREF(moved);
 }
 
-/* The exception that is set, which is cleared, into a packet.  It cannot fail: at last
-   there is an empty text. */
+/* Pack the exception that is set, and clear it.  This cannot fail: at last the text is
+   empty. */
 static void
-pack_error(packet *out)
+pack_raised(call_packet *out)
 {
     PyObject *raised = PyErr_GetRaisedException();
-    if (pack_bytes(out, PH_ERROR, helper("dumps_error", Py_NewRef(raised))) < 0) {
+    PyObject *dumped = call_lend_helper("dumps_error", Py_NewRef(raised));
+    if (pack_bytes_object(out, CALL_ERROR, dumped) < 0) {
         char text[256];
-        ph_guest_text(text, sizeof(text));
-        if (fill_packet(out, PH_ERROR_TEXT, text, strlen(text)) < 0) {
-            *out = (packet){.kind = PH_ERROR_TEXT};
+        ph_take_error_text(text, sizeof(text));
+        if (copy_to_packet(out, CALL_ERROR_TEXT, text, strlen(text)) < 0) {
+            *out = (call_packet){.kind = CALL_ERROR_TEXT};
         }
     }
     Py_DECREF(raised);
 }
 
+/* Make the value of a packet.  NULL with an exception. */
 static PyObject *
-unpack(ph_lending *lending, packet *in)
+unpack_call_value(ph_lending *lending, call_packet *in)
 {
-    const char *end = in->bytes + in->size - in->pickle;
+    const char *end = in->bytes + in->size - in->pickle_size;
     ph_reader reader = {
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
-    PyObject *value = in->kind == PH_PICKLE
-                      ? ph_unpickle(lending->travels->interp->pickles, end, in->pickle, NULL, &reader)
+    PyObject *value = in->kind == CALL_PICKLE
+                      ? ph_unpickle(lending->travels->interp->pickles, end, in->pickle_size, NULL,
+                                    &reader)
                       : ph_message_read(lending->travels, &reader);
     in->next_span = reader.next_span;
     in->arrived = value != NULL;
     return value;
 }
 
-/* In the owner: run a method as `request` says, which request_of() has made. */
+/* Run a method of the object as `request` says (see make_request()); in the owner. */
 static PyObject *
 run_method(PyObject *object, PyObject *request)
 {
@@ -212,25 +234,27 @@ run_method(PyObject *object, PyObject *request)
     return result;
 }
 
-/* In the owner: a packet in, a packet out. */
+/* Unpack a request, run it, and pack the result; in the owner.  -1 with an exception. */
 static int
-serve_packet(ph_loan *loan, packet *in, packet *out)
+serve_packet(ph_loan *loan, call_packet *in, call_packet *out)
 {
+    assert(ph_interp_is_here(loan->owner));
     PyObject *core = PyImport_ImportModule("permaheap._core");  /* the owner's */
     PyObject *object = core ? ph_loan_object(loan) : NULL;
     if (object == NULL) {
         Py_XDECREF(core);
         if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_RuntimeError, "the loan is over");
+            PyErr_SetString(PyExc_RuntimeError, "the loan is over, since its owner is "
+                            "ending");
         }
         return -1;
     }
     ph_lending *lending = ph_interpreter_of(core)->lending;
     PyObject *moved = NULL;
-    PyObject *request = unpack(lending, in);
+    PyObject *request = unpack_call_value(lending, in);
     PyObject *result = request ? run_method(object, request) : NULL;
-    int status = result ? pack(lending, out, result, &moved) : -1;
-    consume(moved, status == 0);
+    int status = result ? pack_call_value(lending, out, result, &moved) : -1;
+    consume_moved(moved, status == 0);
     Py_XDECREF(result);
     Py_XDECREF(request);
     Py_DECREF(object);
@@ -238,41 +262,44 @@ serve_packet(ph_loan *loan, packet *in, packet *out)
     return status;
 }
 
-/* The same, in whatever is returned: the exception is a packet, too. */
+/* Likewise, but pack an exception as well.  `way` holds the loans in the answer. */
 static void
-serve(ph_loan *loan, packet *in, packet *out, ph_transit *way)
+serve_call(ph_loan *loan, call_packet *in, call_packet *out, ph_transit *way)
 {
     ph_transit *outer = ph_transit_begin(way);
     if (serve_packet(loan, in, out) < 0) {
-        packet_clear(out);
-        *out = (packet){0};
-        pack_error(out);
+        clear_packet(out);
+        *out = (call_packet){0};
+        pack_raised(out);
     }
     (void)ph_transit_begin(outer);
+    assert(!PyErr_Occurred());
 }
 
 static PyObject *
-bytes_of(const packet *in)
+copy_packet_bytes(const call_packet *in)
 {
     return PyBytes_FromStringAndSize(in->bytes, (Py_ssize_t)in->size);
 }
 
-/* Back in the caller: raise what was raised there.  NULL. */
+/* Raise in the caller the exception that was raised in the owner.  NULL. */
 static PyObject *
-raise_there(ph_lending *lending, ph_loan *loan, PyObject *name, const packet *answer)
+raise_from_answer(ph_lending *lending, ph_loan *loan, PyObject *name,
+                  const call_packet *answer)
 {
     PyObject *place = PyUnicode_FromFormat(
-        "in interpreter %lld, by %U() of %s", (long long)ph_host_id(loan->host), name,
+        "in interpreter %lld, by %U() of %s", (long long)ph_interp_id(loan->owner), name,
         loan->type_name);
     PyObject *helpers = place ? PyImport_ImportModule("permaheap._lend") : NULL;
     PyObject *raised = NULL;
-    if (helpers != NULL && answer->kind == PH_ERROR_TEXT) {
+    if (helpers != NULL && answer->kind == CALL_ERROR_TEXT) {
         PyErr_Format(lending->loan_error, "%U: %s", place,
                      answer->bytes ? answer->bytes : "MemoryError");
     }
     else if (helpers != NULL) {
-        raised = PyObject_CallMethod(helpers, "loads_error", "NOO", bytes_of(answer),
-                                     place, lending->loan_error);
+        raised = PyObject_CallMethod(helpers, "loads_error", "NOO",
+                                     copy_packet_bytes(answer), place,
+                                     lending->loan_error);
     }
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
@@ -282,38 +309,40 @@ raise_there(ph_lending *lending, ph_loan *loan, PyObject *name, const packet *an
     return NULL;
 }
 
-/* Serve it where the object is at home. */
+/* Serve a call in the owner, to which this thread attaches if it is not there.  -1 with
+   an exception. */
 static int
-ask_owner(ph_lending *lending, ph_loan *loan, packet *in, packet *out,
-          ph_transit *way)
+serve_in_owner(ph_lending *lending, ph_loan *loan, call_packet *in, call_packet *out,
+               ph_transit *way)
 {
-    if (ph_host_is_here(loan->host)) {
-        serve(loan, in, out, way);
+    if (ph_interp_is_here(loan->owner)) {
+        serve_call(loan, in, out, way);
         return 0;
     }
-    ph_guest visit;
-    if (ph_loan_visit(loan, &visit, lending->loan_error) < 0) {
+    ph_attachment attachment;
+    if (ph_loan_enter(loan, &attachment, lending->loan_error) < 0) {
         return -1;
     }
-    serve(loan, in, out, way);
-    ph_guest_leave(&visit);
+    serve_call(loan, in, out, way);
+    ph_interp_detach(&attachment);
     return 0;
 }
 
 static PyObject *
-call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *request)
+call_in_owner(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *request)
 {
-    packet question = {0}, answer = {0};
+    call_packet question = {0}, answer = {0};
     ph_transit way = {0};
     PyObject *result = NULL, *moved = NULL;
-    if (pack(lending, &question, request, &moved) == 0
-        && ask_owner(lending, loan, &question, &answer, &way) == 0) {
-        result = answer.kind <= PH_PICKLE ? unpack(lending, &answer)
-                                          : raise_there(lending, loan, name, &answer);
+    if (pack_call_value(lending, &question, request, &moved) == 0
+        && serve_in_owner(lending, loan, &question, &answer, &way) == 0) {
+        result = answer.kind <= CALL_PICKLE
+                 ? unpack_call_value(lending, &answer)
+                 : raise_from_answer(lending, loan, name, &answer);
     }
-    consume(moved, question.arrived);
-    packet_clear(&question);
-    packet_clear(&answer);
+    consume_moved(moved, question.arrived);
+    clear_packet(&question);
+    clear_packet(&answer);
     ph_transit_clear(&way);
     return result;
 }
@@ -321,16 +350,16 @@ call_entry(ph_lending *lending, ph_loan *loan, PyObject *name, PyObject *request
 PyDoc_STRVAR(call_doc,
 "call($module, target, method, /, *args, **kwargs)\n--\n\n"
 "Run a method of a lent object in its owner, and return a copy of the result.\n\n"
-"target: a Loan or a Borrowed.  This thread goes there itself, so an idle owner\n"
-"answers as well as a busy one, and calls may call back.  Arguments and result are\n"
-"copied; a proxy arrives at the object's owner as the object.  An exception comes\n"
-"back as its own type if that is built in or can be pickled, else as LoanError, with\n"
-"a note that names the owner.  Raises LoanError when the loan is over.  O(size of\n"
+"target: a Loan or a Borrowed.  This thread attaches to the owner itself, so an idle\n"
+"owner answers as well as a busy one, and calls may call back.  Arguments and result\n"
+"are copied; a proxy arrives at the object's owner as the object.  An exception comes\n"
+"back as its own type if that is built in or can be pickled, else as LoanError, with a\n"
+"note that names the owner.  Raises LoanError when the loan is over.  O(size of\n"
 "arguments and result).\n\n"
-"The idea is the actor's of Hewitt (1973): objects that are only asked.");
+"The idea is the actor model of Hewitt (1973): objects that are only sent messages.");
 
 static PyObject *
-positional(PyObject *const *args, Py_ssize_t n)
+collect_positional(PyObject *const *args, Py_ssize_t n)
 {
     PyObject *tuple = PyTuple_New(n);
     for (Py_ssize_t i = 0; tuple != NULL && i < n; i++) {
@@ -340,7 +369,7 @@ positional(PyObject *const *args, Py_ssize_t n)
 }
 
 static PyObject *
-keywords(PyObject *const *values, PyObject *names)
+collect_keywords(PyObject *const *values, PyObject *names)
 {
     PyObject *dict = PyDict_New();
     for (Py_ssize_t i = 0; dict != NULL && i < PyTuple_GET_SIZE(names); i++) {
@@ -351,18 +380,19 @@ keywords(PyObject *const *values, PyObject *names)
     return dict;
 }
 
-/* What run_method() is to do: (name, tuple of arguments), and a dict of the keyword
-   arguments if there are any.  `names`: of these, which come last in `args`; or NULL. */
+/* Make the request for run_method(): (name, tuple of arguments), and a dict of the keyword
+   arguments if there are any.  `names`: of these, whose values come last in `args`; or
+   NULL. */
 static PyObject *
-request_of(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *names)
+make_request(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *names)
 {
-    PyObject *first = positional(args, n);
+    PyObject *first = collect_positional(args, n);
     PyObject *request = NULL;
     if (first != NULL && (names == NULL || PyTuple_GET_SIZE(names) == 0)) {
         request = PyTuple_Pack(2, method, first);
     }
     else if (first != NULL) {
-        PyObject *last = keywords(args + n, names);
+        PyObject *last = collect_keywords(args + n, names);
         request = last ? PyTuple_Pack(3, method, first, last) : NULL;
         Py_XDECREF(last);
     }
@@ -371,27 +401,28 @@ request_of(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *name
 }
 
 static PyObject *
-call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
+core_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
     ph_lending *lending = ph_interpreter_of(module)->lending;
     if (nargs < 2 || !PyUnicode_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "call: needed are a Loan or a Borrowed, and the "
-                        "name of a method");
+                        "name of a method; pass call(loan, \"method\", ...)");
         return NULL;
     }
     ph_loan *loan = ph_borrow(lending, args[0]);
     if (loan == NULL) {
         return NULL;
     }
-    PyObject *request = request_of(args[1], args + 2, nargs - 2, names);
-    PyObject *result = request ? call_entry(lending, loan, args[1], request) : NULL;
+    PyObject *request = make_request(args[1], args + 2, nargs - 2, names);
+    PyObject *result = request ? call_in_owner(lending, loan, args[1], request) : NULL;
     Py_XDECREF(request);
     ph_loan_drop_proxy(loan);
     return result;
 }
 
 static PyMethodDef call_methods[] = {
-    {"call", (PyCFunction)(void (*)(void))call, METH_FASTCALL | METH_KEYWORDS, call_doc},
+    {"call", (PyCFunction)(void (*)(void))core_call, METH_FASTCALL | METH_KEYWORDS,
+     call_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,14 +1,22 @@
 /* lend.c -- lend() and the types Loan and Borrowed: loans.c as Python sees it.
 
-   A Loan is a name, 48 bytes that may travel; Loan.open() gives the object itself in
-   its owner, and elsewhere a Borrowed: a proxy whose reference count is the borrower's
-   own.  Neither refers to any Python object.
+   A Loan is a name: 48 bytes that can be sent through any queue.  Loan.open() returns the
+   object itself in its owner, and elsewhere a Borrowed: a proxy whose reference count is
+   the borrower's own.  Neither refers to a Python object of another interpreter.
 
-   A proxy forwards no attributes: what looks like an object of this interpreter and is
-   one of another would hide what it costs, and that others change it meanwhile.  It
-   has a buffer (borrowed_buffer.c), and call() (call.c).
+   A proxy forwards no attributes: if it looked like an object of this interpreter, it
+   would hide the cost of each use, and that other interpreters change the object.  It has
+   a buffer (borrowed_buffer.c), and call() runs methods of the object (call.c).
 
-   State: the types and LoanError are of the interpreter, in its module's state. */
+   Invariants:
+
+   1. A Loan with an entry is counted there as a name, and a Borrowed that is not closed as
+      a proxy, from its making to its deallocation or closing.
+   2. Any bytes of the right length make a Loan.  Opening it says what is wrong with it.
+   3. Reading a message runs no Python code, unless the last other holder of the object
+      drops it at that very moment.
+
+   State: the types and LoanError are per interpreter, in its module's state. */
 
 #include "interp/lend.h"
 
@@ -18,22 +26,26 @@
 #include "core/family/family.h"
 
 /* A new instance.  The types are gone when the interpreter's modules are. */
+#include "interp/borrowed_buffer.h"
+
+/* Make an instance.  The types are gone when the interpreter's modules are. */
 static void *
-instance_new(PyTypeObject *type)
+make_instance(PyTypeObject *type)
 {
     if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "permaheap: this interpreter has ended");
+        PyErr_SetString(PyExc_RuntimeError, "permaheap: there is no Loan or Borrowed any "
+                        "more, since this interpreter has ended");
         return NULL;
     }
     return type->tp_alloc(type, 0);
 }
 
-/* --- Loan ---------------------------------------------------------------------------- */
+/* --- Loan ------------------------------------------------------------------------- */
 
 static PyObject *
-loan_new(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
+make_loan(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
 {
-    Loan *self = instance_new(lending->loan_type);
+    Loan *self = make_instance(lending->loan_type);
     if (self == NULL) {
         if (loan != NULL) {
             ph_loan_drop_name(loan);
@@ -46,29 +58,29 @@ loan_new(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
     return (PyObject *)self;
 }
 
-/* The Loan of an entry that the caller has counted for it. */
+/* Make the Loan of an entry, in which the caller has counted it. */
 static PyObject *
-loan_of(ph_lending *lending, ph_loan *loan)
+make_loan_of(ph_lending *lending, ph_loan *loan)
 {
     ph_loan_name name;
     ph_loan_name_of(loan, &name);
-    return loan_new(lending, &name, loan);
+    return make_loan(lending, &name, loan);
 }
 
-/* Any name gives a Loan; opening it says what is wrong with it. */
+/* Make the Loan of a name, with its entry if there is one. */
 static PyObject *
-loan_of_name(ph_lending *lending, const ph_loan_name *name)
+find_loan_by_name(ph_lending *lending, const ph_loan_name *name)
 {
     ph_loan *loan = NULL;
     if (ph_heap_ready() == PH_OK && ph_loan_why_not_ours(name) == NULL) {
-        ph_hosts_lock();
+        ph_interps_lock();
         loan = ph_loan_find(name->number);
         if (loan != NULL) {
             ph_loan_add_name(loan);
         }
-        ph_hosts_unlock();
+        ph_interps_unlock();
     }
-    return loan_new(lending, name, loan);
+    return make_loan(lending, name, loan);
 }
 
 static void
@@ -83,47 +95,49 @@ loan_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* LoanError, with what is wrong with a loan that cannot be opened.  NULL. */
+/* Raise LoanError: why a loan cannot be opened.  NULL. */
 static void *
-cannot_open(const Loan *self)
+raise_cannot_open(const Loan *self)
 {
     const char *why = ph_loan_why_not_ours(&self->name);
     if (why != NULL) {
         PyErr_SetString(self->lending->loan_error, why);
     }
     else if (self->loan != NULL && self->loan->closed) {
-        PyErr_SetString(self->lending->loan_error, "permaheap: this loan was closed");
+        PyErr_SetString(self->lending->loan_error, "permaheap: this loan was closed; lend "
+                        "the object again");
     }
     else {
-        PyErr_Format(self->lending->loan_error, "permaheap: the loan is over: its owner, "
-                     "interpreter %lld, has ended or taken it back",
+        PyErr_Format(self->lending->loan_error, "permaheap: this loan is over, since its "
+                     "owner, interpreter %lld, has ended, or no Loan or Borrowed held the "
+                     "object any more; keep one of them until this one is opened",
                      (long long)self->name.owner);
     }
     return NULL;
 }
 
-/* Count one more proxy, if the loan can be opened; else LoanError. */
+/* Count one more proxy, if the loan can be opened.  NULL with LoanError. */
 static ph_loan *
-borrow(Loan *self)
+borrow_loan(Loan *self)
 {
     ph_loan *loan = self->loan;
     bool done = false;
     if (loan != NULL && ph_loan_why_not_ours(&self->name) == NULL) {
-        ph_hosts_lock();
+        ph_interps_lock();
         done = ph_loan_is_open(loan);
         if (done) {
             ph_loan_add_proxy(loan);
         }
-        ph_hosts_unlock();
+        ph_interps_unlock();
     }
-    return done ? loan : cannot_open(self);
+    return done ? loan : raise_cannot_open(self);
 }
 
-/* The proxy that the caller has counted. */
+/* Make the proxy that the caller has counted. */
 static PyObject *
-borrowed_new(ph_lending *lending, ph_loan *loan, bool writable)
+make_borrowed(ph_lending *lending, ph_loan *loan, bool writable)
 {
-    Borrowed *self = instance_new(lending->borrowed_type);
+    Borrowed *self = make_instance(lending->borrowed_type);
     if (self == NULL) {
         ph_loan_drop_proxy(loan);
         return NULL;
@@ -134,30 +148,30 @@ borrowed_new(ph_lending *lending, ph_loan *loan, bool writable)
     return (PyObject *)self;
 }
 
-/* The object where it is at home, elsewhere the proxy that has been counted. */
+/* Return the object in its owner, elsewhere the proxy that the caller has counted. */
 static PyObject *
-opened(Loan *self, ph_loan *loan, bool writable)
+open_borrowed(Loan *self, ph_loan *loan, bool writable)
 {
-    if (!ph_host_is_here(loan->host)) {
-        return borrowed_new(self->lending, loan, writable);
+    if (!ph_interp_is_here(loan->owner)) {
+        return make_borrowed(self->lending, loan, writable);
     }
     PyObject *object = ph_loan_object(loan);
     ph_loan_drop_proxy(loan);
-    return object ? object : cannot_open(self);
+    return object ? object : raise_cannot_open(self);
 }
 
 static PyObject *
 open_loan(Loan *self, bool writable)
 {
-    ph_loan *loan = borrow(self);
-    return loan ? opened(self, loan, writable) : NULL;
+    ph_loan *loan = borrow_loan(self);
+    return loan ? open_borrowed(self, loan, writable) : NULL;
 }
 
 PyDoc_STRVAR(loan_open_doc,
 "open($self, /, *, writable=False)\n--\n\n"
-"The object itself in the interpreter that lent it, a Borrowed elsewhere.\n\n"
-"writable: may views of the proxy's buffer be written to?  Raises LoanError when\n"
-"the loan is damaged, of another process, closed, or its owner has ended.  O(1).");
+"Return the object itself in the interpreter that lent it, a Borrowed elsewhere.\n\n"
+"writable: may the proxy's buffer be written to?  Raises LoanError when the loan is\n"
+"damaged, of another process, or closed, or its owner has ended.  O(1).");
 
 static PyObject *
 loan_open(PyObject *op, PyObject *args, PyObject *kwargs)
@@ -172,7 +186,7 @@ loan_open(PyObject *op, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(loan_close_doc,
 "close($self, /)\n--\n\n"
-"End the loan, for all: nobody opens it from now on.  Proxies that are open keep\n"
+"End the loan for all interpreters: it cannot be opened any more.  Open proxies keep\n"
 "the object until they are gone.  Closing again does nothing.  O(1).");
 
 static PyObject *
@@ -191,9 +205,9 @@ loan_alive(PyObject *op, void *Py_UNUSED(closure))
     Loan *self = (Loan *)op;
     bool alive = false;
     if (self->loan != NULL && ph_loan_why_not_ours(&self->name) == NULL) {
-        ph_hosts_lock();
+        ph_interps_lock();
         alive = ph_loan_is_open(self->loan);
-        ph_hosts_unlock();
+        ph_interps_unlock();
     }
     return PyBool_FromLong(alive);
 }
@@ -205,11 +219,11 @@ loan_bytes(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 static int
-read_name(const Py_buffer *buffer, ph_loan_name *name)
+parse_loan_bytes(const Py_buffer *buffer, ph_loan_name *name)
 {
     if (buffer->len != PH_LOAN_SIZE) {
-        PyErr_Format(PyExc_ValueError, "a loan has %d bytes, not %zd", PH_LOAN_SIZE,
-                     buffer->len);
+        PyErr_Format(PyExc_ValueError, "a loan has %d bytes, not %zd; pass those of "
+                     "bytes(loan)", PH_LOAN_SIZE, buffer->len);
         return -1;
     }
     memcpy(name, buffer->buf, PH_LOAN_SIZE);
@@ -218,7 +232,7 @@ read_name(const Py_buffer *buffer, ph_loan_name *name)
 
 PyDoc_STRVAR(loan_from_bytes_doc,
 "from_bytes($type, data, /)\n--\n\n"
-"The loan whose bytes(loan) is data, a bytes-like object of 48 bytes.  Raises\n"
+"Return the loan whose bytes(loan) is data, a bytes-like object of 48 bytes.  Raises\n"
 "ValueError for another length.");
 
 static PyObject *
@@ -230,9 +244,9 @@ loan_from_bytes(PyObject *type, PyObject *data)
         return NULL;
     }
     ph_loan_name name;
-    int status = read_name(&buffer, &name);
+    int status = parse_loan_bytes(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : loan_of_name(ph_interpreter_of(module)->lending, &name);
+    return status < 0 ? NULL : find_loan_by_name(ph_interpreter_of(module)->lending, &name);
 }
 
 static PyObject *
@@ -290,7 +304,7 @@ static PyGetSetDef loan_getset[] = {
 
 PyDoc_STRVAR(loan_doc,
 "The name of an object that lend() lends to other interpreters of this process: 48\n"
-"bytes that may travel through any queue or pickle.");
+"bytes that can be sent through any queue, or pickled.");
 
 static PyType_Slot loan_slots[] = {
     {Py_tp_doc, (void *)loan_doc},
@@ -311,12 +325,13 @@ static PyType_Spec loan_spec = {
     .slots = loan_slots,
 };
 
-/* --- Borrowed ------------------------------------------------------------------------- */
+/* --- Borrowed --------------------------------------------------------------------- */
 
 static void
 borrowed_dealloc(PyObject *op)
 {
     Borrowed *self = (Borrowed *)op;
+    assert(self->buffers == 0);     /* each of them refers to this object */
     PyTypeObject *type = Py_TYPE(op);
     if (self->loan != NULL) {
         ph_loan_drop_proxy(self->loan);
@@ -328,15 +343,16 @@ borrowed_dealloc(PyObject *op)
 PyDoc_STRVAR(borrowed_close_doc,
 "close($self, /)\n--\n\n"
 "Give the object back now, rather than when this proxy is collected.  Raises\n"
-"BufferError while views of its buffer exist.  Closing again does nothing.  O(1).");
+"BufferError while its buffer is in use.  Closing again does nothing.  O(1).");
 
 static PyObject *
 borrowed_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Borrowed *self = (Borrowed *)op;
-    if (self->views > 0) {
-        PyErr_Format(PyExc_BufferError, "close: %u views of this buffer exist; release "
-                     "them first", (unsigned)self->views);
+    if (self->buffers > 0) {
+        PyErr_Format(PyExc_BufferError, "close: the buffer of this proxy is in use, by %u "
+                     "memoryviews or other users; release them first",
+                     (unsigned)self->buffers);
         return NULL;
     }
     ph_loan *loan = self->loan;
@@ -347,26 +363,15 @@ borrowed_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* -1 with LoanError. */
-static int
-check_not_closed(Borrowed *self)
-{
-    if (self->loan == NULL) {
-        PyErr_SetString(self->lending->loan_error, "permaheap: this proxy was closed");
-        return -1;
-    }
-    return 0;
-}
-
 static PyObject *
 borrowed_alive(PyObject *op, void *Py_UNUSED(closure))
 {
     Borrowed *self = (Borrowed *)op;
     bool alive = false;
     if (self->loan != NULL) {
-        ph_hosts_lock();
-        alive = self->loan->object != NULL && ph_host_is_open(self->loan->host);
-        ph_hosts_unlock();
+        ph_interps_lock();
+        alive = self->loan->object != NULL && ph_interp_is_open(self->loan->owner);
+        ph_interps_unlock();
     }
     return PyBool_FromLong(alive);
 }
@@ -375,21 +380,21 @@ static PyObject *
 borrowed_loan(PyObject *op, void *Py_UNUSED(closure))
 {
     Borrowed *self = (Borrowed *)op;
-    if (check_not_closed(self) < 0) {
+    if (ph_borrowed_check(self) < 0) {
         return NULL;
     }
-    ph_hosts_lock();
+    ph_interps_lock();
     ph_loan_add_name(self->loan);
-    ph_hosts_unlock();
-    return loan_of(self->lending, self->loan);
+    ph_interps_unlock();
+    return make_loan_of(self->lending, self->loan);
 }
 
-/* What arrives is the object itself at its owner's, and a proxy elsewhere. */
+/* The object itself arrives at its owner, and a proxy elsewhere. */
 static PyObject *
 borrowed_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     Borrowed *self = (Borrowed *)op;
-    if (check_not_closed(self) < 0 || ph_loan_send(self->loan) < 0) {
+    if (ph_borrowed_check(self) < 0 || ph_loan_send(self->loan) < 0) {
         return NULL;
     }
     ph_loan_name name;
@@ -400,22 +405,23 @@ borrowed_reduce(PyObject *op, PyObject *Py_UNUSED(ignored))
         self->writable ? Py_True : Py_False);
 }
 
-/* Of a proxy's name; closed loans do as well, while the sender has it open. */
+/* Open the loan that a proxy names; a closed one as well, while the sender's proxy is
+   open. */
 static PyObject *
-borrowed_of_name(ph_lending *lending, const ph_loan_name *name, bool writable)
+borrow_by_name(ph_lending *lending, const ph_loan_name *name, bool writable)
 {
-    Loan *self = (Loan *)loan_of_name(lending, name);
+    Loan *self = (Loan *)find_loan_by_name(lending, name);
     if (self == NULL) {
         return NULL;
     }
     ph_loan *loan = self->loan;
-    ph_hosts_lock();
+    ph_interps_lock();
     bool is_held = loan != NULL && loan->object != NULL && loan->proxies > 0;
     if (is_held) {
         ph_loan_add_proxy(loan);
     }
-    ph_hosts_unlock();
-    PyObject *result = is_held ? opened(self, loan, writable)
+    ph_interps_unlock();
+    PyObject *result = is_held ? open_borrowed(self, loan, writable)
                                : open_loan(self, writable);
     Py_DECREF(self);
     return result;
@@ -432,9 +438,9 @@ borrowed_from_bytes(PyObject *type, PyObject *args)
         return NULL;
     }
     ph_loan_name name;
-    int status = read_name(&buffer, &name);
+    int status = parse_loan_bytes(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : borrowed_of_name(ph_interpreter_of(module)->lending, &name, writable);
+    return status < 0 ? NULL : borrow_by_name(ph_interpreter_of(module)->lending, &name, writable);
 }
 
 static PyObject *
@@ -445,7 +451,8 @@ borrowed_repr(PyObject *op)
         return PyUnicode_FromString("<permaheap.Borrowed, closed>");
     }
     return PyUnicode_FromFormat("<permaheap.Borrowed of %s of interpreter %lld>",
-                                self->loan->type_name, (long long)ph_host_id(self->loan->host));
+                                self->loan->type_name,
+                                (long long)ph_interp_id(self->loan->owner));
 }
 
 static PyMethodDef borrowed_methods[] = {
@@ -456,7 +463,8 @@ static PyMethodDef borrowed_methods[] = {
 };
 
 static PyGetSetDef borrowed_getset[] = {
-    {"alive", borrowed_alive, NULL, PyDoc_STR("Is the object still there?"), NULL},
+    {"alive", borrowed_alive, NULL, PyDoc_STR("Does its owner still have the object?"),
+     NULL},
     {"loan", borrowed_loan, NULL,
      PyDoc_STR("A Loan of the object, which gives the object itself to its owner."),
      NULL},
@@ -465,8 +473,8 @@ static PyGetSetDef borrowed_getset[] = {
 
 PyDoc_STRVAR(borrowed_doc,
 "A proxy of an object of another interpreter, made by Loan.open().\n\n"
-"It holds the object while it exists.  If the object exports a buffer, so does the\n"
-"proxy, without a copy; call() runs methods of the object.");
+"The proxy holds the object while it exists.  If the object exports a buffer, so does\n"
+"the proxy, without a copy.  call() runs methods of the object.");
 
 static PyType_Slot borrowed_slots[] = {
     {Py_tp_doc, (void *)borrowed_doc},
@@ -491,7 +499,7 @@ ph_loan *
 ph_borrow(ph_lending *lending, PyObject *target)
 {
     if (Py_TYPE(target) == lending->loan_type) {
-        return borrow((Loan *)target);
+        return borrow_loan((Loan *)target);
     }
     if (Py_TYPE(target) != lending->borrowed_type) {
         PyErr_Format(PyExc_TypeError, "call: a Loan or a Borrowed is needed, not %s",
@@ -499,19 +507,16 @@ ph_borrow(ph_lending *lending, PyObject *target)
         return NULL;
     }
     Borrowed *proxy = (Borrowed *)target;
-    if (check_not_closed(proxy) < 0) {
+    if (ph_borrowed_check(proxy) < 0) {
         return NULL;
     }
-    ph_hosts_lock();
+    ph_interps_lock();
     ph_loan_add_proxy(proxy->loan);
-    ph_hosts_unlock();
+    ph_interps_unlock();
     return proxy->loan;
 }
 
-/* --- In a message ------------------------------------------------------------------------ */
-
-/* Reading runs no Python code, unless the last others who hold the object let go of it
-   at this very moment. */
+/* --- In a message ----------------------------------------------------------------- */
 
 static int
 loan_write(ph_writer *writer, PyObject *op)
@@ -530,14 +535,14 @@ loan_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return loan_of_name(travels->interp->lending, &name);
+    return find_loan_by_name(travels->interp->lending, &name);
 }
 
 static int
 borrowed_write(ph_writer *writer, PyObject *op)
 {
     Borrowed *self = (Borrowed *)op;
-    if (check_not_closed(self) < 0 || ph_loan_send(self->loan) < 0) {
+    if (ph_borrowed_check(self) < 0 || ph_loan_send(self->loan) < 0) {
         return -1;
     }
     ph_loan_name name;
@@ -557,44 +562,45 @@ borrowed_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return borrowed_of_name(travels->interp->lending, &name, writable != 0);
+    return borrow_by_name(travels->interp->lending, &name, writable != 0);
 }
 
-/* --- lend ------------------------------------------------------------------------------- */
+/* --- lend ------------------------------------------------------------------------- */
 
 PyDoc_STRVAR(lend_doc,
 "lend($module, obj, /)\n--\n\n"
 "Lend a live, ordinary object to other interpreters of this process: a Loan.\n\n"
-"The object stays where it is, and is kept while there is a Loan that is not closed,\n"
-"or a proxy of it.  Raises LoanError when this interpreter is ending.  O(1).\n\n"
+"The object stays where it is.  It is kept while there is a Loan of it that is not\n"
+"closed, or a proxy.  Raises LoanError when this interpreter is ending.  O(1).\n\n"
 "The idea is from the interpreters' mailing list: a proxy for each interpreter, with\n"
 "a reference count of its own, whose last reference is dropped by the owner.");
 
 static PyObject *
-lend(PyObject *module, PyObject *object)
+core_lend(PyObject *module, PyObject *object)
 {
     ph_lending *lending = ph_interpreter_of(module)->lending;
-    if (lending->host == NULL || ph_heap_ready() != PH_OK) {
-        PyErr_SetString(PyExc_MemoryError, "permaheap: lend() needs the heap");
+    if (lending->here == NULL || ph_heap_ready() != PH_OK) {
+        PyErr_Format(PyExc_MemoryError, "permaheap: nothing can be lent without the heap: "
+                     "%s", lending->here ? ph_error_text() : "this interpreter has ended");
         return NULL;
     }
-    if (ph_host_open(lending->host) < 0) {
+    if (ph_interp_prepare(lending->here) < 0) {
         return PyErr_NoMemory();
     }
-    ph_loan *loan = ph_loan_new(lending->host, object, lending->loan_error);
-    return loan ? loan_of(lending, loan) : NULL;
+    ph_loan *loan = ph_loan_new(lending->here, object, lending->loan_error);
+    return loan ? make_loan_of(lending, loan) : NULL;
 }
 
-/* --- The end of an interpreter -------------------------------------------------------------- */
+/* --- The end of an interpreter ---------------------------------------------------- */
 
-/* Registered with atexit: see attach.c. */
+/* Close this interpreter and take back its loans; called by atexit: see attach.c. */
 static PyObject *
 end_lending(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    ph_host *host = ph_interpreter_of(module)->lending->host;
-    if (host != NULL) {
-        ph_host_close(host);
-        ph_loans_end(host);
+    ph_interp_record *here = ph_interpreter_of(module)->lending->here;
+    if (here != NULL) {
+        ph_interp_close(here);
+        ph_loans_end(here);
     }
     Py_RETURN_NONE;
 }
@@ -602,7 +608,7 @@ end_lending(PyObject *module, PyObject *Py_UNUSED(ignored))
 static PyMethodDef end_lending_def = {"_end_lending", end_lending, METH_NOARGS, NULL};
 
 static int
-at_exit(PyObject *module)
+register_end(PyObject *module)
 {
     PyObject *function = PyCFunction_New(&end_lending_def, module);
     PyObject *atexit = function ? PyImport_ImportModule("atexit") : NULL;
@@ -616,19 +622,19 @@ at_exit(PyObject *module)
     return result ? 0 : -1;
 }
 
-/* --- Module ----------------------------------------------------------------------------------- */
+/* --- Module ----------------------------------------------------------------------- */
 
 static PyMethodDef lend_methods[] = {
-    {"lend", lend, METH_O, lend_doc},
+    {"lend", core_lend, METH_O, lend_doc},
     {NULL, NULL, 0, NULL},
 };
 
 PyDoc_STRVAR(loan_error_doc,
-"A loan that is damaged, of another process, or over; or an object whose owner has\n"
+"A loan is damaged, of another process, closed or over, or the object's owner has\n"
 "ended.");
 
 static PyTypeObject *
-add_type(PyObject *module, PyType_Spec *spec)
+add_lending_type(PyObject *module, PyType_Spec *spec)
 {
     PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
     if (type != NULL && PyModule_AddType(module, type) < 0) {
@@ -643,8 +649,8 @@ ph_lend_add(PyObject *module)
     ph_interpreter *interp = ph_interpreter_of(module);
     ph_lending *lending = interp->lending;
     lending->travels = interp->wire;
-    lending->host = ph_host_here();
-    if (lending->host == NULL) {
+    lending->here = ph_interp_here();
+    if (lending->here == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -653,8 +659,8 @@ ph_lend_add(PyObject *module)
     if (PyModule_AddObjectRef(module, "LoanError", lending->loan_error) < 0) {
         return -1;
     }
-    lending->loan_type = add_type(module, &loan_spec);
-    lending->borrowed_type = add_type(module, &borrowed_spec);
+    lending->loan_type = add_lending_type(module, &loan_spec);
+    lending->borrowed_type = add_lending_type(module, &borrowed_spec);
     if (lending->loan_type == NULL || lending->borrowed_type == NULL) {
         return -1;
     }
@@ -664,7 +670,7 @@ ph_lend_add(PyObject *module)
     ph_travels_add(interp->wire, (ph_traveller){
         .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
     });
-    return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : at_exit(module);
+    return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : register_end(module);
 }
 
 int
@@ -683,11 +689,11 @@ ph_lending_clear(ph_lending *lending)
     Py_CLEAR(lending->borrowed_type);
     Py_CLEAR(lending->loan_error);
     ph_writer_clear(&lending->spare);
-    if (lending->host != NULL) {
-        ph_hosts_lock();
-        ph_host_drop(lending->host);
-        ph_hosts_unlock();
-        lending->host = NULL;
+    if (lending->here != NULL) {
+        ph_interps_lock();
+        ph_interp_drop(lending->here);
+        ph_interps_unlock();
+        lending->here = NULL;
     }
 }
 

@@ -1,26 +1,27 @@
-/* loans.c -- which objects are lent, by whom, and who holds them: a table of the
-   process.
+/* loans.c -- which objects are lent, by which interpreter, and how often they are held: a
+   table of the process.
 
    A loan is an *entry* of the table: which interpreter (the owner) has the object, the
-   one reference to it that the loan takes, and counts of who holds it.
+   one reference to it that the loan takes, and counts of its holders.
 
-   The rule of holding: the owner keeps the object while there is, in any interpreter
-   of the process, a proxy of it, or a Loan that nobody has closed.  Closing ends the
-   loan for all: nobody opens it any more, and only open proxies still hold.  Bytes on
-   their way hold nothing: whoever sends a Loan keeps it until it has arrived.  Only
-   the result of a call is held for its sender.
+   The rule of holding: the owner keeps the object while there is, in any interpreter of
+   the process, a proxy of it, or a Loan that has not been closed.  Closing ends the loan
+   for all: it cannot be opened any more, and only open proxies still hold the object.
+   Bytes on their way hold nothing: the sender of a Loan must keep it until it has
+   arrived.  Only the result of a call is held for its sender (ph_transit).
 
    Invariants:
 
-   1. The object is touched only by a thread attached to the owner; others see the
-      entry and count in it.  The last of those who hold takes the object out of the
-      entry and drops the reference as a guest of the owner (attach.c).
-   2. An owner that ends is closed to guests first; then it takes back all of its
-      objects.  An entry without an object is over, for good.
-   3. An entry lives while somebody points to it, or it has an object.
+   1. Only a thread attached to the owner touches the object; others see the entry and
+      count in it.  The thread that drops the last hold takes the object out of the entry,
+      attaches to the owner (attach.c), and drops the reference there.
+   2. An owner that ends is closed first; then it takes back all of its objects.  An entry
+      without an object is over, for good.
+   3. An entry lives while a pointer to it is counted, or it has an object.
+      pointers >= names + proxies.
 
-   State: the table is of the process, under ph_hosts_lock().  A forked child has none
-   of its parent's loans: their names tell the process, by pid and when it was listed. */
+   State: the table is of the process, under ph_interps_lock().  A forked child has none
+   of its parent's loans: their names contain the process, by pid and time of start. */
 
 #include "interp/loans.h"
 
@@ -32,7 +33,7 @@
 
 /* --- Entries ---------------------------------------------------------------------- */
 
-#define BUCKETS 1024                /* loans are few: objects, not values */
+#define BUCKETS 1024                /* loans are few: they are of objects, not of values */
 
 static struct {
     ph_loan *buckets[BUCKETS];
@@ -40,7 +41,7 @@ static struct {
 } table;
 
 static ph_loan **
-bucket_of(uint64_t number)
+find_bucket(uint64_t number)
 {
     return &table.buckets[number % BUCKETS];
 }
@@ -48,23 +49,23 @@ bucket_of(uint64_t number)
 ph_loan *
 ph_loan_find(uint64_t number)
 {
-    ph_loan *loan = *bucket_of(number);
+    ph_loan *loan = *find_bucket(number);
     while (loan != NULL && loan->number != number) {
         loan = loan->next;
     }
     return loan;
 }
 
-/* Nobody points to it, and it has no object. */
 static void
 remove_entry(ph_loan *loan)
 {
-    ph_loan **link = bucket_of(loan->number);
+    assert(loan->pointers == 0 && loan->object == NULL);
+    ph_loan **link = find_bucket(loan->number);
     while (*link != loan) {
         link = &(*link)->next;
     }
     *link = loan->next;
-    ph_host_drop(loan->host);
+    ph_interp_drop(loan->owner);
     ph_free(loan);
 }
 
@@ -77,65 +78,69 @@ remove_if_done(ph_loan *loan)
 }
 
 static bool
-is_held(const ph_loan *loan)
+is_loan_held(const ph_loan *loan)
 {
-    return loan->proxies > 0 || (loan->loans > 0 && !loan->closed);
+    return loan->proxies > 0 || (loan->names > 0 && !loan->closed);
 }
 
 bool
 ph_loan_is_open(const ph_loan *loan)
 {
-    return loan->object != NULL && !loan->closed && ph_host_is_open(loan->host);
+    return loan->object != NULL && !loan->closed && ph_interp_is_open(loan->owner);
 }
 
-/* Whoever takes it out of the entry meanwhile drops that reference in the owner, which
-   we are in: after us. */
+/* If another thread takes the object out of the entry now, it drops that reference in the
+   owner, to which we are attached: after us. */
 PyObject *
 ph_loan_object(ph_loan *loan)
 {
-    ph_hosts_lock();
+    assert(ph_interp_is_here(loan->owner));
+    ph_interps_lock();
     PyObject *object = Py_XNewRef(loan->object);
-    ph_hosts_unlock();
+    ph_interps_unlock();
     return object;
 }
 
-/* Drop the reference that was taken out of an entry, in the owner.  -1: there was no
-   memory to go there. */
+/* Drop the reference that was taken out of an entry, in the owner.  -1: there is no
+   memory to attach there. */
 static int
-give_back(ph_host *host, bool is_here, PyObject *object)
+drop_in_owner(ph_interp_record *owner, bool is_here, PyObject *object)
 {
-    ph_guest visit;
-    if (!is_here && ph_guest_enter(&visit, host) < 0) {
+    ph_attachment attachment;
+    if (!is_here && ph_interp_attach(&attachment, owner) < 0) {
         return -1;
     }
+    assert(ph_interp_is_here(owner));
     Py_DECREF(object);
     if (!is_here) {
-        ph_guest_leave(&visit);
+        ph_interp_detach(&attachment);
     }
     return 0;
 }
 
-/* With the lock, which this lets go of: counts of the entry have gone down. */
+/* Release the object if nothing holds it any more, after counts of the entry have gone
+   down.  With the lock held; unlocks it. */
 static void
-settle(ph_loan *loan)
+release_if_unheld(ph_loan *loan)
 {
+    assert(loan->pointers >= loan->names + loan->proxies);
     bool can_go = ph_is_attached();
-    bool is_here = can_go && ph_host_is_here(loan->host);
-    if (loan->object != NULL && !is_held(loan) && can_go
-        && (is_here || ph_host_admit(loan->host))) {
+    bool is_here = can_go && ph_interp_is_here(loan->owner);
+    if (loan->object != NULL && !is_loan_held(loan) && can_go
+        && (is_here || ph_interp_guard(loan->owner))) {
         PyObject *object = loan->object;
         loan->object = NULL;
         loan->pointers++;
-        ph_hosts_unlock();
-        int failed = give_back(loan->host, is_here, object);
-        ph_hosts_lock();
+        ph_interps_unlock();
+        int failed = drop_in_owner(loan->owner, is_here, object);
+        ph_interps_lock();
         loan->pointers--;
-        if (failed && ph_host_is_open(loan->host)) {
-            loan->object = object;  /* for the owner's end */
+        if (failed && ph_interp_is_open(loan->owner)) {
+            loan->object = object;  /* the owner's end takes it back */
         }
     }
     remove_if_done(loan);
-    ph_hosts_unlock();
+    ph_interps_unlock();
 }
 
 void
@@ -149,50 +154,52 @@ void
 ph_loan_add_name(ph_loan *loan)
 {
     loan->pointers++;
-    loan->loans++;
+    loan->names++;
 }
 
 void
 ph_loan_drop_proxy(ph_loan *loan)
 {
-    ph_hosts_lock();
+    ph_interps_lock();
+    assert(loan->pointers > 0 && loan->proxies > 0);
     loan->pointers--;
     loan->proxies--;
-    settle(loan);
+    release_if_unheld(loan);
 }
 
 void
 ph_loan_drop_name(ph_loan *loan)
 {
-    ph_hosts_lock();
+    ph_interps_lock();
+    assert(loan->pointers > 0 && loan->names > 0);
     loan->pointers--;
-    loan->loans--;
-    settle(loan);
+    loan->names--;
+    release_if_unheld(loan);
 }
 
-/* The entry stays: whoever calls this has a pointer. */
+/* The caller has a pointer to the entry, so that stays. */
 void
 ph_loan_close(ph_loan *loan)
 {
-    ph_hosts_lock();
+    ph_interps_lock();
     loan->closed = true;
-    settle(loan);
+    release_if_unheld(loan);
 }
 
 static void
-enter(ph_loan *loan, ph_host *host, PyObject *object)
+add_entry(ph_loan *loan, ph_interp_record *owner, PyObject *object)
 {
-    loan->host = host;
-    ph_host_keep(host);
+    loan->owner = owner;
+    ph_interp_keep(owner);
     loan->object = Py_NewRef(object);
     loan->number = ++table.last_number;
-    ph_loan **bucket = bucket_of(loan->number);
+    ph_loan **bucket = find_bucket(loan->number);
     loan->next = *bucket;
     *bucket = loan;
 }
 
 ph_loan *
-ph_loan_new(ph_host *host, PyObject *object, PyObject *loan_error)
+ph_loan_new(ph_interp_record *owner, PyObject *object, PyObject *loan_error)
 {
     ph_loan *loan = ph_calloc(1, sizeof(*loan));
     if (loan == NULL) {
@@ -202,29 +209,30 @@ ph_loan_new(ph_host *host, PyObject *object, PyObject *loan_error)
     PyOS_snprintf(loan->type_name, sizeof(loan->type_name), "%s",
                   Py_TYPE(object)->tp_name);
     ph_loan_add_name(loan);
-    ph_hosts_lock();
-    bool is_open = ph_host_is_open(host);
+    assert(ph_interp_is_here(owner));
+    ph_interps_lock();
+    bool is_open = ph_interp_is_open(owner);
     if (is_open) {
-        enter(loan, host, object);
+        add_entry(loan, owner, object);
     }
-    ph_hosts_unlock();
+    ph_interps_unlock();
     if (!is_open) {
         ph_free(loan);
-        PyErr_SetString(loan_error, "permaheap: an interpreter that is ending lends "
-                        "nothing");
+        PyErr_SetString(loan_error, "permaheap: this object cannot be lent, since its "
+                        "interpreter is ending; lend it before its atexit functions run");
         return NULL;
     }
     return loan;
 }
 
-/* Take an object out of an entry of this host, or return NULL when none is left. */
+/* Take an object of this owner out of its entry.  NULL when none is left in the bucket. */
 static PyObject *
-take_one(const ph_host *host, size_t bucket)
+take_object(const ph_interp_record *owner, size_t bucket)
 {
     PyObject *object = NULL;
-    ph_hosts_lock();
+    ph_interps_lock();
     ph_loan *loan = table.buckets[bucket];
-    while (loan != NULL && (loan->host != host || loan->object == NULL)) {
+    while (loan != NULL && (loan->owner != owner || loan->object == NULL)) {
         loan = loan->next;
     }
     if (loan != NULL) {
@@ -232,49 +240,51 @@ take_one(const ph_host *host, size_t bucket)
         loan->object = NULL;
         remove_if_done(loan);
     }
-    ph_hosts_unlock();
+    ph_interps_unlock();
     return object;
 }
 
 void
-ph_loans_end(const ph_host *host)
+ph_loans_end(const ph_interp_record *owner)
 {
+    assert(ph_interp_is_here(owner));
     for (size_t bucket = 0; bucket < BUCKETS; bucket++) {
         PyObject *object;
-        while ((object = take_one(host, bucket)) != NULL) {
+        while ((object = take_object(owner, bucket)) != NULL) {
             Py_DECREF(object);
         }
     }
 }
 
 /* Each interpreter limits only the recursion in itself, but they share one C stack. */
-#define MOST_VISITS 1000
+#define MOST_ATTACHMENTS 1000
 
 int
-ph_loan_visit(ph_loan *loan, ph_guest *visit, PyObject *loan_error)
+ph_loan_enter(ph_loan *loan, ph_attachment *attachment, PyObject *loan_error)
 {
-    if (ph_guest_depth() >= MOST_VISITS) {
-        PyErr_SetString(PyExc_RecursionError, "permaheap: calls from interpreter to "
-                        "interpreter are nested too deeply");
+    if (ph_attachment_depth() >= MOST_ATTACHMENTS) {
+        PyErr_Format(PyExc_RecursionError, "permaheap: %d calls from interpreter to "
+                     "interpreter are nested, which is the most; return from some first",
+                     MOST_ATTACHMENTS);
         return -1;
     }
-    ph_hosts_lock();
-    bool admitted = loan->object != NULL && ph_host_admit(loan->host);
-    ph_hosts_unlock();
-    if (!admitted) {
-        PyErr_Format(loan_error, "permaheap: the owner of this %s, interpreter "
-                     "%lld, has ended", loan->type_name,
-                     (long long)ph_host_id(loan->host));
+    ph_interps_lock();
+    bool guarded = loan->object != NULL && ph_interp_guard(loan->owner);
+    ph_interps_unlock();
+    if (!guarded) {
+        PyErr_Format(loan_error, "permaheap: this loan is over, since the owner of the %s, "
+                     "interpreter %lld, has ended", loan->type_name,
+                     (long long)ph_interp_id(loan->owner));
         return -1;
     }
-    if (ph_guest_enter(visit, loan->host) < 0) {
+    if (ph_interp_attach(attachment, loan->owner) < 0) {
         PyErr_NoMemory();
         return -1;
     }
     return 0;
 }
 
-/* --- On their way -------------------------------------------------------------------- */
+/* --- In transit ------------------------------------------------------------------- */
 
 static _Thread_local ph_transit *sending;
 
@@ -297,9 +307,9 @@ ph_loan_send(ph_loan *loan)
         PyErr_NoMemory();
         return -1;
     }
-    ph_hosts_lock();
+    ph_interps_lock();
     ph_loan_add_proxy(loan);
-    ph_hosts_unlock();
+    ph_interps_unlock();
     sending->loans[sending->n++] = loan;
     return 0;
 }
@@ -313,10 +323,10 @@ ph_transit_clear(ph_transit *arrived)
     ph_free(arrived->loans);
 }
 
-/* --- Names ------------------------------------------------------------------------- */
+/* --- Names ------------------------------------------------------------------------ */
 
 static uint64_t
-tag_of(const ph_loan_name *name)
+compute_loan_tag(const ph_loan_name *name)
 {
     uint64_t words[PH_LOAN_SIZE / 8];
     memcpy(words, name, PH_LOAN_SIZE);
@@ -328,24 +338,25 @@ ph_loan_name_of(const ph_loan *loan, ph_loan_name *name)
 {
     memcpy(name->family, ph_heap.header->family, sizeof(name->family));
     name->process = ph_os_process();
-    name->owner = ph_host_id(loan->host);
+    name->owner = ph_interp_id(loan->owner);
     name->number = loan->number;
-    name->tag = tag_of(name);
+    name->tag = compute_loan_tag(name);
 }
 
 const char *
 ph_loan_why_not_ours(const ph_loan_name *name)
 {
     if (memcmp(name->family, ph_heap.header->family, sizeof(name->family)) != 0) {
-        return "permaheap: this loan comes from another family of processes; an object "
-               "can only be lent within its process";
+        return "permaheap: this loan comes from another family of processes, and an object "
+               "can only be lent within its process; freeze it, or send a copy";
     }
-    if (name->tag != tag_of(name)) {
-        return "permaheap: this loan is damaged or forged";
+    if (name->tag != compute_loan_tag(name)) {
+        return "permaheap: these bytes of a loan are damaged or forged; pass the bytes of a "
+               "Loan unchanged";
     }
     if (name->process != ph_os_process()) {
         return "permaheap: this loan comes from another process (a forked child is one, "
-               "too); an object can only be lent within its process. Freeze it, or send "
+               "too), and an object can only be lent within its process; freeze it, or send "
                "it through a channel";
     }
     return NULL;

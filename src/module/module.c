@@ -12,6 +12,7 @@
 #include "core/ring/ring.h"
 #include "cow/cow_bindings.h"
 #include "freeze/freeze_bindings.h"
+#include "interp/call.h"
 #include "interp/lend.h"
 #include "module/c_api.h"
 #include "module/stats.h"
