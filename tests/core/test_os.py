@@ -11,8 +11,7 @@ from compile import compiler
 ROOT = Path(__file__).resolve().parents[2]
 OS = ROOT / "src" / "core" / "os"
 DRIVER = Path(__file__).parent / "os_asserts.c"
-FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-pthread"]
-FLAGS += ["-fno-strict-aliasing", f"-I{ROOT / 'src'}"]
+FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-g", "-pthread", f"-I{ROOT / 'src'}"]
 
 
 @pytest.mark.parametrize("optimize", ["-O0", "-O2"])

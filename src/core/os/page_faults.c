@@ -63,6 +63,8 @@ typedef struct {
     uint64_t id, lost;
 } lost_record;
 
+_Static_assert(sizeof(lost_record) <= sizeof(fault_record), "one copy holds either");
+
 static struct perf_event_attr
 make_fault_event(bool kernel)
 {
@@ -148,7 +150,9 @@ ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
             out[taken++] = make_first_write(&record);
         }
         else if (record.head.type == PERF_RECORD_LOST) {
-            *p_lost += ((const lost_record *)(const void *)&record)->lost;
+            lost_record lost;
+            memcpy(&lost, &record, sizeof(lost));
+            *p_lost += lost.lost;
         }
         at += length;
     }
