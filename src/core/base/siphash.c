@@ -1,6 +1,6 @@
 /* siphash.c -- SipHash-2-4 (Aumasson and Bernstein, 2012) of a few words.
 
-   A hash under a secret key of 128 bits: without the key nobody can make words that
+   A hash under a secret key of 128 bits: without the key no process can make words that
    have a given hash.  Here the words are whole, so that the last block holds their
    number of bytes only. */
 

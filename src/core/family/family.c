@@ -19,8 +19,8 @@
 
    1. The order above: a slot is ready when what the child holds is noted (invariants 1
       and 2 of processes.c).
-   2. All of that is plain C and system calls, without Python and without malloc, since
-      another thread of the parent may have held any lock (invariant 7 of heap.c).
+   2. All of that is plain C and system calls: no Python, since another thread of the
+      parent may have held any of its locks (invariant 7 of heap.c).
    3. ph_heap.state becomes PH_OK once, when all the rest of ph_heap is set, and stays
       so.  Below this file nothing makes the heap: callers of blocks, spans and handles
       ask ph_heap_ready() first. */

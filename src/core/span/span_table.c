@@ -412,7 +412,7 @@ audit_table(audit *a)
     }
     for (uint32_t i = 0; i < PH_MEMBERS && wrong == NULL; i++) {
         wrong = a->holds[i] == ph_heap.header->member[i].holds
-                ? NULL : "a member whose holds do not add up";
+                ? NULL : "a process whose holds do not add up";
     }
     if (wrong == NULL && (a->listed[0] != 0 || a->listed[1] != 0)) {
         wrong = "a free run in no list";

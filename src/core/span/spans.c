@@ -50,7 +50,7 @@
 #define KEEP_MOST (256 * PH_MIB)
 #define GROW_BY (64 * PH_MIB)
 #define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
-#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
+#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as this many even if it needs none */
 #define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
 #define AWAIT_STEP 50000u
 #define BIT_WORDS (PH_MEMBERS / 64)
