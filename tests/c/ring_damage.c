@@ -143,7 +143,7 @@ flip_frame(uint32_t which, uint64_t position, uint64_t bytes, ph_incoming *messa
     for (uint64_t i = 0; i < bytes * 8; i++) {
         bool broke = false;
         fill_ring();
-        unsigned char *at_byte = at(ring, position + i / 8);
+        unsigned char *at_byte = place_of(ring, position + i / 8);
         *at_byte ^= (unsigned char)(1u << i % 8);
         uint32_t got = empty_ring(message, &broke);
         uint32_t before = (1u << which) - 1, all = (1u << MESSAGES) - 1;

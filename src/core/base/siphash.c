@@ -1,13 +1,13 @@
 /* siphash.c -- SipHash-2-4 (Aumasson and Bernstein, 2012) of a few words.
 
-   A hash under a secret key of 128 bits: without the key nobody can make words that
+   A hash under a secret key of 128 bits: without the key no process can make words that
    have a given hash.  Here the words are whole, so that the last block holds their
    number of bytes only. */
 
 #include "core/base/siphash.h"
 
 static uint64_t
-rotate(uint64_t x, int bits)
+rotate_left(uint64_t x, int bits)
 {
     return (x << bits) | (x >> (64 - bits));
 }
@@ -15,10 +15,10 @@ rotate(uint64_t x, int bits)
 static void
 sip_round(uint64_t v[4])
 {
-    v[0] += v[1]; v[1] = rotate(v[1], 13); v[1] ^= v[0]; v[0] = rotate(v[0], 32);
-    v[2] += v[3]; v[3] = rotate(v[3], 16); v[3] ^= v[2];
-    v[0] += v[3]; v[3] = rotate(v[3], 21); v[3] ^= v[0];
-    v[2] += v[1]; v[1] = rotate(v[1], 17); v[1] ^= v[2]; v[2] = rotate(v[2], 32);
+    v[0] += v[1]; v[1] = rotate_left(v[1], 13); v[1] ^= v[0]; v[0] = rotate_left(v[0], 32);
+    v[2] += v[3]; v[3] = rotate_left(v[3], 16); v[3] ^= v[2];
+    v[0] += v[3]; v[3] = rotate_left(v[3], 21); v[3] ^= v[0];
+    v[2] += v[1]; v[1] = rotate_left(v[1], 17); v[1] ^= v[2]; v[2] = rotate_left(v[2], 32);
 }
 
 static void

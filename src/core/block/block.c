@@ -132,7 +132,7 @@ ph_block_begin(ph_block *block)
 /* Go on in another open extent.  Its size follows the block's, so that a block of any
    size has few segments. */
 static ph_status
-spill(ph_block *block, uint64_t size)
+spill_over(ph_block *block, uint64_t size)
 {
     uint64_t need = sizeof(ph_segment) + size;
     ph_open_extent *open;
@@ -155,7 +155,7 @@ ph_block_grow(ph_block *block, uint64_t size)
     uint64_t built = (uint64_t)(block->pos - (char *)ph_address_of(open->pos));
     size += 8;                              /* what ph_block_alloc() asks for */
     if (open->end - open->pos < built + size) {
-        return spill(block, size);
+        return spill_over(block, size);
     }
     ph_status status = ph_open_extent_allocate(open, built + size);
     block->limit = ph_address_of(open->allocated);
@@ -338,7 +338,7 @@ publish_counts(const ph_block *block)
 
 /* Under the lock: tell the family, and note that we know already. */
 static void
-publish(void)
+publish_commit(void)
 {
     uint64_t before = atomic_fetch_add(&ph_heap.header->published, 1);
     if (atomic_load(&ph_heap.seen) == before) {
@@ -349,7 +349,7 @@ publish(void)
 /* Map what we have written for reading, too: a page that only a child maps would be
    charged to that child alone. */
 static void
-populate(const ph_open_extent *open)
+populate_pages(const ph_open_extent *open)
 {
     uint64_t start = ph_page_down(open->committed);
     if (open->pos - start >= POPULATE_LEAST) {
@@ -401,7 +401,7 @@ close_open_extent(const ph_block *block, ph_open_extent *open)
     set_filled(open);
     show_first_page(block, open->committed, open->pos);
     ph_extent_seen(open->index);
-    populate(open);
+    populate_pages(open);
     if (open->pos - open->committed >= PH_MIB) {
         ph_open_extent_trim(open);      /* small blocks soon use what is ahead */
         forget_window(block, open);
@@ -423,7 +423,7 @@ ph_block_commit(ph_block *block, void *root)
         next = open->next;
         close_open_extent(block, open);
     }
-    publish();
+    publish_commit();
     ph_os_unlock();
     block->open = NULL;
     ph_free(block->uses);

@@ -138,7 +138,7 @@ typedef struct {
 } search;
 
 static bool
-is_wanted(uint64_t used, void *arg)
+is_wanted_use(uint64_t used, void *arg)
 {
     search *s = arg;
     s->found = used == s->wanted;
@@ -162,7 +162,7 @@ find_user(const ph_segment *home)
             }
             if (segment->home == at && segment->uses != 0
                 && ph_ledger_state(segment) == PH_LIVE
-                && visit_uses(segment, is_wanted, &s) == PH_OK && s.found) {
+                && visit_uses(segment, is_wanted_use, &s) == PH_OK && s.found) {
                 return segment;
             }
             at += segment->size;
@@ -172,7 +172,7 @@ find_user(const ph_segment *home)
 }
 
 static ph_status
-is_in_use(const ph_segment *home)
+fail_in_use(const ph_segment *home)
 {
     const ph_segment *user = find_user(home);
     if (user == NULL) {
@@ -198,7 +198,7 @@ entries_used(void)
 }
 
 static ph_retired *
-entry_at(uint32_t index)
+retired_at(uint32_t index)
 {
     return &ph_heap.header->retired[index];
 }
@@ -208,8 +208,8 @@ static bool
 has_entry(const ph_segment *home)
 {
     for (uint32_t i = 0; i < entries_used(); i++) {
-        if (atomic_load(&entry_at(i)->block) == ph_offset_of(home)
-            && atomic_load(&entry_at(i)->nonce) == home->nonce) {
+        if (atomic_load(&retired_at(i)->block) == ph_offset_of(home)
+            && atomic_load(&retired_at(i)->nonce) == home->nonce) {
             return true;
         }
     }
@@ -227,11 +227,11 @@ new_stamp(void)
 }
 
 static bool
-enter(const ph_segment *home)
+enter_block(const ph_segment *home)
 {
     for (uint32_t i = 0; i < PH_RETIRED; i++) {
         uint64_t none = 0;
-        if (!atomic_compare_exchange_strong(&entry_at(i)->block, &none, CLAIMED)) {
+        if (!atomic_compare_exchange_strong(&retired_at(i)->block, &none, CLAIMED)) {
             continue;
         }
         uint64_t used = atomic_load(&ph_heap.header->retired_used);
@@ -239,10 +239,10 @@ enter(const ph_segment *home)
                && !atomic_compare_exchange_weak(&ph_heap.header->retired_used,
                                                 &used, i + 1)) {
         }
-        atomic_store(&entry_at(i)->stamp, new_stamp());
-        atomic_store(&entry_at(i)->nonce, home->nonce);
-        atomic_store(&entry_at(i)->number, home->number);
-        atomic_store(&entry_at(i)->block, ph_offset_of(home));
+        atomic_store(&retired_at(i)->stamp, new_stamp());
+        atomic_store(&retired_at(i)->nonce, home->nonce);
+        atomic_store(&retired_at(i)->number, home->number);
+        atomic_store(&retired_at(i)->block, ph_offset_of(home));
         return true;
     }
     return false;
@@ -253,7 +253,7 @@ ph_retired_waiting(void)
 {
     uint64_t waiting = 0;
     for (uint32_t i = 0; i < entries_used(); i++) {
-        waiting += atomic_load(&entry_at(i)->block) > CLAIMED;
+        waiting += atomic_load(&retired_at(i)->block) > CLAIMED;
     }
     return waiting;
 }
@@ -261,7 +261,7 @@ ph_retired_waiting(void)
 /* --- Releasing ---------------------------------------------------------------- */
 
 static bool
-unpin(uint64_t used, void *arg)
+take_back_use(uint64_t used, void *arg)
 {
     ph_segment home;
     if (read_segment(used, &home) == PH_OK) {
@@ -271,12 +271,12 @@ unpin(uint64_t used, void *arg)
 }
 
 static void
-nothing(uint64_t start, uint64_t size)
+visit_nothing(uint64_t start, uint64_t size)
 {
 }
 
 static ph_status
-too_many(void)
+fail_too_many(void)
 {
     return ph_fail(PH_REFUSED,
                    "permaheap: %u released blocks wait for processes that could "
@@ -284,29 +284,29 @@ too_many(void)
 }
 
 static ph_status
-retire(const ph_segment *home)
+release_locked(const ph_segment *home)
 {
     uint64_t offset = ph_offset_of(home), bytes, pages;
-    ph_status status = visit_pages(offset, nothing, &bytes, &pages);
+    ph_status status = visit_pages(offset, visit_nothing, &bytes, &pages);
     if (status != PH_OK) {
         return status;
     }
     bool ours = ph_ledger_release(home);
     ph_block_state state = ph_ledger_state(home);
     if (state == PH_LIVE) {
-        return is_in_use(home);
+        return fail_in_use(home);
     }
-    if (state == PH_RELEASED && !has_entry(home) && !enter(home)) {
+    if (state == PH_RELEASED && !has_entry(home) && !enter_block(home)) {
         if (ours) {
             ph_ledger_take_back(home);
         }
-        return too_many();
+        return fail_too_many();
     }
     if (ours) {
         atomic_fetch_add(&ph_heap.header->released, bytes);
         atomic_fetch_add(&ph_heap.header->released_blocks, 1);
         atomic_fetch_sub(&ph_heap.header->blocks, 1);
-        status = visit_uses(home, unpin, NULL);
+        status = visit_uses(home, take_back_use, NULL);
     }
     return status;
 }
@@ -321,7 +321,7 @@ ph_retire(const ph_segment *home)
     }
     if (status == PH_OK) {
         ph_reclaim_locked();            /* perhaps that makes room */
-        status = retire(home);
+        status = release_locked(home);
         ph_reclaim_locked();
     }
     ph_os_unlock();
@@ -342,10 +342,10 @@ drop_pages(uint64_t start, uint64_t size)
 }
 
 static ph_status
-let_go(uint64_t home)
+forget_stamps(uint64_t home)
 {
     for (uint32_t i = 0; i < entries_used(); i++) {
-        ph_retired *entry = entry_at(i);
+        ph_retired *entry = retired_at(i);
         if (atomic_load(&entry->block) != home) {
             continue;
         }
@@ -372,7 +372,7 @@ ph_forget(const ph_segment *home)
     ph_os_lock();
     ph_status status = ph_heap_check_file();
     if (status == PH_OK) {
-        status = let_go(ph_offset_of(home));
+        status = forget_stamps(ph_offset_of(home));
     }
     if (status == PH_OK) {
         status = visit_pages(ph_offset_of(home), drop_pages, &bytes, &pages);
@@ -388,9 +388,9 @@ ph_forget(const ph_segment *home)
 static bool
 is_due(uint32_t index)
 {
-    uint64_t home = atomic_load(&entry_at(index)->block);
-    uint32_t stamp = (uint32_t)atomic_load(&entry_at(index)->stamp);
-    uint32_t number = (uint32_t)atomic_load(&entry_at(index)->number);
+    uint64_t home = atomic_load(&retired_at(index)->block);
+    uint32_t stamp = (uint32_t)atomic_load(&retired_at(index)->stamp);
+    uint32_t number = (uint32_t)atomic_load(&retired_at(index)->number);
     return home > CLAIMED && !ph_members_may_see(number, index, stamp);
 }
 
@@ -436,7 +436,7 @@ count_gone(uint64_t home)
 
 /* Punch the entry's block.  This process need not have mapped it. */
 static void
-give_back(ph_retired *entry)
+give_back_entry(ph_retired *entry)
 {
     uint64_t home = atomic_load(&entry->block), bytes, pages;
     ph_segment segment;
@@ -456,7 +456,7 @@ give_back(ph_retired *entry)
 }
 
 static void
-reclaim(void)
+reclaim_due(void)
 {
     uint64_t due[PH_RETIRED / 64];
     bool sure = false;
@@ -466,7 +466,7 @@ reclaim(void)
     }
     for (uint32_t i = 0; sure && i < entries_used(); i++) {
         if (due[i / 64] >> i % 64 & 1) {
-            give_back(entry_at(i));
+            give_back_entry(retired_at(i));
         }
     }
 }
@@ -479,7 +479,7 @@ ph_reclaim_locked(void)
         || ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
         return;
     }
-    reclaim();
+    reclaim_due();
     ph_os_unlock_byte(ph_heap.fd, RECLAIM_BYTE);
 }
 
@@ -494,7 +494,7 @@ ph_reclaim(void)
 /* --- Reusing an extent -------------------------------------------------------- */
 
 static bool
-is_gone(const ph_segment *segment)
+segment_is_gone(const ph_segment *segment)
 {
     ph_segment home;
     return read_segment(segment->home, &home) == PH_OK
@@ -503,14 +503,14 @@ is_gone(const ph_segment *segment)
 
 /* Look at each segment: `gone` may be wrong after a process was killed. */
 static bool
-all_gone(const ph_extent *extent)
+blocks_are_gone(const ph_extent *extent)
 {
     uint64_t at = atomic_load(&extent->offset);
     uint64_t end = at + ph_extent_fill(extent);
     ph_segment segment;
     for (; at < end; at += segment.size) {
         if (read_segment(at, &segment) != PH_OK || segment.size == 0
-            || !is_gone(&segment)) {
+            || !segment_is_gone(&segment)) {
             return false;
         }
     }
@@ -526,7 +526,7 @@ may_be_reused(const ph_extent *extent, uint64_t size)
 }
 
 static bool
-reuse(uint64_t size, uint32_t *p_index)
+reuse_extent(uint64_t size, uint32_t *p_index)
 {
     uint32_t n = atomic_load(&ph_heap.header->extents);
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS; i++) {
@@ -534,7 +534,7 @@ reuse(uint64_t size, uint32_t *p_index)
         if (!may_be_reused(extent, size) || !ph_extent_take(i)) {
             continue;
         }
-        if (all_gone(extent) && ph_extent_reset(i) == PH_OK) {
+        if (blocks_are_gone(extent) && ph_extent_reset(i) == PH_OK) {
             *p_index = i;
             return true;
         }
@@ -549,7 +549,7 @@ ph_reuse_locked(uint64_t size, uint32_t *p_index)
     if (ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
         return false;
     }
-    bool found = reuse(size, p_index);
+    bool found = reuse_extent(size, p_index);
     ph_os_unlock_byte(ph_heap.fd, RECLAIM_BYTE);
     return found;
 }

@@ -19,8 +19,8 @@
 
    1. The order above: a slot is ready when what the child holds is noted (invariants 1
       and 2 of processes.c).
-   2. All of that is plain C and system calls, without Python and without malloc, since
-      another thread of the parent may have held any lock (invariant 7 of heap.c).
+   2. All of that is plain C and system calls: no Python, since another thread of the
+      parent may have held any of its locks (invariant 7 of heap.c).
    3. ph_heap.state becomes PH_OK once, when all the rest of ph_heap is set, and stays
       so.  Below this file nothing makes the heap: callers of blocks, spans and handles
       ask ph_heap_ready() first. */
@@ -129,21 +129,21 @@ choose_mapping(void)
 /* --- Around a fork ------------------------------------------------------------ */
 
 static void
-before_fork(void)
+prepare_fork(void)
 {
     ph_os_lock();
     ph_members_before_fork();
 }
 
 static void
-after_fork_parent(void)
+follow_fork_in_parent(void)
 {
     ph_os_unlock();
 }
 
 /* Invariants 1 and 2. */
 static void
-after_fork_child(void)
+follow_fork_in_child(void)
 {
     ph_heap.window = 0;             /* MADV_DONTFORK: it is not there */
     atomic_fetch_add(&ph_heap.forks, 1);
@@ -190,7 +190,7 @@ create_heap(void)
         err = ph_os_dontfork(base + size, size);
     }
     if (err == 0) {
-        err = ph_os_atfork(before_fork, after_fork_parent, after_fork_child);
+        err = ph_os_atfork(prepare_fork, follow_fork_in_parent, follow_fork_in_child);
     }
     if (err) {
         status = ph_system_failure("set up the heap", size, err);

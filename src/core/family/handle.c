@@ -33,14 +33,14 @@ ph_tag(const uint64_t *words, size_t n)
 /* --- Handles ------------------------------------------------------------------ */
 
 static uint64_t
-tag_of(uint64_t nonce, const ph_handle *handle)
+tag_of_handle(uint64_t nonce, const ph_handle *handle)
 {
     uint64_t words[3] = {nonce, handle->block, handle->object};
     return ph_tag(words, 3);
 }
 
 static ph_status
-released(const ph_segment *home)
+fail_released(const ph_segment *home)
 {
     return ph_fail(PH_BAD_HANDLE,
                    "permaheap: the block of this object was released (its root is "
@@ -52,12 +52,12 @@ ph_handle_make(const void *obj, ph_handle *handle)
 {
     const ph_segment *home = ph_block_of(obj);
     if (ph_ledger_state(home) != PH_LIVE) {
-        return released(home);
+        return fail_released(home);
     }
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
     handle->block = ph_offset_of(home);
     handle->object = ph_offset_of(obj);
-    handle->tag = tag_of(home->nonce, handle);
+    handle->tag = tag_of_handle(home->nonce, handle);
     return PH_OK;
 }
 
@@ -67,7 +67,7 @@ make_without_nonce(uint64_t block, uint64_t object, ph_handle *handle)
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
     handle->block = block;
     handle->object = object;
-    handle->tag = tag_of(0, handle);
+    handle->tag = tag_of_handle(0, handle);
 }
 
 void
@@ -97,7 +97,7 @@ ph_handle_is_span(const ph_handle *handle)
 /* --- Resolving ---------------------------------------------------------------- */
 
 static ph_status
-bad_handle(void)
+fail_bad_handle(void)
 {
     return ph_fail(PH_BAD_HANDLE,
                    "permaheap: this handle is damaged, forged, or names "
@@ -148,14 +148,14 @@ find_block(const ph_handle *handle, const ph_segment **p_home)
     }
     *p_home = NULL;
     if (ph_handle_is_number(handle) || ph_handle_is_span(handle)) {
-        return handle->tag == tag_of(0, handle) ? PH_OK : bad_handle();
+        return handle->tag == tag_of_handle(0, handle) ? PH_OK : fail_bad_handle();
     }
     if (!may_hold_a_block(handle->block)) {
-        return bad_handle();
+        return fail_bad_handle();
     }
     const ph_segment *home = ph_address_of(handle->block);
-    if (handle->tag != tag_of(home->nonce, handle)) {
-        return bad_handle();
+    if (handle->tag != tag_of_handle(home->nonce, handle)) {
+        return fail_bad_handle();
     }
     *p_home = home;
     return PH_OK;
@@ -175,7 +175,7 @@ ph_handle_resolve(const ph_handle *handle, void **p_obj, uint32_t *p_flags)
         return PH_OK;
     }
     if (ph_ledger_state(home) != PH_LIVE) {
-        return released(home);
+        return fail_released(home);
     }
     *p_obj = ph_address_of(handle->object);
     *p_flags = home->flags;
@@ -186,8 +186,8 @@ ph_status
 ph_handle_span(const ph_handle *handle, ph_span_id *id)
 {
     ph_status status = check_family(handle);
-    if (status == PH_OK && handle->tag != tag_of(0, handle)) {
-        return bad_handle();
+    if (status == PH_OK && handle->tag != tag_of_handle(0, handle)) {
+        return fail_bad_handle();
     }
     id->index = (uint32_t)handle->object;
     id->generation = (uint32_t)(handle->object >> 32);

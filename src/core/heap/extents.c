@@ -48,7 +48,7 @@ static _Atomic uint64_t mapped_span_units[UNITS / 64];
 /* --- Mapping ------------------------------------------------------------------ */
 
 static bool
-is_current(uint32_t index)
+is_current_generation(uint32_t index)
 {
     return seen_generation[index]
            == atomic_load(&ph_heap.header->generation[index]);
@@ -58,7 +58,7 @@ is_current(uint32_t index)
 static ph_status
 map_extent(uint32_t index)
 {
-    if (seen_filled[index] != NOT_MAPPED && is_current(index)) {
+    if (seen_filled[index] != NOT_MAPPED && is_current_generation(index)) {
         return PH_OK;
     }
     uint32_t generation = atomic_load(&ph_heap.header->generation[index]);
@@ -130,7 +130,7 @@ update_partly_seen_page(uint32_t index)
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
     uint64_t seen = seen_filled[index] - MAPPED_MARK;
-    if (seen_filled[index] == NOT_MAPPED || filled <= seen || !is_current(index)) {
+    if (seen_filled[index] == NOT_MAPPED || filled <= seen || !is_current_generation(index)) {
         return PH_OK;
     }
     uint64_t end = ph_page_up(seen) < filled ? ph_page_up(seen) : filled;
@@ -152,7 +152,7 @@ update_partly_seen_page(uint32_t index)
 }
 
 static ph_status
-refresh(void)
+refresh_locked(void)
 {
     uint64_t published = atomic_load(&ph_heap.header->published);
     uint32_t n = atomic_load(&ph_heap.header->extents);
@@ -183,7 +183,7 @@ ph_status
 ph_heap_refresh_all(void)
 {
     ph_os_lock();
-    ph_status status = refresh();
+    ph_status status = refresh_locked();
     ph_os_unlock();
     return status;
 }

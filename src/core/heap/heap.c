@@ -126,7 +126,7 @@ check_limits_and_file(uint64_t size)
 }
 
 static ph_status
-allocate(uint64_t offset, uint64_t size)
+allocate_range(uint64_t offset, uint64_t size)
 {
     int err = ph_os_allocate(ph_heap.fd, offset, size);
     return err ? ph_system_failure("allocate memory for the heap", size, err) : PH_OK;
@@ -139,16 +139,16 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
     uint64_t entry = ph_page_down(ph_offset_of(ph_directory_entry(offset)));
     uint64_t end = ph_offset_of(ph_directory_entry(offset + size)) + 8;
     if (status == PH_OK) {
-        status = allocate(entry, ph_page_up(end) - entry);
+        status = allocate_range(entry, ph_page_up(end) - entry);
     }
-    return status == PH_OK ? allocate(offset, size) : status;
+    return status == PH_OK ? allocate_range(offset, size) : status;
 }
 
 ph_status
 ph_heap_allocate_spans(uint64_t offset, uint64_t size)
 {
     ph_status status = check_limits_and_file(size);
-    return status == PH_OK ? allocate(offset, size) : status;
+    return status == PH_OK ? allocate_range(offset, size) : status;
 }
 
 ph_status

@@ -8,7 +8,7 @@
    the time when it joined, in one word: a slot is taken, also from a dead process, by one
    compare and swap.
 
-        free --enlist--> taken --row and holds written--> ready --it ends--> dead
+        free --take_place-> taken --row and holds written--> ready --it ends--> dead
           ^                                                                    |
           +--------reclaimed, or taken over by another process-----------------+
 
@@ -46,7 +46,7 @@
 #define NO_SLOT PH_MEMBERS
 #define SETTLED_ONE ((uint64_t)1 << 32)     /* in ph_member.unborn */
 #define COUNT_MASK (SETTLED_ONE - 1)
-#define COMING_MOST 1024                    /* processes that may_come() compares */
+#define COMING_MOST 1024                    /* processes that child_may_come() compares */
 
 static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
@@ -75,7 +75,7 @@ has_unborn(const ph_member *member)
 }
 
 static bool
-is_dead(const ph_member *member, uint64_t process)
+process_is_dead(const ph_member *member, uint64_t process)
 {
     return !has_unborn(member) && !ph_os_process_may_have(process, ph_heap.size);
 }
@@ -94,7 +94,7 @@ take_slot(uint64_t me)
             ph_member *member = member_at(index);
             uint64_t process = atomic_load(&member->process);
             bool clean = process == 0 && atomic_load(&member->holds) == 0;
-            if ((clean || (any && (process == 0 || is_dead(member, process))))
+            if ((clean || (any && (process == 0 || process_is_dead(member, process))))
                 && atomic_compare_exchange_strong(&member->process, &process, me)) {
                 return index;
             }
@@ -128,7 +128,7 @@ write_row(void)
 /* If getppid() is the pid that the parent recorded for itself, both are in one pid
    namespace.  This saves most children a read of /proc. */
 static bool
-is_in_namespace(int parent)
+is_in_our_namespace(int parent)
 {
     return parent == ph_os_parent_pid()
            || ph_os_pid_namespace() == ph_heap.header->namespace;
@@ -136,12 +136,12 @@ is_in_namespace(int parent)
 
 /* Take a slot, or count as unlisted.  parent: the pid of a process with a slot, or -1. */
 static void
-enlist(int parent)
+take_place(int parent)
 {
     ph_header *header = ph_heap.header;
     ph_os_process_begins();
     slot = NO_SLOT;
-    if (is_in_namespace(parent)) {
+    if (is_in_our_namespace(parent)) {
         slot = take_slot(ph_os_process());
     }
     if (slot == NO_SLOT) {
@@ -154,7 +154,7 @@ enlist(int parent)
 
 /* From here on this process speaks for itself: its row and its holds are there. */
 static void
-be_ready(void)
+become_ready(void)
 {
     if (slot != NO_SLOT) {
         atomic_store(&member_at(slot)->ready, ph_os_process());
@@ -166,8 +166,8 @@ void
 ph_members_init(void)
 {
     ph_heap.header->namespace = ph_os_pid_namespace();
-    enlist(-1);
-    be_ready();
+    take_place(-1);
+    become_ready();
 }
 
 /* --- Around a fork ------------------------------------------------------------ */
@@ -184,7 +184,7 @@ ph_members_before_fork(void)
 
 /* Lower `unborn` of our parent, unless it has settled the matter without us. */
 static void
-be_born(ph_member *member)
+lower_unborn(ph_member *member)
 {
     uint64_t unborn = atomic_load(&member->unborn);
     while ((unborn & COUNT_MASK) != 0 && (unborn & ~COUNT_MASK) == settled
@@ -196,7 +196,7 @@ void
 ph_members_after_fork(void)
 {
     parent = slot;
-    enlist(parent == NO_SLOT ? -1 : forked_by);
+    take_place(parent == NO_SLOT ? -1 : forked_by);
     if (slot != NO_SLOT) {
         atomic_fetch_add(&member_at(slot)->unborn, SETTLED_ONE);    /* see settle_one() */
     }
@@ -205,14 +205,14 @@ ph_members_after_fork(void)
 void
 ph_members_born(void)
 {
-    be_ready();
+    become_ready();
     if (parent != NO_SLOT) {
-        be_born(member_at(parent));
+        lower_unborn(member_at(parent));
     }
 }
 
 static bool
-is_ready(uint64_t child)
+child_is_ready(uint64_t child)
 {
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
         uint64_t process = atomic_load(&member_at(i)->ready);
@@ -227,7 +227,7 @@ is_ready(uint64_t child)
 /* Is there a process that may still become ready?  Looks at children of `parent`, or of
    any process (0). */
 static bool
-may_come(int parent)
+child_may_come(int parent)
 {
     uint64_t process[COMING_MOST];
     int n = ph_os_processes(parent, ph_heap.size, process, COMING_MOST);
@@ -235,7 +235,7 @@ may_come(int parent)
         return true;
     }
     for (int i = 0; i < n; i++) {
-        if (!is_ready(process[i])
+        if (!child_is_ready(process[i])
             && ph_os_process_may_have(process[i], ph_heap.size)
             && ph_os_process_may_map(process[i], ph_heap.file)) {
             return true;
@@ -252,14 +252,14 @@ may_come(int parent)
 static void
 settle_one(ph_member *member, uint64_t unborn, int parent)
 {
-    if (!may_come(parent)) {
+    if (!child_may_come(parent)) {
         (void)atomic_compare_exchange_strong(&member->unborn, &unborn,
                                              (unborn & ~COUNT_MASK) + SETTLED_ONE);
     }
 }
 
 static void
-settle(void)
+settle_all(void)
 {
     if (slot == NO_SLOT) {
         return;
@@ -303,20 +303,20 @@ ph_member_unborn(void)
 void
 ph_member_settle(void)
 {
-    settle();
+    settle_all();
 }
 
 bool
 ph_member_is_gone(uint32_t index, uint64_t *p_process)
 {
     *p_process = atomic_load(&member_at(index)->process);
-    return *p_process == 0 || (index != slot && is_dead(member_at(index), *p_process));
+    return *p_process == 0 || (index != slot && process_is_dead(member_at(index), *p_process));
 }
 
 /* --- Seeing, and forgetting --------------------------------------------------- */
 
 static void
-see(uint64_t number)
+raise_seen(uint64_t number)
 {
     if (number > seen) {
         seen = number;
@@ -329,13 +329,13 @@ see(uint64_t number)
 void
 ph_member_looks(void)
 {
-    see(atomic_load(&ph_heap.header->numbered));
+    raise_seen(atomic_load(&ph_heap.header->numbered));
 }
 
 void
 ph_member_makes(uint32_t number)
 {
-    see((uint64_t)number + 1);
+    raise_seen((uint64_t)number + 1);
 }
 
 ph_status
@@ -357,18 +357,18 @@ ph_member_let_go(uint32_t index, uint32_t stamp)
 void
 ph_members_bury(void)
 {
-    settle();
+    settle_all();
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
         ph_member *member = member_at(i);
         uint64_t process = atomic_load(&member->process);
-        if (process != 0 && i != slot && is_dead(member, process)) {
+        if (process != 0 && i != slot && process_is_dead(member, process)) {
             (void)atomic_compare_exchange_strong(&member->process, &process, 0);
         }
     }
 }
 
 static bool
-may_see(uint32_t i, uint32_t number, uint32_t index, uint32_t stamp)
+slot_may_see(uint32_t i, uint32_t number, uint32_t index, uint32_t stamp)
 {
     const ph_member *member = member_at(i);
     uint64_t process = atomic_load(&member->process);
@@ -390,7 +390,7 @@ ph_members_may_see(uint32_t number, uint32_t index, uint32_t stamp)
         return true;
     }
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (may_see(i, number, index, stamp)) {
+        if (slot_may_see(i, number, index, stamp)) {
             return true;
         }
     }

@@ -64,7 +64,7 @@ ph_bell_name(uint64_t watcher, char name[PH_BELL_NAME])
 }
 
 static void
-ring_bell(uint64_t watcher, uint64_t key)
+notify_watcher(uint64_t watcher, uint64_t key)
 {
     if (watcher & SOCKET) {
         char name[PH_BELL_NAME];
@@ -80,5 +80,5 @@ ring_bell(uint64_t watcher, uint64_t key)
 void
 ph_bells_init(void)
 {
-    ph_ring_on_bell = ring_bell;
+    ph_ring_on_bell = notify_watcher;
 }

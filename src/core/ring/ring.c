@@ -106,7 +106,7 @@ void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
 /* --- Sizes -------------------------------------------------------------------- */
 
 static uint64_t
-rounded(uint64_t capacity)
+round_capacity(uint64_t capacity)
 {
     uint64_t size = SMALLEST;
     while (size < capacity && size < PH_RING_MOST) {
@@ -118,7 +118,7 @@ rounded(uint64_t capacity)
 uint64_t
 ph_ring_span_size(uint64_t capacity)
 {
-    return sizeof(ph_ring) + rounded(capacity);
+    return sizeof(ph_ring) + round_capacity(capacity);
 }
 
 uint64_t
@@ -180,7 +180,7 @@ is_sound(const ph_ring *ring)
 }
 
 static ph_status
-unsound(void)
+fail_unsound(void)
 {
     return ph_fail(PH_BAD_HANDLE, "permaheap: the memory of a channel is damaged");
 }
@@ -193,7 +193,7 @@ ph_ring_init(ph_ring *ring, uint64_t capacity)
                        (unsigned long long)PH_RING_MOST);
     }
     memset(ring, 0, sizeof(*ring));
-    ring->capacity = rounded(capacity);
+    ring->capacity = round_capacity(capacity);
     ring->check = ~ring->capacity;
     int err = ph_mutex_init(&ring->senders.mutex);
     if (err == 0) {
@@ -208,7 +208,7 @@ ph_ring_init(ph_ring *ring, uint64_t capacity)
 /* --- Bytes -------------------------------------------------------------------- */
 
 static void *
-at(ph_ring *ring, uint64_t position)
+place_of(ph_ring *ring, uint64_t position)
 {
     return ring->memory + (position & (ring->capacity - 1));
 }
@@ -220,26 +220,26 @@ before_the_end(const ph_ring *ring, uint64_t position)
 }
 
 static void
-copy_in(ph_ring *ring, uint64_t position, const void *from, uint64_t size)
+copy_into(ph_ring *ring, uint64_t position, const void *from, uint64_t size)
 {
     uint64_t first = before_the_end(ring, position);
     if (size <= first) {
-        memcpy(at(ring, position), from, size);
+        memcpy(place_of(ring, position), from, size);
         return;
     }
-    memcpy(at(ring, position), from, first);
+    memcpy(place_of(ring, position), from, first);
     memcpy(ring->memory, (const char *)from + first, size - first);
 }
 
 static void
-copy_out(ph_ring *ring, uint64_t position, void *to, uint64_t size)
+copy_from(ph_ring *ring, uint64_t position, void *to, uint64_t size)
 {
     uint64_t first = before_the_end(ring, position);
     if (size <= first) {
-        memcpy(to, at(ring, position), size);
+        memcpy(to, place_of(ring, position), size);
         return;
     }
-    memcpy(to, at(ring, position), first);
+    memcpy(to, place_of(ring, position), first);
     memcpy((char *)to + first, ring->memory, size - first);
 }
 
@@ -247,14 +247,14 @@ copy_out(ph_ring *ring, uint64_t position, void *to, uint64_t size)
 
 /* Each step can be undone, so that no single change is lost on the way. */
 static uint64_t
-mixed(uint64_t mix, uint64_t word)
+mix_word(uint64_t mix, uint64_t word)
 {
     mix = (mix ^ word) * 0x9e3779b97f4a7c15u;
     return mix ^ mix >> 32;
 }
 
 static uint32_t
-pages(uint64_t bytes)
+count_pages(uint64_t bytes)
 {
     return (uint32_t)((bytes + PAGE - 1) / PAGE);
 }
@@ -262,14 +262,14 @@ pages(uint64_t bytes)
 static uint64_t
 start_of_check(uint64_t position, const ph_frame *frame)
 {
-    uint64_t mix = mixed(position, (uint64_t)frame->kind << 32 | frame->size);
-    return mixed(mix, (uint64_t)frame->n_spans << 32 | frame->behind);
+    uint64_t mix = mix_word(position, (uint64_t)frame->kind << 32 | frame->size);
+    return mix_word(mix, (uint64_t)frame->n_spans << 32 | frame->behind);
 }
 
 static uint64_t
-with_span(uint64_t mix, ph_span_id id)
+mix_span(uint64_t mix, ph_span_id id)
 {
-    return mixed(mix, (uint64_t)id.generation << 32 | id.index);
+    return mix_word(mix, (uint64_t)id.generation << 32 | id.index);
 }
 
 static void
@@ -277,21 +277,21 @@ write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
 {
     ph_frame frame = {.size = (uint32_t)message->size, .kind = (uint16_t)message->kind,
                       .n_spans = (uint16_t)message->n_spans,
-                      .behind = pages(message->behind)};
+                      .behind = count_pages(message->behind)};
     uint64_t mix = start_of_check(position, &frame);
     uint64_t next = position + sizeof(frame);
     for (uint32_t i = 0; i < message->n_spans; i++) {
-        mix = with_span(mix, message->spans[i]);
+        mix = mix_span(mix, message->spans[i]);
     }
     frame.check = (uint32_t)mix;
-    memcpy(at(ring, position), &frame, sizeof(frame));
+    memcpy(place_of(ring, position), &frame, sizeof(frame));
     if (message->n_spans > 0) {
         uint64_t size = message->n_spans * sizeof(ph_span_id);
-        copy_in(ring, next, message->spans, size);
+        copy_into(ring, next, message->spans, size);
         next += size;
     }
     if (message->size > 0) {
-        copy_in(ring, next, message->bytes, message->size);
+        copy_into(ring, next, message->bytes, message->size);
     }
 }
 
@@ -307,7 +307,7 @@ is_believable(const ph_frame *frame, uint64_t room)
 static bool
 read_frame(ph_ring *ring, uint64_t position, uint64_t tail, ph_frame *frame)
 {
-    memcpy(frame, at(ring, position), sizeof(*frame));
+    memcpy(frame, place_of(ring, position), sizeof(*frame));
     if (!is_believable(frame, tail - position)) {
         return false;
     }
@@ -315,8 +315,8 @@ read_frame(ph_ring *ring, uint64_t position, uint64_t tail, ph_frame *frame)
     uint64_t next = position + sizeof(*frame);
     for (uint32_t i = 0; i < frame->n_spans; i++) {
         ph_span_id id;
-        memcpy(&id, at(ring, next), sizeof(id));
-        mix = with_span(mix, id);
+        memcpy(&id, place_of(ring, next), sizeof(id));
+        mix = mix_span(mix, id);
         next += sizeof(id);
     }
     return (uint32_t)mix == frame->check;
@@ -348,7 +348,7 @@ lock_busy(ph_mutex *mutex, uint64_t until)
 
 /* Have the journal find out how far the dead owner came (invariant 3). */
 static ph_status
-mend(ph_ring *ring, ph_end *end)
+mend_end(ph_ring *ring, ph_end *end)
 {
     atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
     ph_status status = ph_journal_mend();
@@ -360,7 +360,7 @@ mend(ph_ring *ring, ph_end *end)
 
 /* Take an end's lock; `busy` when it could not be had in time. */
 static ph_status
-lock(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
+lock_end(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
 {
     int err = ph_mutex_try(&end->mutex);
     if (err == EBUSY) {
@@ -376,7 +376,7 @@ lock(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
         return ph_fail(PH_SYSTEM, "permaheap: cannot lock a channel: %s", strerror(err));
     }
     if (atomic_load_explicit(&end->mend, memory_order_relaxed)) {
-        ph_status status = mend(ring, end);
+        ph_status status = mend_end(ring, end);
         if (status != PH_OK) {
             ph_mutex_unlock(&end->mutex);
             return status;
@@ -402,7 +402,7 @@ ring_watchers(ph_end *end)
 }
 
 static void
-wake(ph_end *end)
+wake_sleepers(ph_end *end)
 {
     atomic_fetch_add(&end->event, 1);
     ph_os_wake(&end->event);
@@ -410,12 +410,12 @@ wake(ph_end *end)
 
 /* Wake sleepers and notify watchers: the position has grown (invariants 4 and 6). */
 static void
-announce(ph_end *end)
+announce_move(ph_end *end)
 {
     uint32_t waiting = atomic_fetch_and(&end->waiting, ~(uint32_t)SLEEPERS);
     ph_death_point();
     if (waiting & SLEEPERS) {
-        wake(end);
+        wake_sleepers(end);
     }
     if (waiting & WATCHERS) {
         ring_watchers(end);
@@ -469,7 +469,7 @@ ph_ring_close(ph_ring *ring)
     ph_end *ends[] = {&ring->senders, &ring->receivers};
     for (int i = 0; i < 2; i++) {
         atomic_fetch_or(&ends[i]->waiting, SLEEPERS | WATCHERS);
-        announce(ends[i]);
+        announce_move(ends[i]);
     }
 }
 
@@ -491,7 +491,7 @@ left_for_others(ph_ring *ring, uint64_t record)
 
 /* Nothing fits between impossible positions: a receiver sets them right. */
 static bool
-fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
+record_fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
 {
     uint64_t used = tail - head;
     return used <= ring->capacity && bytes <= ring->capacity - used
@@ -503,11 +503,11 @@ static bool
 has_room(ph_ring *ring, uint64_t tail, uint64_t record)
 {
     uint64_t bytes = record + left_for_others(ring, record);
-    if (fits(ring, ring->senders.seen, tail, bytes)) {
+    if (record_fits(ring, ring->senders.seen, tail, bytes)) {
         return true;
     }
     ring->senders.seen = head_of(ring);
-    return fits(ring, ring->senders.seen, tail, bytes);
+    return record_fits(ring, ring->senders.seen, tail, bytes);
 }
 
 /* May one more message with memory elsewhere wait?  (Invariant 8.) */
@@ -525,7 +525,7 @@ has_room_behind(const ph_ring *ring)
 /* Store the position: the message is sent, or received.  With spans the journal has stored
    it already, and this changes nothing. */
 static void
-move(ph_end *end, uint64_t position, uint32_t behind)
+move_end(ph_end *end, uint64_t position, uint32_t behind)
 {
     uint64_t n = atomic_load_explicit(&end->messages, memory_order_relaxed);
     atomic_store_explicit(&end->messages, n + 1, memory_order_relaxed);
@@ -559,18 +559,18 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
             return status;
         }
     }
-    move(end, tail + record, pages(message->behind));
+    move_end(end, tail + record, count_pages(message->behind));
     return PH_OK;
 }
 
 /* Give up the claim on room of a record of this size. */
 static void
-want_no_more(ph_ring *ring, uint64_t record)
+give_up_claim(ph_ring *ring, uint64_t record)
 {
     uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
     if (wanted != 0 && wanted <= record
         && atomic_compare_exchange_strong(&ring->wanted, &wanted, 0)) {
-        announce(&ring->receivers);
+        announce_move(&ring->receivers);
     }
 }
 
@@ -578,7 +578,7 @@ ph_status
 ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
 {
     if (!is_sound(ring)) {
-        return unsound();
+        return fail_unsound();
     }
     uint64_t most = ph_ring_largest(ring);
     if (message->n_spans > PH_MESSAGE_SPANS || message->size > most
@@ -588,15 +588,15 @@ ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
                        (unsigned long long)message->size, (unsigned)message->n_spans);
     }
     uint64_t record = record_size(message->n_spans, message->size);
-    ph_status status = lock(ring, &ring->senders, until, PH_FULL);
+    ph_status status = lock_end(ring, &ring->senders, until, PH_FULL);
     if (status != PH_OK) {
         return status;
     }
     status = send_locked(ring, message, record);
     ph_mutex_unlock(&ring->senders.mutex);
     if (status == PH_OK) {
-        announce(&ring->senders);
-        want_no_more(ring, record);
+        announce_move(&ring->senders);
+        give_up_claim(ring, record);
     }
     return status;
 }
@@ -607,7 +607,7 @@ ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
 static ph_status
 throw_all_away(ph_ring *ring, uint64_t until)
 {
-    ph_status status = lock(ring, &ring->senders, until, PH_EMPTY);
+    ph_status status = lock_end(ring, &ring->senders, until, PH_EMPTY);
     if (status != PH_OK) {
         return status;
     }
@@ -634,7 +634,7 @@ throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
         next = head + record_size(frame->n_spans, frame->size);
         believable = next == tail || read_frame(ring, next, tail, &other);
     }
-    move(&ring->receivers, believable ? next : tail, 0);
+    move_end(&ring->receivers, believable ? next : tail, 0);
     atomic_store_explicit(&ring->recount, 1, memory_order_relaxed);
     if (believable) {
         return ph_fail(PH_BAD_HANDLE, "permaheap: a message in a channel was damaged, and "
@@ -646,14 +646,14 @@ throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
 
 /* There is no message.  If the ring is closed, make sure that none comes. */
 static ph_status
-nothing(ph_ring *ring, uint64_t head, uint64_t until)
+find_nothing(ph_ring *ring, uint64_t head, uint64_t until)
 {
     bool recount = atomic_load_explicit(&ring->recount, memory_order_relaxed);
     uint32_t closed = atomic_load_explicit(&ring->closed, memory_order_acquire);
     if (!recount && closed != CLOSING) {
         return closed == SEALED ? PH_CLOSED : PH_EMPTY;
     }
-    ph_status status = lock(ring, &ring->senders, until, PH_EMPTY);
+    ph_status status = lock_end(ring, &ring->senders, until, PH_EMPTY);
     if (status != PH_OK) {
         return status;
     }
@@ -675,7 +675,7 @@ nothing(ph_ring *ring, uint64_t head, uint64_t until)
 
 /* Provide memory for the spans and bytes of a message. */
 static ph_status
-make_room(ph_incoming *message, uint64_t size)
+provide_memory(ph_incoming *message, uint64_t size)
 {
     if (size > message->memory_size || message->memory == NULL) {
         uint64_t rounded_up = (size | 255) + 1;
@@ -705,7 +705,7 @@ take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
         return throw_away(ring, head, tail, &frame);
     }
     uint64_t of_spans = frame.n_spans * sizeof(ph_span_id);
-    ph_status status = make_room(message, of_spans + frame.size);
+    ph_status status = provide_memory(message, of_spans + frame.size);
     if (status != PH_OK) {
         return status;
     }
@@ -714,7 +714,7 @@ take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
     message->kind = frame.kind;
     message->n_spans = 0;
     message->size = frame.size;
-    copy_out(ring, head + sizeof(frame), message->memory, of_spans + frame.size);
+    copy_from(ring, head + sizeof(frame), message->memory, of_spans + frame.size);
     uint64_t next = head + record_size(frame.n_spans, frame.size);
     if (frame.n_spans > 0) {
         status = ph_spans_take(message->spans, frame.n_spans,
@@ -727,7 +727,7 @@ take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
         }
         message->n_spans = frame.n_spans;
     }
-    move(&ring->receivers, next, frame.behind);
+    move_end(&ring->receivers, next, frame.behind);
     return PH_OK;
 }
 
@@ -741,7 +741,7 @@ recv_locked(ph_ring *ring, ph_incoming *message, uint64_t until)
     }
     uint64_t used = end->seen - head;
     if (used == 0) {
-        return nothing(ring, head, until);
+        return find_nothing(ring, head, until);
     }
     if (used > ring->capacity || head % ALIGNMENT || used % ALIGNMENT) {
         return throw_all_away(ring, until);
@@ -753,16 +753,16 @@ ph_status
 ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until)
 {
     if (!is_sound(ring)) {
-        return unsound();
+        return fail_unsound();
     }
-    ph_status status = lock(ring, &ring->receivers, until, PH_EMPTY);
+    ph_status status = lock_end(ring, &ring->receivers, until, PH_EMPTY);
     if (status != PH_OK) {
         return status;
     }
     status = recv_locked(ring, message, until);
     ph_mutex_unlock(&ring->receivers.mutex);
     if (status == PH_OK || status == PH_BAD_HANDLE) {
-        announce(&ring->receivers);
+        announce_move(&ring->receivers);
     }
     return status;
 }
@@ -778,7 +778,7 @@ typedef struct {
 
 /* Is it worthwhile to try again? */
 static bool
-is_over(const ph_wait *wait)
+wait_is_over(const ph_wait *wait)
 {
     ph_ring *ring = wait->ring;
     if (ph_ring_is_closed(ring) || !is_sound(ring)) {
@@ -789,20 +789,20 @@ is_over(const ph_wait *wait)
         return head != tail;
     }
     uint64_t bytes = wait->record + left_for_others(ring, wait->record);
-    return fits(ring, head, tail, bytes) && (!wait->behind || has_room_behind(ring));
+    return record_fits(ring, head, tail, bytes) && (!wait->behind || has_room_behind(ring));
 }
 
 static bool
-spin_for(const ph_wait *wait, uint64_t spin, uint64_t until)
+spin_until_over(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
     if (spin == 0 || !ph_os_may_spin()) {
-        return is_over(wait);
+        return wait_is_over(wait);
     }
     uint64_t end = ph_os_now() + spin;
     end = end < until ? end : until;
     do {
         for (int i = 0; i < 16; i++) {
-            if (is_over(wait)) {
+            if (wait_is_over(wait)) {
                 return true;
             }
             ph_os_relax();
@@ -813,7 +813,7 @@ spin_for(const ph_wait *wait, uint64_t spin, uint64_t until)
 
 /* Have smaller records leave room for this one, while it waits. */
 static void
-want(ph_ring *ring, uint64_t record, uint64_t now)
+claim_room(ph_ring *ring, uint64_t record, uint64_t now)
 {
     uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&ring->wanted_until, memory_order_relaxed);
@@ -828,21 +828,21 @@ want(ph_ring *ring, uint64_t record, uint64_t now)
 /* PH_OK when the wait is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
    after a SLICE: a signal may come just before this thread sleeps, or to another one. */
 static ph_status
-sleep_for(const ph_wait *wait, uint64_t until)
+sleep_until_over(const ph_wait *wait, uint64_t until)
 {
     uint64_t now = ph_os_now();
     uint64_t slice = now + SLICE;
     for (; now < until && now < slice; now = ph_os_now()) {
         if (wait->record > 0) {
-            want(wait->ring, wait->record, now);
+            claim_room(wait->ring, wait->record, now);
         }
         uint32_t event = atomic_load(&wait->end->event);
         atomic_fetch_or(&wait->end->waiting, SLEEPERS);
-        if (is_over(wait)) {
+        if (wait_is_over(wait)) {
             return PH_OK;
         }
         int err = ph_os_wait(&wait->end->event, event, until < slice ? until : slice);
-        if (is_over(wait)) {
+        if (wait_is_over(wait)) {
             return PH_OK;
         }
         if (err == EINTR) {
@@ -853,9 +853,9 @@ sleep_for(const ph_wait *wait, uint64_t until)
 }
 
 static ph_status
-wait_for(const ph_wait *wait, uint64_t spin, uint64_t until)
+wait_until_over(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
-    return spin_for(wait, spin, until) ? PH_OK : sleep_for(wait, until);
+    return spin_until_over(wait, spin, until) ? PH_OK : sleep_until_over(wait, until);
 }
 
 ph_status
@@ -863,9 +863,9 @@ ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind, uint64_t spin,
                   uint64_t until)
 {
     ph_wait wait = {ring, &ring->receivers, record_size(0, size), behind > 0};
-    ph_status status = wait_for(&wait, spin, until);
+    ph_status status = wait_until_over(&wait, spin, until);
     if (status == PH_EMPTY) {
-        want_no_more(ring, wait.record);
+        give_up_claim(ring, wait.record);
         status = PH_FULL;
     }
     return status;
@@ -875,7 +875,7 @@ ph_status
 ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
 {
     ph_wait wait = {ring, &ring->senders, 0, false};
-    return wait_for(&wait, spin, until);
+    return wait_until_over(&wait, spin, until);
 }
 
 /* --- The end ------------------------------------------------------------------ */
@@ -896,7 +896,7 @@ drop_spans_of_all(void *memory, void (*drop)(ph_span_id id))
         uint64_t next = head + sizeof(frame);
         for (uint32_t i = 0; i < frame.n_spans; i++) {
             ph_span_id id;
-            memcpy(&id, at(ring, next), sizeof(id));
+            memcpy(&id, place_of(ring, next), sizeof(id));
             drop(id);
             next += sizeof(id);
         }

@@ -37,7 +37,7 @@
 #include "core/heap/extents.h"
 
 static ph_journal *
-journal(void)
+the_journal(void)
 {
     return ph_address_of(ph_heap.header->journal);
 }
@@ -58,7 +58,7 @@ find_commit(const ph_journal *j, bool *p_committed)
 }
 
 static void
-undo(ph_journal *j, bool committed)
+undo_entries(ph_journal *j, bool committed)
 {
     if (!committed) {
         for (uint32_t i = atomic_load(&j->used); i-- > 0;) {
@@ -77,7 +77,7 @@ undo(ph_journal *j, bool committed)
 ph_status
 ph_journal_begin_locked(void)
 {
-    ph_journal *j = journal();
+    ph_journal *j = the_journal();
     int err = ph_mutex_lock(&j->mutex, PH_FOREVER);
     if (err != 0 && err != EOWNERDEAD) {
         return ph_fail(PH_SYSTEM, "permaheap: cannot take the family's lock: %s",
@@ -92,7 +92,7 @@ ph_journal_begin_locked(void)
         ph_mutex_unlock(&j->mutex);         /* the next one finds the same work */
         return status;
     }
-    undo(j, committed);
+    undo_entries(j, committed);
     return PH_OK;
 }
 
@@ -100,7 +100,7 @@ ph_journal_begin_locked(void)
 void
 ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 {
-    ph_journal *j = journal();
+    ph_journal *j = the_journal();
     uint32_t n = atomic_load_explicit(&j->used, memory_order_relaxed);
     assert(n < PH_JOURNAL_MOST);
     j->entry[n].offset = ph_offset_of((const void *)word);
@@ -115,7 +115,7 @@ ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 void
 ph_journal_commit_locked(void)
 {
-    ph_journal *j = journal();
+    ph_journal *j = the_journal();
     atomic_store_explicit(&j->used, 0, memory_order_release);
     ph_death_point();
     ph_mutex_unlock(&j->mutex);
@@ -142,7 +142,7 @@ ph_journal_commit(void)
 void
 ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
 {
-    ph_journal *j = journal();
+    ph_journal *j = the_journal();
     atomic_store(&j->commit_value, value);
     ph_death_point();
     atomic_store(&j->commit_at, ph_offset_of((const void *)word));
@@ -158,8 +158,8 @@ ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
 void
 ph_journal_undo(void)
 {
-    ph_journal *j = journal();
-    undo(j, false);
+    ph_journal *j = the_journal();
+    undo_entries(j, false);
     ph_mutex_unlock(&j->mutex);
     ph_os_unlock();
 }

@@ -73,7 +73,7 @@ class_above(uint64_t pages)
 }
 
 static void
-enlist(uint64_t index, bool warm)
+add_to_list(uint64_t index, bool warm)
 {
     ph_spans_head *head = ph_spans_table();
     ph_span_run *run = ph_run_at(index);
@@ -90,7 +90,7 @@ enlist(uint64_t index, bool warm)
 }
 
 static void
-delist(uint64_t index, bool warm)
+take_from_list(uint64_t index, bool warm)
 {
     ph_spans_head *head = ph_spans_table();
     ph_span_run *run = ph_run_at(index);
@@ -125,7 +125,7 @@ next_class(bool warm, uint32_t c)
 
 /* Return the best fit among a few of its own class; else any one of the next class. */
 static uint64_t
-find(uint64_t pages, bool warm)
+find_run(uint64_t pages, bool warm)
 {
     const ph_spans_head *head = ph_spans_table();
     uint64_t best = 0, i = head->first[warm][class_of(pages)];
@@ -163,7 +163,7 @@ ph_runs_ready(void)
 
 /* Take a vacant descriptor; 0 if there is none.  Descriptor 0 stands for none. */
 static uint64_t
-occupy(void)
+occupy_descriptor(void)
 {
     ph_spans_head *head = ph_spans_table();
     uint64_t index = head->vacant;
@@ -180,7 +180,7 @@ occupy(void)
 }
 
 static void
-vacate(uint64_t index)
+vacate_descriptor(uint64_t index)
 {
     ph_spans_head *head = ph_spans_table();
     ph_span_run *run = ph_run_at(index);
@@ -192,20 +192,20 @@ vacate(uint64_t index)
 /* --- Runs --------------------------------------------------------------------- */
 
 static void
-set_free(uint64_t index, bool warm)
+set_run_free(uint64_t index, bool warm)
 {
     ph_span_run *run = ph_run_at(index);
     ph_run_set_state(run, ph_run_generation_of(run), PH_SPAN_FREE,
                      warm ? PH_RUN_WARM : PH_RUN_COLD);
-    enlist(index, warm);
+    add_to_list(index, warm);
 }
 
 /* Keep `pages` pages of the run, and let the rest stay free. */
 static void
-cut(uint64_t index, uint64_t pages, bool warm)
+cut_run(uint64_t index, uint64_t pages, bool warm)
 {
     ph_span_run *run = ph_run_at(index);
-    uint64_t rest = run->pages > pages ? occupy() : 0;
+    uint64_t rest = run->pages > pages ? occupy_descriptor() : 0;
     if (rest == 0) {
         return;
     }
@@ -219,7 +219,7 @@ cut(uint64_t index, uint64_t pages, bool warm)
     }
     ph_run_put(&run->after, rest);
     ph_run_put(&run->pages, pages);
-    set_free(rest, warm);
+    set_run_free(rest, warm);
 }
 
 static void
@@ -233,16 +233,16 @@ count_kept(uint64_t pages, bool more)
 uint64_t
 ph_runs_take(uint64_t pages, bool *p_warm)
 {
-    uint64_t index = find(pages, true);
+    uint64_t index = find_run(pages, true);
     *p_warm = index != 0;
     if (index == 0) {
-        index = find(pages, false);
+        index = find_run(pages, false);
     }
     if (index == 0) {
         return 0;
     }
-    delist(index, *p_warm);
-    cut(index, pages, *p_warm);
+    take_from_list(index, *p_warm);
+    cut_run(index, pages, *p_warm);
     if (*p_warm) {
         count_kept(ph_run_at(index)->pages, false);
     }
@@ -257,14 +257,14 @@ ph_runs_take_warm(void)
         return 0;
     }
     uint64_t index = ph_spans_table()->first[true][c];
-    delist(index, true);
+    take_from_list(index, true);
     count_kept(ph_run_at(index)->pages, false);
     return index;
 }
 
 /* Unite two neighbours; the second one's descriptor becomes vacant. */
 static void
-unite(uint64_t first, uint64_t second)
+unite_runs(uint64_t first, uint64_t second)
 {
     ph_span_run *a = ph_run_at(first), *b = ph_run_at(second);
     ph_run_put(&a->pages, a->pages + b->pages);
@@ -272,7 +272,7 @@ unite(uint64_t first, uint64_t second)
     if (b->after != 0) {
         ph_run_put(&ph_run_at(b->after)->before, first);
     }
-    vacate(second);
+    vacate_descriptor(second);
 }
 
 void
@@ -284,21 +284,21 @@ ph_runs_free(uint64_t index, bool warm)
     }
     uint64_t before = ph_run_at(index)->before, after = ph_run_at(index)->after;
     if (after != 0 && ph_run_state_of(ph_run_at(after)) == state) {
-        delist(after, warm);
-        unite(index, after);
+        take_from_list(after, warm);
+        unite_runs(index, after);
     }
     if (before != 0 && ph_run_state_of(ph_run_at(before)) == state) {
-        delist(before, warm);
-        unite(before, index);
+        take_from_list(before, warm);
+        unite_runs(before, index);
         index = before;
     }
-    set_free(index, warm);
+    set_run_free(index, warm);
 }
 
 ph_status
 ph_runs_add(uint64_t offset, uint64_t size)
 {
-    uint64_t index = occupy();
+    uint64_t index = occupy_descriptor();
     if (index == 0) {
         return ph_fail(PH_NOMEM, "permaheap: too many pieces of shared memory: %u; "
                                  "drop some buffers or channels", PH_RUNS);
@@ -308,7 +308,7 @@ ph_runs_add(uint64_t offset, uint64_t size)
     ph_run_put(&run->pages, size / PH_PAGE);
     ph_run_put(&run->before, 0);
     ph_run_put(&run->after, 0);
-    set_free(index, false);
+    set_run_free(index, false);
     return PH_OK;
 }
 
@@ -320,7 +320,7 @@ typedef struct {
 } audit;
 
 static bool
-is_free(ph_run_state state)
+is_free_state(ph_run_state state)
 {
     return state == PH_RUN_WARM || state == PH_RUN_COLD;
 }
@@ -337,7 +337,7 @@ audit_neighbours(const ph_span_run *run, uint64_t index)
     if (run->before != 0 && ph_run_at(run->before)->after != index) {
         return "a span whose neighbour does not know it";
     }
-    return after != NULL && is_free(state) && ph_run_state_of(after) == state
+    return after != NULL && is_free_state(state) && ph_run_state_of(after) == state
            ? "two free neighbours" : NULL;
 }
 
@@ -362,7 +362,7 @@ audit_run(audit *a, uint64_t index)
     if (state == PH_RUN_NONE) {
         return bits == 0 ? NULL : "a holder of nothing";
     }
-    if (is_free(state)) {
+    if (is_free_state(state)) {
         a->kept += state == PH_RUN_WARM ? run->pages * PH_PAGE : 0;
         a->listed[state == PH_RUN_WARM]++;
     }
@@ -370,7 +370,7 @@ audit_run(audit *a, uint64_t index)
         a->live++;
         a->bytes += run->pages * PH_PAGE;
     }
-    if (is_free(state) != (bits == 0 && (state != PH_RUN_LIVE || run->messages == 0))) {
+    if (is_free_state(state) != (bits == 0 && (state != PH_RUN_LIVE || run->messages == 0))) {
         return "a free span with a holder, or a live one without";
     }
     return run->pages == 0 || run->offset % PH_PAGE != 0
@@ -412,7 +412,7 @@ audit_table(audit *a)
     }
     for (uint32_t i = 0; i < PH_MEMBERS && wrong == NULL; i++) {
         wrong = a->holds[i] == ph_heap.header->member[i].holds
-                ? NULL : "a member whose holds do not add up";
+                ? NULL : "a process whose holds do not add up";
     }
     if (wrong == NULL && (a->listed[0] != 0 || a->listed[1] != 0)) {
         wrong = "a free run in no list";

@@ -50,7 +50,7 @@
 #define KEEP_MOST (256 * PH_MIB)
 #define GROW_BY (64 * PH_MIB)
 #define SWEEP_EVERY (16 * PH_MIB)   /* bytes of new memory that this process asks for; */
-#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as so many even if it needs none */
+#define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as this many even if it needs none */
 #define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
 #define AWAIT_STEP 50000u
 #define BIT_WORDS (PH_MEMBERS / 64)
@@ -88,7 +88,7 @@ has_bit(const uint64_t *bits, uint64_t index)
 }
 
 static ph_member *
-member_at(uint32_t slot)
+process_slot(uint32_t slot)
 {
     return &ph_heap.header->member[slot];
 }
@@ -128,14 +128,14 @@ set_holder(ph_span_run *run, uint32_t slot, bool value)
 {
     if (has_holder(run, slot) != value) {
         _Atomic uint64_t *word = &run->holders[slot / 64];
-        _Atomic uint64_t *count = &member_at(slot)->holds;
+        _Atomic uint64_t *count = &process_slot(slot)->holds;
         ph_run_put(word, *word ^ (uint64_t)1 << slot % 64);
         ph_run_put(count, value ? *count + 1 : *count - 1);
     }
 }
 
 static bool
-is_held(const ph_span_run *run)
+has_any_holder(const ph_span_run *run)
 {
     uint64_t any = run->messages;
     for (uint32_t i = 0; i < BIT_WORDS; i++) {
@@ -177,7 +177,7 @@ free_if_unheld(uint64_t index)
 {
     ph_span_run *run = ph_run_at(index);
     ph_run_state state = ph_run_state_of(run);
-    if (is_held(run) || (state != PH_RUN_LIVE && state != PH_RUN_TRASH)) {
+    if (has_any_holder(run) || (state != PH_RUN_LIVE && state != PH_RUN_TRASH)) {
         return 0;
     }
     uint64_t bytes = run->pages * PH_PAGE;
@@ -303,7 +303,7 @@ clean_up(void)
 
 /* Clear a bit of ours, now, or later if a child may be on its way that inherits it. */
 static uint64_t
-let_go(uint64_t index)
+clear_our_bit(uint64_t index)
 {
     bool wait = ph_member_has_unborn();
     if (wait != has_bit(late, index)) {
@@ -319,13 +319,13 @@ let_go(uint64_t index)
 
 /* Clear the bits of spans that were dropped while there were unborn children. */
 static uint64_t
-let_go_of_late_ones(void)
+clear_late_bits(void)
 {
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_member_has_unborn(); i++) {
         if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
             if (has_bit(late, i)) {         /* not yet by another thread */
-                bytes += let_go(i);
+                bytes += clear_our_bit(i);
             }
             ph_journal_commit();
         }
@@ -353,11 +353,11 @@ await_children(void)
 }
 
 static void
-tidy(void)
+tidy_up(void)
 {
     if (late_ones > 0) {
         await_children();
-        (void)let_go_of_late_ones();
+        (void)clear_late_bits();
     }
     clean_up();
 }
@@ -399,7 +399,7 @@ find_gone(gone_members *gone)
     memset(gone->bits, 0, sizeof(gone->bits));
     gone->any = false;
     for (uint32_t i = 0; i < PH_MEMBERS; i++) {
-        if (atomic_load(&member_at(i)->holds) != 0
+        if (atomic_load(&process_slot(i)->holds) != 0
             && ph_member_is_gone(i, &gone->process[i])) {
             set_bit(gone->bits, i, true);
             gone->any = true;
@@ -431,7 +431,7 @@ clear_gone_holders(uint64_t index, const gone_members *gone)
         uint64_t kept = run->holders[i];
         for (uint64_t bits = kept & gone->bits[i]; bits != 0; bits &= bits - 1) {
             uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
-            ph_member *member = member_at(slot);
+            ph_member *member = process_slot(slot);
             if (atomic_load(&member->process) == gone->process[slot]) {
                 kept &= ~((uint64_t)1 << slot % 64);
                 ph_run_put(&member->holds, member->holds - 1);
@@ -452,7 +452,7 @@ ph_spans_sweep(void)
     ph_os_lock();
     ph_member_settle();
     ph_os_unlock();
-    uint64_t bytes = let_go_of_late_ones();
+    uint64_t bytes = clear_late_bits();
     gone_members gone;
     find_gone(&gone);
     uint64_t used = gone.any ? atomic_load(&ph_spans_table()->used) : 0;
@@ -478,7 +478,7 @@ no_slot(void)
 }
 
 static ph_status
-ready(void)
+check_ready(void)
 {
     if (ph_heap.state != PH_OK) {
         return ph_heap.state;
@@ -545,7 +545,7 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
 }
 
 static ph_status
-claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
+claim_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
 {
     ph_status status = ph_runs_ready();
     if (status == PH_OK) {
@@ -569,7 +569,7 @@ claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_
 /* Give the span its memory.  Outside of the lock: it is ours, and no other process knows
    of it. */
 static ph_status
-back(uint64_t index, bool zeroed, bool warm)
+back_span(uint64_t index, bool zeroed, bool warm)
 {
     ph_span_run *run = ph_run_at(index);
     uint64_t bytes = run->pages * PH_PAGE;
@@ -589,7 +589,7 @@ back(uint64_t index, bool zeroed, bool warm)
 }
 
 static ph_span_id
-id_of(uint64_t index)
+span_id_of(uint64_t index)
 {
     return (ph_span_id){(uint32_t)index, ph_run_generation_of(ph_run_at(index))};
 }
@@ -599,13 +599,13 @@ try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
 {
     uint64_t index = 0;
     bool warm = false;
-    ph_status status = claim(kind, size, zeroed, &index, &warm);
+    ph_status status = claim_span(kind, size, zeroed, &index, &warm);
     if (status != PH_OK) {
         return status;
     }
-    *id = id_of(index);
+    *id = span_id_of(index);
     atomic_fetch_add(&since_sweep, SWEEP_SHARE + (warm ? 0 : size));
-    status = back(index, zeroed, warm);
+    status = back_span(index, zeroed, warm);
     ph_os_lock();
     set_bit(making, index, false);
     making_ones--;
@@ -619,7 +619,7 @@ try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
 ph_status
 ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
 {
-    ph_status status = ready();
+    ph_status status = check_ready();
     if (status != PH_OK) {
         return status;
     }
@@ -629,7 +629,7 @@ ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
                        (unsigned long long)ph_heap.size);
     }
     zeroed = zeroed || kind == PH_SPAN_CHANNEL;     /* a ring, or surely none */
-    tidy();
+    tidy_up();
     if (atomic_load_explicit(&since_sweep, memory_order_relaxed) >= SWEEP_EVERY) {
         (void)ph_spans_sweep();
     }
@@ -654,7 +654,7 @@ bad_id(void)
 /* Set our bit, inside of a transaction.  The caller counts the hold in holds[], when
    nothing can fail any more. */
 static ph_status
-hold(uint64_t index)
+set_our_bit(uint64_t index)
 {
     ph_span_run *run = ph_run_at(index);
     ph_status status = ph_heap_map_spans(run->offset);
@@ -692,7 +692,7 @@ drop_one_of_many(ph_span_id id)
 ph_status
 ph_span_hold(ph_span_id id, ph_span_kind kind)
 {
-    ph_status status = ready();
+    ph_status status = check_ready();
     if (status == PH_OK && hold_again(id, kind)) {
         return PH_OK;
     }
@@ -703,7 +703,7 @@ ph_span_hold(ph_span_id id, ph_span_kind kind)
         return status;
     }
     uint64_t index = find_live(id);
-    status = index != 0 && ph_run_kind_of(ph_run_at(index)) == kind ? hold(index)
+    status = index != 0 && ph_run_kind_of(ph_run_at(index)) == kind ? set_our_bit(index)
                                                                     : bad_id();
     if (status != PH_OK) {
         ph_journal_undo();
@@ -730,7 +730,7 @@ ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_
         const ph_span_run *run = ph_run_at(*p_index);
         if (ph_run_state_of(run) == PH_RUN_LIVE && ph_run_kind_of(run) == kind
             && atomic_load(&run->backed) && ph_heap_map_spans(run->offset) == PH_OK) {
-            *id = id_of(*p_index);
+            *id = span_id_of(*p_index);
             *p_size = run->size;
             return ph_address_of(run->offset);
         }
@@ -751,10 +751,10 @@ ph_span_drop(ph_span_id id)
     }
     else if (index != 0 && holds[index] == 1) {
         forget_holds(index);
-        (void)let_go(index);
+        (void)clear_our_bit(index);
     }
     ph_journal_commit();
-    tidy();
+    tidy_up();
 }
 
 /* Return the descriptor of a span that we hold: it does not change. */
@@ -805,7 +805,7 @@ begin_message(uint32_t n)
         return ph_fail(PH_NOMEM, "permaheap: one message can hold %u buffers and "
                                  "channels, not %u", PH_MESSAGE_SPANS, n);
     }
-    ph_status status = ready();
+    ph_status status = check_ready();
     return status == PH_OK ? ph_journal_begin() : status;
 }
 
@@ -830,14 +830,14 @@ ph_spans_publish(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
 }
 
 static ph_status
-take_hold(ph_span_id id)
+take_message_hold(ph_span_id id)
 {
     uint64_t index = find_live(id);
     if (index == 0 || ph_run_at(index)->messages == 0) {
         return bad_id();
     }
     ph_run_put(&ph_run_at(index)->messages, ph_run_at(index)->messages - 1);
-    return hold(index);
+    return set_our_bit(index);
 }
 
 ph_status
@@ -849,7 +849,7 @@ ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
         return status;
     }
     for (uint32_t i = 0; i < n && status == PH_OK; i++) {
-        status = take_hold(ids[i]);
+        status = take_message_hold(ids[i]);
     }
     if (status != PH_OK) {
         ph_journal_undo();
@@ -889,7 +889,7 @@ clear_stale_bits(uint32_t slot)
     if (ph_journal_begin_locked() != PH_OK) {
         return;
     }
-    bool stale = member_at(slot)->holds != 0;
+    bool stale = process_slot(slot)->holds != 0;
     ph_journal_commit_locked();
     if (!stale) {
         return;
