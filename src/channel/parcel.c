@@ -30,6 +30,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "layout/datetime.h"
 #include "share/buffer.h"
 #include "core/base/array.h"
 #include "share/handle.h"

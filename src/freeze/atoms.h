@@ -3,7 +3,7 @@
 #ifndef PH_FREEZE_ATOMS_H
 #define PH_FREEZE_ATOMS_H
 
-#include "layout/layout.h"
+#include "layout/frozen.h"
 
 /* Open addressing, linear probing, at most half full.  A slot is 0, or the top
    half of the atom's hash over the atom's number, counted from 1: misses are

@@ -14,6 +14,8 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "layout/inspect.h"
+#include "layout/statics.h"
 #include "state/memo.h"
 #include "core/span/span_table.h"
 

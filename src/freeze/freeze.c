@@ -26,6 +26,10 @@
 
 #include <string.h>
 
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/statics.h"
 #include "freeze/freezer.h"
 #include "core/block/block_table.h"
 

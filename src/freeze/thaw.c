@@ -9,6 +9,9 @@
 
 #include <string.h>
 
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/statics.h"
 #include "state/memo.h"
 
 #define SIGNALS_EVERY 65536

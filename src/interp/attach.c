@@ -45,8 +45,10 @@
 
 #include "interp/attach.h"
 
+#include "core/heap/heap.h"
 #include "core/os/os.h"
 #include "core/os/sync.h"
+#include "layout/thread.h"
 
 struct ph_host {
     ph_host *next;

@@ -3,7 +3,7 @@
 #ifndef PH_INTERP_ATTACH_H
 #define PH_INTERP_ATTACH_H
 
-#include "layout/layout.h"
+#include "layout/version.h"
 
 /* An interpreter that takes guests; valid while somebody keeps it. */
 typedef struct ph_host ph_host;

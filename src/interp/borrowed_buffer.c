@@ -13,6 +13,7 @@
 #include "interp/lend.h"
 
 #include "core/os/os.h"
+#include "layout/thread.h"
 
 /* What view->internal points to. */
 typedef struct {

@@ -27,6 +27,7 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/thread.h"
 #include "share/handle.h"
 #include "core/os/os.h"
 

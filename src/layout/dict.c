@@ -19,7 +19,7 @@
 
 #include "layout/head.h"
 
-/* --- Tables of keys ---------------------------------------------------------------------- */
+/* --- Tables of keys ------------------------------------------------------- */
 
 typedef struct _dictkeysobject keys_table;
 
@@ -191,7 +191,7 @@ fill_table(const ph_block *block, keys_table *view, PyObject *const *keys,
     return 0;
 }
 
-/* --- Tables of ordinary dicts ------------------------------------------------------------ */
+/* --- Tables of ordinary dicts --------------------------------------------- */
 
 /* Py_EMPTY_KEYS is static in dictobject.c: every empty dict points to it, and its
    reference count is the one that marks tables as immortal.  Written once. */
@@ -237,7 +237,7 @@ ph_is_static_keys(const void *keys)
     return keys == empty_keys;
 }
 
-/* --- Values that lie apart from keys ----------------------------------------------------- */
+/* --- Values that lie apart from keys -------------------------------------- */
 
 /* A split dict's values, and the order in which they were inserted.  In a frozen dict
    that is always the order of the keys.
@@ -320,7 +320,7 @@ write_values(char *view, char *final, PyObject *const *values, Py_ssize_t n)
 
 #endif
 
-/* --- Mappings ---------------------------------------------------------------------------- */
+/* --- Mappings ------------------------------------------------------------- */
 
 #if PH_HAS_FROZENDICT
 #define DICT_SIZE sizeof(PyFrozenDictObject)
@@ -489,7 +489,7 @@ ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
     return obj;
 }
 
-/* --- Shapes ------------------------------------------------------------------------------ */
+/* --- Shapes --------------------------------------------------------------- */
 
 ph_shape_keys *
 ph_put_shape(ph_block *block, PyObject *const *keys, Py_ssize_t n)

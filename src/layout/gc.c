@@ -1,4 +1,4 @@
-/* gc.c -- visiting the objects that the cyclic collector tracks, without a write to them.
+/* gc.c -- visiting all objects that the cyclic collector tracks, without a write.
 
    gc.get_objects() returns references, and counting these writes to the pages of the
    objects.  Here the collector's lists are only read.

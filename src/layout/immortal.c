@@ -59,8 +59,7 @@ settle_str_subclass(PyObject *str)
     }
 }
 
-/* Make a table of keys immortal on which a class counts the attributes of its
-   instances. */
+/* Make a split table of keys immortal: instances of its class are counted there. */
 static void
 settle_keys(PyDictKeysObject *keys)
 {
@@ -107,7 +106,7 @@ ph_pin(PyObject *obj)
     ph_make_immortal(obj);
 }
 
-/* --- What an object refers to ------------------------------------------------------------ */
+/* --- What an object refers to --------------------------------------------- */
 
 static int
 visit_code(PyCodeObject *code, visitproc visit, void *arg)
@@ -177,7 +176,7 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
     return visit_hidden(obj, visit, arg);
 }
 
-/* --- What to leave alone --------------------------------------------------------------------- */
+/* --- What to leave alone -------------------------------------------------- */
 
 /* Debug builds must treat an immortal str as interned (ph_set_str_state()); and to fill
    a class's slot they look for its interned name, by identity. */

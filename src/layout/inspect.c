@@ -15,7 +15,7 @@
 #include "layout/internal.h"
 #include "layout/sources.h"
 
-/* --- Mappings and frozensets ------------------------------------------------------------ */
+/* --- Mappings and frozensets ---------------------------------------------- */
 
 static size_t
 measure_entries(const PyDictKeysObject *table, Py_ssize_t n)
@@ -99,7 +99,7 @@ inspect_frozenset(const PySetObject *set, ph_anatomy *anatomy, ph_visit visit,
     return visit(set->weakreflist, arg);
 }
 
-/* --- All kinds -------------------------------------------------------------------------- */
+/* --- All kinds ------------------------------------------------------------ */
 
 static int
 inspect_container(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg)

@@ -112,7 +112,7 @@ find_allocator_state(const PyMemAllocatorEx *allocator)
     return state;
 }
 
-/* --- Blocks ------------------------------------------------------------------- */
+/* --- Blocks --------------------------------------------------------------- */
 
 /* Written into each block that was taken. */
 typedef struct taken_block {
@@ -150,7 +150,8 @@ take_tail(poolp pool, ph_taken *taken)
 {
     assert(has_only_tail(pool));
     taken_block *last = (taken_block *)pool->freeblock;
-    size_t tail = (pool->maxnextoffset - pool->nextoffset) / get_block_size(pool->szidx) + 1;
+    size_t untouched = pool->maxnextoffset - pool->nextoffset;
+    size_t tail = untouched / get_block_size(pool->szidx) + 1;
     pool->ref.count += 1 + (unsigned)tail;
     pool->freeblock = NULL;
     pool->nextoffset = pool->maxnextoffset + 1;
@@ -193,7 +194,7 @@ give_back_block(const PyMemAllocatorEx *allocator, taken_block *block)
     allocator->free(allocator->ctx, block);
 }
 
-/* --- Pools ---------------------------------------------------------------------- */
+/* --- Pools ---------------------------------------------------------------- */
 
 /* Release the pages of a free pool.  Its own list of free blocks lies there and must not
    be used again, so the pool is marked as one that never was in use. */
@@ -221,7 +222,7 @@ release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
     }
 }
 
-/* --- Both -------------------------------------------------------------------------- */
+/* --- Both ----------------------------------------------------------------- */
 
 const char *
 ph_take_free_memory(ph_taken *taken)

@@ -14,7 +14,7 @@
 #include "layout/datetime.h"
 #include "layout/head.h"
 
-/* --- Describing an atom ----------------------------------------------------------------- */
+/* --- Describing an atom --------------------------------------------------- */
 
 /* Describe the first `size` bytes of an object where it is. */
 static void
@@ -139,7 +139,7 @@ ph_image_of_aware(PyObject *obj, PyObject *tzinfo, ph_image *image)
     return 0;
 }
 
-/* --- Writing it ---------------------------------------------------------------------------- */
+/* --- Writing it ----------------------------------------------------------- */
 
 PyObject *
 ph_put_image(ph_block *block, const ph_image *image)

@@ -50,7 +50,7 @@ ph_body_size(PyObject *obj)
     return size + measure_inline_values(type);
 }
 
-/* --- Tables -------------------------------------------------------------------------- */
+/* --- Tables --------------------------------------------------------------- */
 
 static void
 visit_keys_table(const PyDictKeysObject *keys, ph_visit_table visit, void *arg)

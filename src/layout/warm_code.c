@@ -10,7 +10,7 @@
      loops to find those worth compiling.)
    - 3.14: the first run of LOAD_CONST replaces it by a form for mortal constants,
      which counts references without looking, or by one for immortal ones.  An
-     instruction that ran before its constant was pinned would write to it for ever.
+     instruction that ran while its constant was mortal would write to it for ever.
    - Instructions that adapt to types count their runs in the code, and no value of the
      counter stops that: only free-threaded builds leave a counter alone.  Code that the
      parent has run often enough has been adapted and counts no more.  Other code is

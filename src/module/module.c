@@ -26,6 +26,12 @@
 
 #include "permaheap.h"
 
+#include "layout/datetime.h"
+#include "layout/fields.h"
+#include "layout/immortal.h"
+#include "layout/init.h"
+#include "layout/statics.h"
+
 typedef struct {
     ph_interpreter interp;          /* first, with the exceptions first in it: types
                                        in other files reach them by the module */
@@ -168,12 +174,6 @@ core_thaw(PyObject *module, PyObject *frozen)
     return ph_thaw(&state_of(module)->interp.exceptions, frozen);
 }
 
-static int
-api_is_frozen(PyObject *obj)
-{
-    return ph_heap_contains(obj) || ph_is_static(obj);
-}
-
 PyDoc_STRVAR(is_frozen_doc,
 "is_frozen($module, obj, /)\n--\n\n"
 "Is this object permanent?\n\n"
@@ -184,7 +184,7 @@ PyDoc_STRVAR(is_frozen_doc,
 static PyObject *
 core_is_frozen(PyObject *Py_UNUSED(module), PyObject *obj)
 {
-    return PyBool_FromLong(api_is_frozen(obj));
+    return PyBool_FromLong(ph_is_permanent(obj));
 }
 
 /* --- Handle -------------------------------------------------------------------------- */
@@ -416,7 +416,7 @@ share(module_state *state, PyObject *obj)
         return ph_buffer_share(obj, &handle) < 0
                    ? NULL : handle_new(state->handle_type, &handle);
     }
-    if (!api_is_frozen(obj)) {
+    if (!ph_is_permanent(obj)) {
         PyErr_Format(PyExc_TypeError,
                      "share: this %s is not a permanent object; freeze() it first",
                      Py_TYPE(obj)->tp_name);
@@ -495,7 +495,7 @@ core_release(PyObject *module, PyObject *arg)
     module_state *state = state_of(module);
     const ph_segment *home = NULL;
     bool is_handle = Py_TYPE(arg) == state->handle_type;
-    if (!is_handle && !api_is_frozen(arg)) {
+    if (!is_handle && !ph_is_permanent(arg)) {
         PyErr_Format(PyExc_TypeError, "release: a Handle or a permanent object is "
                      "needed, not %s", Py_TYPE(arg)->tp_name);
         return NULL;
@@ -943,7 +943,7 @@ api_resolve(PyObject *handle)
 static const permaheap_api c_api = {
     .version = PERMAHEAP_API_VERSION,
     .freeze = api_freeze,
-    .is_frozen = api_is_frozen,
+    .is_frozen = ph_is_permanent,
     .share = api_share,
     .resolve = api_resolve,
 };

@@ -3,7 +3,8 @@
 #ifndef PH_PREFORK_HOLES_H
 #define PH_PREFORK_HOLES_H
 
-#include "layout/layout.h"
+#include "core/os/os.h"
+#include "layout/obmalloc.h"
 
 /* What an interpreter has taken.  Zero at first. */
 typedef struct {

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "layout/statics.h"
 
 /* --- SipHash-2-4 of a few words ---------------------------------------------- */
 

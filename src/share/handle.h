@@ -3,8 +3,9 @@
 #ifndef PH_SHARE_HANDLE_H
 #define PH_SHARE_HANDLE_H
 
-#include "layout/layout.h"
+#include "core/block/block.h"
 #include "core/span/spans.h"
+#include "layout/version.h"
 
 /* The bytes of a handle: valid in one family, for ever. */
 typedef struct {

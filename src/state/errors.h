@@ -4,7 +4,8 @@
 #ifndef PH_STATE_ERRORS_H
 #define PH_STATE_ERRORS_H
 
-#include "layout/layout.h"
+#include "core/heap/heap.h"
+#include "layout/version.h"
 
 /* The exception classes, made by module.c for each interpreter. */
 typedef struct {

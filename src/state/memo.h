@@ -8,7 +8,8 @@
 #ifndef PH_STATE_MEMO_H
 #define PH_STATE_MEMO_H
 
-#include "layout/layout.h"
+#include "core/heap/heap.h"
+#include "layout/version.h"
 
 typedef struct {
     PyObject *source;               /* NULL: the slot is empty */

@@ -22,6 +22,11 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sizes.h"
+#include "layout/statics.h"
+#include "layout/values.h"
 #include "share/handle.h"
 
 #define LARGE 65536                 /* bytes from which on the collector waits */

@@ -17,6 +17,10 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/values.h"
 #include "share/handle.h"
 
 #define SLOTS_LEAST 64u
