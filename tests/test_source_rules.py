@@ -81,6 +81,45 @@ def test_only_layout_knows_python_versions(source: Path) -> None:
         assert lines_with(source, r"PY_VERSION_HEX|PY_M(AJOR|INOR|ICRO)_VERSION|Py_DEBUG") == []
 
 
+# Files of layout/ that a new version of CPython concerns. The first compare versions, and name
+# what differs; the others ask for what differs by its name.
+VERSION_FILES = {"head.h", "version.h"}
+FEATURE_FILES = {
+    *("datetime.c", "dict.c", "fields.c", "frozen.h", "hash.c", "immortal.c", "init.c"),
+    *("sizes.c", "str.c", "tuple.c", "values.c", "warm_code.c"),
+}
+
+
+def layout_files_with(pattern: str) -> set[str]:
+    return {path.name for path in (SRC / "layout").glob("*.[ch]") if lines_with(path, pattern)}
+
+
+def test_few_files_compare_versions() -> None:
+    comparison = r"PY_VERSION_HEX|PY_M(AJOR|INOR|ICRO)_VERSION|Py_DEBUG|\bPH_SINCE\b"
+    assert layout_files_with(comparison) == VERSION_FILES
+
+
+def test_known_files_ask_for_what_differs() -> None:
+    version = code(SRC / "layout/version.h")
+    features = re.findall(r"#define (PH_\w+) .*\bPH_SINCE\(", version)
+    everything = "".join(code(path) for path in SOURCES)
+    assert [name for name in features if len(re.findall(rf"\b{name}\b", everything)) < 2] == []
+    names = rf"\b({'|'.join(features)})\b"
+    assert layout_files_with(names) - {"version.h"} == FEATURE_FILES
+
+
+def test_contributing_lists_the_version_files() -> None:
+    contributing = ROOT / "CONTRIBUTING.md"
+    if not contributing.exists():
+        pytest.skip("there is no CONTRIBUTING.md yet")
+    section = re.search(
+        r"^#+ Adding a version[^\n]*\n(.*?)(?=^#+ |\Z)", contributing.read_text(), re.M | re.S
+    )
+    assert section is not None
+    listed = set(re.findall(r"`(?:src/)?layout/(\w+\.[ch])`", section[1]))
+    assert listed == VERSION_FILES | FEATURE_FILES
+
+
 def test_only_layout_includes_internal_headers(source: Path) -> None:
     if folder(source) != "layout":
         assert [name for name in includes(source) if name.startswith("internal/")] == []

@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "layout/frozen.h"
-#include "layout/sources.h"
 #include "layout/statics.h"
 #include "state/memo.h"
 

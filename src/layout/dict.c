@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "layout/head.h"
+#include "layout/sources.h"
 
 /* --- Tables of keys ------------------------------------------------------- */
 
@@ -336,6 +337,12 @@ PyTypeObject *const ph_mapping_type = &PyDictProxy_Type;
 
 /* Bytes of a mapping in front of its table or values. */
 #define MAPPING_FRONT ph_align(PROXY_SIZE + DICT_SIZE + PH_GC_HEAD)
+
+PyObject *
+ph_mapping_dict(PyObject *mapping)
+{
+    return PH_HAS_FROZENDICT ? mapping : ph_proxy_target(mapping);
+}
 
 /* Make room for the dict object of a mapping; *p_view is where to write it. */
 static PyObject *

@@ -69,8 +69,9 @@ PyObject *ph_put_slice(ph_block *block, PyObject *const parts[3]);
 
 /* --- Mappings and frozensets (dict.c, set.c) ------------------------------ */
 
-/* The type of frozen mappings. */
+/* The type of frozen mappings, and the dict inside one of them. */
 extern PyTypeObject *const ph_mapping_type;
+PyObject *ph_mapping_dict(PyObject *mapping);
 
 /* What is wrong with a key. */
 typedef struct {

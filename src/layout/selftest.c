@@ -114,13 +114,13 @@ static const struct {
     {"{str(i): i for i in range(30)}", forge_shaped},
 };
 
-/* The real twin of a forged mapping is a dict; its frozen form says what the
-   hash should be. */
+/* Return the object that a forged one must be like.  The real twin of a mapping is a
+   dict; a frozendict of it, where there is one, says what the hash should be. */
 static PyObject *
 make_real_twin(PyObject *real)
 {
-    return PH_HAS_FROZENDICT && PyDict_CheckExact(real) ? ph_frozendict_of(real)
-                                                        : Py_NewRef(real);
+    bool hashable = PyDict_CheckExact(real) && ph_mapping_type != &PyDictProxy_Type;
+    return hashable ? ph_frozendict_of(real) : Py_NewRef(real);
 }
 
 static bool

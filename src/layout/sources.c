@@ -40,12 +40,6 @@ ph_proxy_target(PyObject *proxy)
     return ((ph_proxy_object *)proxy)->mapping;
 }
 
-PyObject *
-ph_mapping_dict(PyObject *mapping)
-{
-    return PH_HAS_FROZENDICT ? mapping : ph_proxy_target(mapping);
-}
-
 void
 ph_slice_parts(PyObject *slice, PyObject *parts[3])
 {

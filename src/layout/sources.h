@@ -12,8 +12,6 @@ void ph_set_items(PyObject *set, PyObject **items);
 bool ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item);
 /* Return the mapping that a mappingproxy shows. */
 PyObject *ph_proxy_target(PyObject *proxy);
-/* Return the dict inside a frozen mapping. */
-PyObject *ph_mapping_dict(PyObject *mapping);
 /* Store start, stop, step of a slice; start, stop, step, length of a range; offset and
    name (or NULL) of a timezone. */
 void ph_slice_parts(PyObject *slice, PyObject *parts[3]);
