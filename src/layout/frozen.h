@@ -1,10 +1,10 @@
 /* frozen.h -- permanent objects: how each kind is written into a block.
 
    Every ph_put_*() writes one object, from parts that are frozen already.  It fills each
-   cache that CPython fills when somebody reads the object (hash, UTF-8 form, first weak
-   reference), since a process that reads a read-only page cannot.  It returns the
-   object's final address, or NULL after ph_fail().  Before the block is shown, the
-   bytes at that address are read through the block's view of them. */
+   cache that CPython fills on reading the object (hash, UTF-8 form, first weak
+   reference), since a reader of a read-only page cannot.  It returns the object's final
+   address, or NULL after ph_fail().  Until the block is shown, the object is read
+   through the block's view of that address. */
 
 #ifndef PH_FROZEN_H
 #define PH_FROZEN_H
@@ -73,7 +73,7 @@ PyObject *ph_put_slice(ph_block *block, PyObject *const parts[3]);
 extern PyTypeObject *const ph_mapping_type;
 PyObject *ph_mapping_dict(PyObject *mapping);
 
-/* What is wrong with a key. */
+/* The key that will not do, and why. */
 typedef struct {
     Py_ssize_t index;               /* of the key or item; -1: nothing */
     bool unhashable;                /* else equal to an earlier one */

@@ -106,7 +106,7 @@ ph_pin(PyObject *obj)
     ph_make_immortal(obj);
 }
 
-/* --- What an object refers to --------------------------------------------- */
+/* --- The references of an object ------------------------------------------ */
 
 static int
 visit_code(PyCodeObject *code, visitproc visit, void *arg)
@@ -176,7 +176,7 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
     return visit_hidden(obj, visit, arg);
 }
 
-/* --- What to leave alone -------------------------------------------------- */
+/* --- Objects to leave alone ----------------------------------------------- */
 
 /* Debug builds must treat an immortal str as interned (ph_set_str_state()); and to fill
    a class's slot they look for its interned name, by identity. */

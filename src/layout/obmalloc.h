@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-/* What was taken out of circulation, and how many free pools were released to the
+/* The blocks that are out of circulation, and how many free pools were released to the
    kernel so far.  Zero initially. */
 typedef struct {
     void *blocks;                   /* head of a list through the blocks */

@@ -65,7 +65,7 @@ void
 ph_warm_code(PyCodeObject *code)
 {
     if (has_compiler() || code->_co_monitoring != NULL) {
-        return;                     /* or somebody is watching it */
+        return;                     /* or a tool monitors it */
     }
     _Py_CODEUNIT *instructions = _PyCode_CODE(code);
     unsigned oparg = 0;
