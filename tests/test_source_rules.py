@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import permaheap
+from source_order import FOLDERS, SRC, listed_files, place
 
 ROOT = Path(__file__).resolve().parent.parent
-SRC = ROOT / "src"
 SOURCES = sorted(SRC.rglob("*.[ch]"))
 PURE = {  # of C itself: no system call behind these
     *("assert.h", "errno.h", "limits.h", "stdarg.h", "stdatomic.h", "stdbool.h"),
@@ -19,33 +19,8 @@ PURE = {  # of C itself: no system call behind these
 }
 
 
-# The order of the folders and files is written once, in the meson.build of each folder.
-def listed_folders(build: Path) -> list[str]:
-    """Return the folders that a meson.build goes through, in its order."""
-    loop = re.search(r"foreach folder : \[(.*?)\]", build.read_text(), flags=re.DOTALL)
-    return re.findall(r"'(\w+)'", loop[1]) if loop else []
-
-
-def listed_files(build: Path) -> list[str]:
-    """Return the files that a meson.build lists, in its order."""
-    return re.findall(r"'(\w+\.[ch])'", build.read_text())
-
-
-FOLDERS = [f"core/{name}" for name in listed_folders(SRC / "core/meson.build")]
-FOLDERS += listed_folders(SRC / "meson.build")
-LISTED = {name: listed_files(SRC / name / "meson.build") for name in FOLDERS}
-UNORDERED = {"layout", "wire", "freeze", "channel", "interp"}  # within themselves
-
-
 def folder(path: Path) -> str:
     return path.parent.relative_to(SRC).as_posix()
-
-
-def place(path: Path) -> tuple[int, int]:
-    """Return where a file stands: its folder, and its place there; a header's is its .c file's."""
-    name = folder(path)
-    stems = [Path(listed).stem for listed in LISTED[name]]
-    return FOLDERS.index(name), 0 if name in UNORDERED else stems.index(path.stem)
 
 
 def code(path: Path) -> str:
@@ -82,6 +57,45 @@ def test_only_layout_knows_python_versions(source: Path) -> None:
         assert lines_with(source, r"PY_VERSION_HEX|PY_M(AJOR|INOR|ICRO)_VERSION|Py_DEBUG") == []
 
 
+# Files of layout/ that a new version of CPython concerns. The first compare versions, and name
+# what differs; the others ask for what differs by its name.
+VERSION_FILES = {"head.h", "version.h"}
+FEATURE_FILES = {
+    *("datetime.c", "dict.c", "fields.c", "frozen.h", "hash.c", "immortal.c", "init.c"),
+    *("sizes.c", "str.c", "tuple.c", "values.c", "warm_code.c"),
+}
+
+
+def layout_files_with(pattern: str) -> set[str]:
+    return {path.name for path in (SRC / "layout").glob("*.[ch]") if lines_with(path, pattern)}
+
+
+def test_few_files_compare_versions() -> None:
+    comparison = r"PY_VERSION_HEX|PY_M(AJOR|INOR|ICRO)_VERSION|Py_DEBUG|\bPH_SINCE\b"
+    assert layout_files_with(comparison) == VERSION_FILES
+
+
+def test_known_files_ask_for_what_differs() -> None:
+    version = code(SRC / "layout/version.h")
+    features = re.findall(r"#define (PH_\w+) .*\bPH_SINCE\(", version)
+    everything = "".join(code(path) for path in SOURCES)
+    assert [name for name in features if len(re.findall(rf"\b{name}\b", everything)) < 2] == []
+    names = rf"\b({'|'.join(features)})\b"
+    assert layout_files_with(names) - {"version.h"} == FEATURE_FILES
+
+
+def test_contributing_lists_the_version_files() -> None:
+    contributing = ROOT / "CONTRIBUTING.md"
+    if not contributing.exists():
+        pytest.skip("there is no CONTRIBUTING.md yet")
+    section = re.search(
+        r"^#+ Adding a version[^\n]*\n(.*?)(?=^#+ |\Z)", contributing.read_text(), re.M | re.S
+    )
+    assert section is not None
+    listed = set(re.findall(r"`(?:src/)?layout/(\w+\.[ch])`", section[1]))
+    assert listed == VERSION_FILES | FEATURE_FILES
+
+
 def test_only_layout_includes_internal_headers(source: Path) -> None:
     if folder(source) != "layout":
         assert [name for name in includes(source) if name.startswith("internal/")] == []
@@ -99,7 +113,8 @@ def test_only_os_files_include_system_headers(source: Path) -> None:
 
 def test_a_file_uses_only_what_stands_before_it(source: Path) -> None:
     headers = {name for name in includes(source) if (SRC / name).exists()}
-    assert [name for name in sorted(headers) if place(SRC / name) > place(source)] == []
+    here = place(source.relative_to(SRC).as_posix())
+    assert [name for name in sorted(headers) if place(name) > here] == []
 
 
 def test_core_has_no_python(source: Path) -> None:
@@ -121,14 +136,14 @@ def test_functions_fit_a_screen(source: Path) -> None:
     assert long == []
 
 
-def test_every_source_is_listed() -> None:
-    """Also headers without a .c file, which would have no place otherwise."""
-    for name, listed in LISTED.items():
-        files = {path.name for path in (SRC / name).glob("*.[ch]")}
-        placed = {file for file in files if f"{file[:-2]}.c" not in files}
-        expected = {file for file in files if file.endswith(".c")}
-        expected |= placed & set(listed) if name in UNORDERED else placed
-        assert sorted(listed) == sorted(expected)
+def test_every_source_has_a_place() -> None:
+    """A header without a .c file of its name is listed, too."""
+    for name in FOLDERS:
+        here = {path.name for path in (SRC / name).glob("*.[ch]")}
+        listed = listed_files(name)
+        assert len(set(listed)) == len(listed)
+        headers = {f"{file[:-2]}.h" for file in listed if file.endswith(".c")}
+        assert here - headers <= set(listed) <= here
     assert {folder(path) for path in SOURCES} <= set(FOLDERS)
 
 

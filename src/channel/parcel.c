@@ -35,6 +35,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "layout/datetime.h"
 #include "share/buffer.h"
 #include "core/base/array.h"
 #include "core/family/handle.h"

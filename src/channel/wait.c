@@ -23,7 +23,7 @@
 #include "channel/wait.h"
 
 #include "core/ring/notify.h"
-#include "layout/layout.h"
+#include "layout/thread.h"
 
 #define MILLISECOND 1000000u            /* nanoseconds */
 #define LOCK_WAIT (100 * MILLISECOND)   /* for the ring's lock; then look at signals */

@@ -6,6 +6,7 @@
 #include "core/os/page_faults.h"
 #include "cow/object_map.h"
 #include "cow/trace.h"
+#include "layout/fields.h"
 #include "state/interpreter.h"
 
 PyDoc_STRVAR(object_map_doc,

@@ -22,7 +22,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#include "layout/layout.h"
+#include "layout/frames.h"
 #include "core/os/page_faults.h"
 
 static char *trace_file;                /* mapped up to PH_TRACE_WRITES_AT; or NULL */

@@ -3,7 +3,7 @@
 #ifndef PH_FREEZE_ATOMS_H
 #define PH_FREEZE_ATOMS_H
 
-#include "layout/layout.h"
+#include "layout/frozen.h"
 
 /* Open addressing, linear probing, at most half full.  A slot is 0, or it has the top half
    of the atom's hash in its upper half and the atom's number, from 1 on, in the lower.  So

@@ -18,6 +18,8 @@
 #include "core/base/array.h"
 #include "core/block/block_table.h"
 #include "core/heap/extents.h"
+#include "layout/inspect.h"
+#include "layout/statics.h"
 #include "state/memo.h"
 #include "core/span/span_table.h"
 

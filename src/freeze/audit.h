@@ -3,7 +3,7 @@
 #ifndef PH_FREEZE_AUDIT_H
 #define PH_FREEZE_AUDIT_H
 
-#include "layout/layout.h"
+#include "layout/version.h"
 
 /* Check every committed block of every extent: headers, sizes, pointers, types, reference
    counts.  Returns the number of blocks, or -1 with an AssertionError that says what is

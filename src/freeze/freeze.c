@@ -26,6 +26,10 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/statics.h"
 #include "core/block/block_table.h"
 #include "core/family/family.h"
 #include "freeze/freezer.h"

@@ -5,6 +5,7 @@
 
 #include "freeze/freeze.h"
 #include "freeze/thaw.h"
+#include "layout/statics.h"
 
 PyDoc_STRVAR(freeze_doc,
 "freeze($module, obj, /, *, default=None)\n--\n\n"

@@ -10,7 +10,7 @@
 #ifndef PH_FREEZE_SHAPES_H
 #define PH_FREEZE_SHAPES_H
 
-#include "layout/layout.h"
+#include "layout/frozen.h"
 
 typedef struct ph_shape {
     struct ph_shape *next;          /* all shapes of the block */

@@ -10,6 +10,8 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/frozen.h"
+#include "layout/statics.h"
 #include "state/memo.h"
 
 #define SIGNALS_EVERY 65536

@@ -36,8 +36,10 @@
 
 #include "interp/attach.h"
 
+#include "core/heap/heap.h"
 #include "core/os/os.h"
 #include "core/os/sync.h"
+#include "layout/thread.h"
 
 struct ph_interp_record {
     ph_interp_record *next;

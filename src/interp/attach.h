@@ -3,7 +3,7 @@
 #ifndef PH_INTERP_ATTACH_H
 #define PH_INTERP_ATTACH_H
 
-#include "layout/layout.h"
+#include "layout/version.h"
 
 /* An interpreter to which threads of others can attach; valid while it is kept. */
 typedef struct ph_interp_record ph_interp_record;

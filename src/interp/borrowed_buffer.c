@@ -19,6 +19,7 @@
 #include "interp/borrowed_buffer.h"
 
 #include "core/os/os.h"
+#include "layout/thread.h"
 
 /* view->internal points to it. */
 typedef struct {

@@ -29,7 +29,9 @@
 
 #include "core/base/array.h"
 #include "core/family/handle.h"
+#include "core/heap/heap.h"
 #include "core/os/os.h"
+#include "layout/thread.h"
 
 /* --- Entries ---------------------------------------------------------------------- */
 

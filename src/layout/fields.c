@@ -1,19 +1,22 @@
-/* fields.c -- a table of where things are: the small-object allocator's
-   pools, the head of a type, and what a write to a field of an object means.
+/* fields.c -- a table of where things are: the small-object allocator's pools, the head
+   of a type, and the meaning of a write to a field of an object.
 
-   The copy-on-write profiler reads another process's memory with it, which is
-   why it is a table and no code: offsets are those of the interpreter that
-   permaheap was built for, so that process must run the same one. */
+   It is a table because the copy-on-write profiler reads another process's memory with
+   it.  The offsets are those of the interpreter that permaheap was built for, so that
+   process must run the same one. */
 
-#include "layout/internal.h"
+#include "layout/fields.h"
 
-#include <datetime.h>
 #include <stddef.h>
 
-#include "internal/pycore_obmalloc.h"
+#include <datetime.h>
 
-/* What a write to bytes [start, end) of an object means: a cause in the words
-   of permaheap.cow.Cause. */
+#include "internal/pycore_dict.h"
+#include "internal/pycore_obmalloc.h"
+#include "layout/head.h"
+
+/* The meaning of a write to bytes [start, end) of an object: a cause in the words of
+   permaheap.cow.Cause. */
 typedef struct {
     const char *type, *field, *cause;
     size_t start, end;
@@ -32,7 +35,7 @@ static const field_meaning meanings[] = {
     FIELD("str", PyASCIIObject, state, "interning"),
     FIELD("str", PyCompactUnicodeObject, utf8, HASH),
     FIELD("str", PyCompactUnicodeObject, utf8_length, HASH),
-    /* ob_shash, which using is deprecated */
+    /* ob_shash, the use of which is deprecated */
     {"bytes", "ob_shash", HASH, sizeof(PyVarObject), sizeof(PyVarObject) + sizeof(Py_hash_t)},
 #if PH_TUPLE_HAS_HASH
     FIELD("tuple", PyTupleObject, ob_hash, HASH),
@@ -51,14 +54,14 @@ static const field_meaning meanings[] = {
     FIELD("function", PyFunctionObject, vectorcall, INLINE),
     FIELD("type", PyTypeObject, tp_version_tag, INLINE),
     FIELD("type", PyTypeObject, tp_flags, INLINE),
-#if PY_VERSION_HEX >= 0x030d0000
+#if PH_TYPE_COUNTS_VERSIONS
     FIELD("type", PyTypeObject, tp_versions_used, INLINE),
 #endif
     FIELD("type", PyHeapTypeObject, _spec_cache, INLINE),
     FIELD("type", PyTypeObject, tp_subclasses, CHANGED),
     FIELD("type", PyTypeObject, tp_weaklist, CHANGED),
     FIELD("dict", PyDictObject, ma_used, CHANGED),
-#if PY_VERSION_HEX >= 0x030e0000
+#if PH_DICT_HAS_WATCHER_TAG
     FIELD("dict", PyDictObject, _ma_watcher_tag, INLINE),
 #else   /* deprecated */
     {"dict", "ma_version_tag", CHANGED, offsetof(PyDictObject, ma_used) + sizeof(Py_ssize_t),
@@ -76,13 +79,14 @@ static const field_meaning meanings[] = {
     FIELD("cell", PyCellObject, ob_ref, CHANGED),
 };
 
-/* (type, field, cause, start, end) of each. */
+/* List (type, field, cause, start, end) of each. */
 static PyObject *
-list_of_meanings(void)
+list_meanings(void)
 {
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < Py_ARRAY_LENGTH(meanings); i++) {
         const field_meaning *m = &meanings[i];
+        assert(m->start < m->end);
         PyObject *item = Py_BuildValue("sssnn", m->type, m->field, m->cause,
                                        (Py_ssize_t)m->start, (Py_ssize_t)m->end);
         if (item == NULL || PyList_Append(list, item) < 0) {
@@ -98,14 +102,14 @@ ph_layout_table(void)
 {
     return Py_BuildValue(
         "{sn sn sn sn sn sn sn sn sn sn sn sn sn sn sn sN}",
-        "version", (Py_ssize_t)PY_VERSION_HEX,
+        "version", (Py_ssize_t)PH_BUILT_FOR,
         "pool_size", (Py_ssize_t)POOL_SIZE,
         "pool_head", (Py_ssize_t)POOL_OVERHEAD,
         "pool_szidx", (Py_ssize_t)offsetof(struct pool_header, szidx),
         "pool_free", (Py_ssize_t)offsetof(struct pool_header, freeblock),
         "alignment", (Py_ssize_t)ALIGNMENT,
         "size_classes", (Py_ssize_t)NB_SMALL_SIZE_CLASSES,
-        "gc_head", (Py_ssize_t)sizeof(PyGC_Head),
+        "gc_head", (Py_ssize_t)PH_GC_HEAD,
         "pre_head", (Py_ssize_t)(2 * sizeof(PyObject *)),
         "pre_flags", (Py_ssize_t)Py_TPFLAGS_PREHEADER,
         "tp_name", (Py_ssize_t)offsetof(PyTypeObject, tp_name),
@@ -113,5 +117,5 @@ ph_layout_table(void)
         "tp_flags", (Py_ssize_t)offsetof(PyTypeObject, tp_flags),
         "dk_refcnt", (Py_ssize_t)offsetof(PyDictKeysObject, dk_refcnt),
         "dk_version", (Py_ssize_t)offsetof(PyDictKeysObject, dk_version),
-        "meanings", list_of_meanings());
+        "meanings", list_meanings());
 }

@@ -1,16 +1,21 @@
-/* gc.c -- looking at what the collector tracks without touching it.
+/* gc.c -- visiting all objects that the cyclic collector tracks, without a write.
 
-   Whoever asks the collector for its objects gets references to them, and to
-   count those is to write to their pages.  Here the lists are only read.
+   gc.get_objects() returns references, and counting these writes to the pages of the
+   objects.  Here the collector's lists are only read.
 
-   The generations lie one behind the other.  Where they lie differs even between
-   patch releases; but what was tracked last comes right before the head of the
-   youngest. */
+   The generations lie one behind the other.  Their address differs even between patch
+   releases.  But the object that was tracked last comes right before the head of the
+   youngest generation. */
 
-#include "layout/internal.h"
+#include "layout/immortal.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+#include "internal/pycore_gc.h"
 
 static PyGC_Head *
-after(const PyGC_Head *gc)
+follow_next(const PyGC_Head *gc)
 {
     return (PyGC_Head *)(gc->_gc_next & ~(uintptr_t)3);     /* flags on some 3.14 */
 }
@@ -22,13 +27,14 @@ ph_visit_tracked(visitproc visit, void *arg)
     if (newest == NULL) {
         return -1;
     }
-    struct gc_generation *youngest = (struct gc_generation *)((char *)after(
+    struct gc_generation *youngest = (struct gc_generation *)((char *)follow_next(
         _Py_AS_GC(newest)) - offsetof(struct gc_generation, head));
     PyObject_GC_UnTrack(newest);
     Py_DECREF(newest);
     for (int i = 0; i < NUM_GENERATIONS; i++) {
         PyGC_Head *head = &youngest[i].head;
-        for (PyGC_Head *gc = after(head); gc != head; gc = after(gc)) {
+        for (PyGC_Head *gc = follow_next(head); gc != head; gc = follow_next(gc)) {
+            assert(gc != NULL);
             int result = visit((PyObject *)(gc + 1), arg);
             if (result != 0) {
                 return result;

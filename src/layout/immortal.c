@@ -1,81 +1,75 @@
 /* immortal.c -- making an ordinary object immortal where it is.
 
-   To pin an object is to give it the reference count of PEP 683's immortals,
-   and the same to the table of keys on which a class counts its instances'
-   dicts; and to fill the hash of a str or bytes, which most readers ask for.
-   Nothing moves, and the object stays as mutable as it was.
+   - The object gets the reference count of PEP 683's immortals.  So does the table of
+     keys on which a class counts the dicts of its instances.
+   - The hash of a str or bytes is filled, because most readers ask for it.
+   - The collector's lists lose the object, but it stays tracked, in a ring of its own.
+     A collector that meets an immortal object in one of its lists takes it out.  From
+     3.14 on it does so as untracked, which dict's assertions do not allow.  And an
+     object that leaves the permanent generation would write to its neighbours there.
 
-   The collector's lists lose it: it stays tracked, in a ring of its own.  A
-   collector that meets an immortal object in one of its lists takes it out, from
-   3.14 on for untracked, which dict's assertions do not allow; and who leaves the
-   permanent generation would write to its neighbours there.
+   Nothing moves, and the object stays as mutable as it was.  It is never freed: there
+   is no way back. */
 
-   A pinned object is never freed.  There is no way back. */
-
-#include "layout/internal.h"
+#include "layout/immortal.h"
 
 #include <string.h>
 
-/* In the word of the reference count. */
+#include "internal/pycore_unicodeobject.h"
+#include "layout/datetime.h"
+#include "layout/head.h"
+#include "layout/internal.h"
+#include "layout/sources.h"
+
+/* Make an interned str stay interned for good. */
 static void
-pin_head(PyObject *obj)
+intern_for_good(PyObject *str)
 {
-#if PY_VERSION_HEX >= 0x030e0000
-    obj->ob_refcnt = _Py_IMMORTAL_INITIAL_REFCNT;
-    obj->ob_flags |= _Py_IMMORTAL_FLAGS;
+#if PH_HAS_INTERN_IMMORTAL
+    PyObject *interned = Py_NewRef(str);
+    _PyUnicode_InternImmortal(PyInterpreterState_Get(), &interned);
+    Py_DECREF(interned);
 #else
-    obj->ob_refcnt = (Py_ssize_t)PH_REFCNT_WORD;
+    ((PyASCIIObject *)str)->state.interned = SSTATE_INTERNED_IMMORTAL;
 #endif
 }
 
-/* An interned str stays interned, now for good.  What is not must not become a
-   puzzle for debug builds: see ph_set_str_state(). */
+/* Prepare a str.  One that is not interned must still pass the debug build's check of
+   its consistency. */
 static void
-pin_str(PyObject *str)
+settle_str(PyObject *str)
 {
     (void)ph_str_hash(str);
-#if PY_VERSION_HEX >= 0x030d0000
-    if (PyUnicode_CHECK_INTERNED(str) == SSTATE_INTERNED_MORTAL) {
-        PyObject *interned = Py_NewRef(str);
-        _PyUnicode_InternImmortal(PyInterpreterState_Get(), &interned);
-        Py_DECREF(interned);
+    unsigned int interned = PyUnicode_CHECK_INTERNED(str);
+    if (interned == SSTATE_INTERNED_MORTAL) {
+        intern_for_good(str);
     }
-#ifdef Py_DEBUG
-    else if (PyUnicode_CHECK_INTERNED(str) == SSTATE_NOT_INTERNED) {
+    else if (PH_DEBUG_WANTS_INTERNED && interned == SSTATE_NOT_INTERNED) {
         ph_set_str_state((PyASCIIObject *)str);
     }
-#endif
-#else
-    PyASCIIObject *ascii = (PyASCIIObject *)str;
-    if (ascii->state.interned == SSTATE_INTERNED_MORTAL) {
-        ascii->state.interned = SSTATE_INTERNED_IMMORTAL;
-    }
-#endif
 }
 
-/* An instance of a subclass is never interned; debug builds let it be immortal if it
-   is static. */
+/* Prepare an instance of a subclass.  It is never interned; debug builds let it be
+   immortal if it is static. */
 static void
-pin_str_subclass(PyObject *str)
+settle_str_subclass(PyObject *str)
 {
-#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030d0000
-    ((PyASCIIObject *)str)->state.statically_allocated = 1;
-#else
-    (void)str;
-#endif
+    if (PH_DEBUG_WANTS_INTERNED) {
+        ((PyASCIIObject *)str)->state.statically_allocated = 1;
+    }
 }
 
-/* The attributes of instances are counted on their class's table of keys. */
+/* Make a split table of keys immortal: instances of its class are counted there. */
 static void
-pin_keys(PyDictKeysObject *keys)
+settle_keys(PyDictKeysObject *keys)
 {
     if (keys != NULL && keys->dk_kind == DICT_KEYS_SPLIT) {
         keys->dk_refcnt = ph_immortal_keys_refcnt();
     }
 }
 
-/* What has a finalizer stays where gc.get_objects() finds it, at the end of the
-   process: see _immortalize.py. */
+/* Take an object out of the collector's lists.  One that has a finalizer stays where
+   gc.get_objects() finds it at the end of the process: see _immortalize.py. */
 static void
 leave_collector(PyObject *obj)
 {
@@ -85,6 +79,7 @@ leave_collector(PyObject *obj)
         PyGC_Head *gc = _Py_AS_GC(obj);
         gc->_gc_next = (uintptr_t)gc;
         gc->_gc_prev |= (uintptr_t)gc;      /* beside the flag that is left there */
+        assert(PyObject_GC_IsTracked(obj));
     }
 }
 
@@ -92,35 +87,26 @@ void
 ph_pin(PyObject *obj)
 {
     if (PyUnicode_CheckExact(obj)) {
-        pin_str(obj);
+        settle_str(obj);
     }
     else if (PyUnicode_Check(obj)) {
-        pin_str_subclass(obj);
+        settle_str_subclass(obj);
     }
     else if (PyBytes_CheckExact(obj)) {
         (void)PyObject_Hash(obj);
     }
     else if (PyDict_Check(obj)) {
-        pin_keys(((PyDictObject *)obj)->ma_keys);
+        settle_keys(((PyDictObject *)obj)->ma_keys);
     }
     else if (PyType_HasFeature(Py_TYPE(obj), Py_TPFLAGS_TYPE_SUBCLASS)
              && PyType_HasFeature((PyTypeObject *)obj, Py_TPFLAGS_HEAPTYPE)) {
-        pin_keys(((PyHeapTypeObject *)obj)->ht_cached_keys);
+        settle_keys(((PyHeapTypeObject *)obj)->ht_cached_keys);
     }
     leave_collector(obj);
-    pin_head(obj);
+    ph_make_immortal(obj);
 }
 
-/* --- What an object refers to ------------------------------------------------------------ */
-
-static int
-visit_all(PyObject *const *parts, size_t n, visitproc visit, void *arg)
-{
-    for (size_t i = 0; i < n; i++) {
-        Py_VISIT(parts[i]);
-    }
-    return 0;
-}
+/* --- The references of an object ------------------------------------------ */
 
 static int
 visit_code(PyCodeObject *code, visitproc visit, void *arg)
@@ -130,7 +116,7 @@ visit_code(PyCodeObject *code, visitproc visit, void *arg)
         code->co_localsplusnames, code->co_localspluskinds, code->co_filename,
         code->co_name, code->co_qualname, code->co_linetable,
     };
-    return visit_all(parts, Py_ARRAY_LENGTH(parts), visit, arg);
+    return ph_visit_parts(parts, Py_ARRAY_LENGTH(parts), visit, arg);
 }
 
 static int
@@ -143,7 +129,8 @@ visit_keys(PyDictObject *dict, visitproc visit, void *arg)
     return 0;
 }
 
-/* What has references but no tp_traverse, or one that leaves some out. */
+/* Visit the references of an object that has no tp_traverse, or one that leaves some
+   out. */
 static int
 visit_hidden(PyObject *obj, visitproc visit, void *arg)
 {
@@ -154,11 +141,11 @@ visit_hidden(PyObject *obj, visitproc visit, void *arg)
     }
     if (type == &PyRange_Type) {
         ph_range_parts(obj, parts);
-        return visit_all(parts, 4, visit, arg);
+        return ph_visit_parts(parts, 4, visit, arg);
     }
     if (type == ph_datetime.timezone) {
         ph_timezone_parts(obj, parts);
-        return visit_all(parts, 2, visit, arg);
+        return ph_visit_parts(parts, 2, visit, arg);
     }
     if (PyDict_Check(obj)) {            /* its tp_traverse leaves out keys of type str */
         return visit_keys((PyDictObject *)obj, visit, arg);
@@ -189,29 +176,25 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
     return visit_hidden(obj, visit, arg);
 }
 
-/* --- What to leave alone --------------------------------------------------------------------- */
+/* --- Objects to leave alone ----------------------------------------------- */
 
-/* Debug builds of 3.13+ must take what is pinned for interned (ph_set_str_state()),
-   and to fill a class's slot they look for its interned name, by identity. */
+/* Debug builds must treat an immortal str as interned (ph_set_str_state()); and to fill
+   a class's slot they look for its interned name, by identity. */
 const char *
 ph_why_not_pinned(PyObject *obj)
 {
-#if defined(Py_DEBUG) && PY_VERSION_HEX >= 0x030d0000
-    if (PyUnicode_CheckExact(obj)
+    if (PH_DEBUG_WANTS_INTERNED && PyUnicode_CheckExact(obj)
         && PyUnicode_CHECK_INTERNED(obj) == SSTATE_NOT_INTERNED
         && PyUnicode_IS_ASCII(obj)
         && strncmp((const char *)PyUnicode_1BYTE_DATA(obj), "__", 2) == 0) {
         return "may be the name of a slot, and is not interned (debug build)";
     }
-#else
-    (void)obj;
-#endif
     return NULL;
 }
 
-/* The list of weak references to an object; NULL where its type has none. */
+/* Return the list of weak references to an object; NULL where its type has none. */
 static PyWeakReference *
-weak_references(PyObject *obj)
+get_weak_references(PyObject *obj)
 {
     if (PyType_Check(obj) || !PyType_SUPPORTS_WEAKREFS(Py_TYPE(obj))) {
         return NULL;                /* classes hardly ever die */
@@ -230,7 +213,7 @@ ph_why_mortal(PyObject *obj)
     if (type == &PyFrame_Type) {
         return "is a frame";
     }
-    PyWeakReference *ref = weak_references(obj);
+    PyWeakReference *ref = get_weak_references(obj);
     for (; ref != NULL; ref = ref->wr_next) {
         if (ref->wr_callback != NULL) {
             return "has a weak reference with a callback";

@@ -1,72 +1,87 @@
-/* internal.h -- what layout.c and dict.c share: the head
-   of a permanent object, and hashing of parts. */
+/* internal.h -- what the files of layout/ share with each other: structs that no header
+   of CPython has, and functions that only layout/ calls.
+
+   The sections are in the order of the files in meson.build. */
 
 #ifndef PH_LAYOUT_INTERNAL_H
 #define PH_LAYOUT_INTERNAL_H
 
-#include "layout/layout.h"
+#include "layout/frozen.h"
 
-#include <string.h>
+#include <assert.h>
 
 #include "internal/pycore_dict.h"
-#include "internal/pycore_gc.h"
-#include "internal/pycore_long.h"
-#include "internal/pycore_unicodeobject.h"
 
-/* The first word of a permanent object.  On 3.12 and 3.13 only 0xFFFFFFFF in
-   the low half makes Py_INCREF() write nothing; the high half keeps the 64-bit
-   counts of old stable-ABI extensions about 2**62 away from zero.  From 3.14
-   on the word also carries the flags that the interpreter's borrowed
-   references test. */
-#if PY_VERSION_HEX >= 0x030e0000
-#define PH_REFCNT_WORD ((uint64_t)_Py_STATIC_IMMORTAL_INITIAL_REFCNT)
-#else
-#define PH_REFCNT_WORD ((uint64_t)0x3FFFFFFFFFFFFFFF)
-#endif
+/* --- Structs -------------------------------------------------------------- */
 
-/* Does a tuple cache its hash? */
-#define PH_TUPLE_HAS_HASH (PY_VERSION_HEX >= 0x030e0000)
+/* rangeobject.c; unchanged for many versions. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *start, *stop, *step, *length;
+} ph_range_object;
 
-#define PH_GC_HEAD sizeof(PyGC_Head)    /* in front of containers; zeroed */
+/* _datetimemodule.c */
+typedef struct {
+    PyObject_HEAD
+    PyObject *offset;               /* timedelta */
+    PyObject *name;                 /* str or NULL */
+} ph_timezone_object;
 
-/* Not in any header: descrobject.c. */
+/* descrobject.c */
 typedef struct {
     PyObject_HEAD
     PyObject *mapping;
 } ph_proxy_object;
 
-/* Room for an object of `size` bytes, with its reference count and type
-   written; *p_view is where to write the rest.  NULL after ph_fail(). */
+/* Call visit(part, arg) for each part that is not NULL; stop at the first result that
+   is not 0, and return that. */
+static inline int
+ph_visit_parts(PyObject *const *parts, Py_ssize_t n, visitproc visit, void *arg)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        Py_VISIT(parts[i]);
+    }
+    return 0;
+}
+
+/* --- object.c ------------------------------------------------------------- */
+
+/* Make room for an object of `size` bytes and write its head; *p_view is where to
+   write the rest.  NULL after ph_fail(). */
 PyObject *ph_new_object(ph_block *block, PyTypeObject *type, size_t size,
                         void *p_view);
-/* The same with a zeroed GC header in front.  `kind` counts. */
+/* Do the same for a container, which has the collector's words in front. */
 PyObject *ph_new_container(ph_block *block, PyTypeObject *type, size_t size,
                            void *p_view);
 
-/* Mark a str that is immortal and not interned. */
-void ph_set_str_state(PyASCIIObject *view);
+/* A room of which all bytes are used. */
+static inline ph_room
+ph_exact_room(uint64_t size)
+{
+    return (ph_room){.size = size, .reach = size};
+}
 
-/* The hash of a tuple of frozen items, or -1 if one of them has none. */
+/* Frozen items lie in the order in which they were met, each with its contents behind
+   it: too far apart for the processor to guess the next.  Loops over many items start
+   to load one this many turns before they read it. */
+#define PH_AHEAD 8
+
+static inline void
+ph_prefetch(const ph_block *block, PyObject *frozen)
+{
+    __builtin_prefetch(ph_block_view(block, frozen));
+}
+
+/* --- statics.c ------------------------------------------------------------ */
+
+/* Look up the static objects.  Once per interpreter; -1 with an exception. */
+int ph_statics_init(void);
+
+/* --- hash.c --------------------------------------------------------------- */
+
+/* Return the hash of a tuple of frozen items, or -1 if one of them has none. */
 Py_hash_t ph_hash_of_tuple(const ph_block *block, PyObject *const *items,
                            Py_ssize_t n);
-
-/* Mix the hashes of n items, as tuple and slice do; false if one of them has
-   none, or is nested too deep. */
-bool ph_hash_mix_items(const ph_block *block, PyObject *const *items, Py_ssize_t n,
-                       Py_uhash_t *p_acc);
-
-/* One round of the xxHash that tuple and slice mix their items with. */
-#define PH_XXPRIME_1 ((Py_uhash_t)11400714785074694791ULL)
-#define PH_XXPRIME_2 ((Py_uhash_t)14029467366897019727ULL)
-#define PH_XXPRIME_5 ((Py_uhash_t)2870177450012600261ULL)
-
-static inline Py_uhash_t
-ph_hash_mix(Py_uhash_t acc, Py_uhash_t lane)
-{
-    acc += lane * PH_XXPRIME_2;
-    acc = (acc << 31) | (acc >> 33);
-    return acc * PH_XXPRIME_1;
-}
 
 /* A frozenset's hash: that of each item, shuffled, by exclusive or; then the
    number of items, and a last stir (setobject.c). */
@@ -85,17 +100,63 @@ ph_hash_of_set(Py_uhash_t acc, Py_ssize_t n)
     return acc == (Py_uhash_t)-1 ? 590923713L : (Py_hash_t)acc;
 }
 
-/* values.c: keep a copy of datetime's PyDateTime_CAPI. */
-void ph_datetime_keep(const void *api);
+/* Are two frozen keys equal?  They are read at their final addresses, which show then
+   what was built so far.  -1 with an exception. */
+int ph_keys_equal(const ph_block *block, PyObject *a, PyObject *b);
+/* Report that ph_keys_equal() raised; return -1. */
+int ph_compare_failed(void);
 
-/* dict.c */
-int ph_layout_init_containers(void);
+/* --- str.c ---------------------------------------------------------------- */
+
+/* Mark a str that is immortal and not interned. */
+void ph_set_str_state(PyASCIIObject *view);
+
+/* --- dict.c --------------------------------------------------------------- */
+
+/* Look up what all dicts share.  Once per process; -1 with an exception. */
+int ph_dict_init(void);
+/* Is this the table of keys of an empty dict? */
+bool ph_is_static_keys(const void *keys);
 /* The reference count that marks a dict's table of keys as immortal. */
 Py_ssize_t ph_immortal_keys_refcnt(void);
 /* Bytes of a dict's table of keys, also of an ordinary one. */
 size_t ph_keys_size(const PyDictKeysObject *keys);
-int ph_dissect_dict(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
-int ph_dissect_frozenset(PyObject *obj, ph_anatomy *anatomy, ph_visit visit,
-                         void *arg);
+/* Bytes of the n values of a frozen split dict. */
+size_t ph_values_size(Py_ssize_t n);
+/* Where the memory of an ordinary dict's values begins, and its bytes; 0 if they lie
+   inside their instance. */
+size_t ph_values_memory(const PyDictValues *values, const void **p_start);
+
+/* The entry with this number in a table of keys, and its fields. */
+static inline void *
+ph_keys_entry(const PyDictKeysObject *table, Py_ssize_t i)
+{
+    char *entries = (char *)table->dk_indices
+                    + ((size_t)1 << table->dk_log2_index_bytes);
+    size_t size = table->dk_kind == DICT_KEYS_GENERAL
+                  ? sizeof(PyDictKeyEntry) : sizeof(PyDictUnicodeEntry);
+    return entries + (size_t)i * size;
+}
+
+static inline PyObject *
+ph_keys_key(const PyDictKeysObject *table, Py_ssize_t i)
+{
+    return table->dk_kind == DICT_KEYS_GENERAL
+           ? ((PyDictKeyEntry *)ph_keys_entry(table, i))->me_key
+           : ((PyDictUnicodeEntry *)ph_keys_entry(table, i))->me_key;
+}
+
+static inline PyObject **
+ph_keys_value(const PyDictKeysObject *table, Py_ssize_t i)
+{
+    return table->dk_kind == DICT_KEYS_GENERAL
+           ? &((PyDictKeyEntry *)ph_keys_entry(table, i))->me_value
+           : &((PyDictUnicodeEntry *)ph_keys_entry(table, i))->me_value;
+}
+
+/* --- set.c ---------------------------------------------------------------- */
+
+/* Look up what all weak references share.  Once per process; -1 with an exception. */
+int ph_set_init(void);
 
 #endif

@@ -1,18 +1,20 @@
 /* interned.c -- the table of interned strings, at the end of the process.
 
-   CPython makes every interned string mortal again before it ends, a write to
-   each.  So the table is swapped for one that has only the mortal strings: those
-   look for themselves in it when they die.  The old one stays where it is.
+   Before CPython ends it makes every interned string mortal again: a write to each.  So
+   this file swaps the table for one that has only the mortal strings, which look for
+   themselves in it when they die.  The old table stays where it is.
 
    The table does not count its references to mortal strings. */
 
-#include "layout/internal.h"
+#include "layout/immortal.h"
+
+#include <assert.h>
 
 #include "internal/pycore_interp.h"
 
-/* Put a mortal interned string into another table. */
+/* Put a string into another table if it is mortal. */
 static int
-move(PyObject *table, PyObject *str)
+move_mortal(PyObject *table, PyObject *str)
 {
     if (_Py_IsImmortal(str)) {
         return 0;
@@ -20,6 +22,7 @@ move(PyObject *table, PyObject *str)
     if (PyDict_SetItem(table, str, str) < 0) {
         return -1;
     }
+    assert(Py_REFCNT(str) > 2);
     Py_SET_REFCNT(str, Py_REFCNT(str) - 2);     /* as key and as value */
     return 0;
 }
@@ -36,8 +39,8 @@ ph_hide_interned(void)
     PyObject *str, *same;
     Py_ssize_t pos = 0;
     while (table != NULL && PyDict_Next(old, &pos, &str, &same)) {
-        if (move(table, str) < 0) {
-            return -1;              /* what was moved must not be let go of */
+        if (move_mortal(table, str) < 0) {
+            return -1;              /* keep the table: it must not drop what was moved */
         }
     }
     if (table == NULL) {

@@ -1,25 +1,27 @@
 /* obmalloc.c -- the free memory inside CPython's object allocator.
 
-   obmalloc cuts arenas (1 MiB) into pools (16 KiB) and pools into blocks of one
-   size.  What a forked worker allocates first comes from pools that its parent
-   has used: a write to a shared page.  So the parent takes all such memory, and
-   the worker's first allocation of each size opens a pool that nobody touched.
+   obmalloc cuts arenas (1 MiB) into pools (16 KiB), and pools into blocks of one size.
+   A forked worker's first allocations come from pools that its parent has used: a write
+   to a shared page.  So the parent takes all such memory.  Then the worker's first
+   allocation of each size opens a pool that no process has touched.
 
    - Free blocks of partly used pools are taken by asking for them, until the
      allocator has no such pool of that size left.  The tail of a pool that was
      never given out is not touched: all of it is declared to be given out.
    - The pages of free pools, except for the one with the pool's header, go back to
-     the kernel.  Whoever uses such a pool again starts it anew.
+     the kernel.  The allocator starts such a pool from scratch when it uses it again.
 
-   What is taken hangs on a list, and can be given back.  An interpreter
-   may have an allocator state of its own, and where it lies differs even between
-   patch releases: it is found from a pool, since the pools of a size hang on a
-   ring whose head lies in the state.  The GIL guards everything here. */
+   The taken blocks are on a list, and can be given back.  An interpreter may have an
+   allocator state of its own, and its address differs even between patch releases.  It
+   is found from a pool: the pools of a size are on a ring whose head lies in the state.
+   The GIL guards everything here. */
 
-#include "layout/layout.h"
+#include "layout/obmalloc.h"
 
+#include <assert.h>
 #include <string.h>
 
+#include "core/os/os.h"
 #include "internal/pycore_obmalloc.h"
 #include "internal/pycore_pymem.h"
 
@@ -29,14 +31,14 @@
 #define BLOCKS_OF_LARGEST \
     ((POOL_SIZE - POOL_OVERHEAD) / SMALL_REQUEST_THRESHOLD)
 
-/* What debug hooks keep to themselves (obmalloc.c). */
+/* The private struct of the debug hooks (obmalloc.c). */
 typedef struct {
     char api_id;
     PyMemAllocatorEx alloc;
 } debug_hooks;
 
-/* The allocator itself, behind the hooks of debug mode; false if objects come
-   from another one, or if somebody else has hooked in (tracemalloc). */
+/* Find the allocator itself, behind the hooks of debug mode.  Returns false if objects
+   come from another one, or if it has other hooks (tracemalloc). */
 static bool
 find_allocator(PyMemAllocatorEx *allocator)
 {
@@ -51,17 +53,17 @@ find_allocator(PyMemAllocatorEx *allocator)
     return true;
 }
 
-/* What stands for a pool at the head of the ring of pools of a size. */
+/* Return the stand-in for a pool at the head of the ring of pools of a size. */
 static poolp
-ring_of(struct _obmalloc_state *state, unsigned size)
+get_ring(struct _obmalloc_state *state, unsigned size)
 {
     return (poolp)((char *)&state->pools.used[2 * size]
                    - offsetof(struct pool_header, nextpool));
 }
 
-/* The state whose ring this pool hangs on; NULL if it hangs on none. */
+/* Return the state whose ring this pool is on; NULL if it is on none. */
 static struct _obmalloc_state *
-state_around(poolp pool)
+find_state_around(poolp pool)
 {
     if (pool->freeblock == NULL) {
         return NULL;                /* full: on no ring */
@@ -80,7 +82,7 @@ state_around(poolp pool)
 
 /* Does the state know the arena of this pool? */
 static bool
-knows(const struct _obmalloc_state *state, poolp pool)
+knows_arena(const struct _obmalloc_state *state, poolp pool)
 {
     const struct _obmalloc_mgmt *mgmt = &state->mgmt;
     return pool->arenaindex < mgmt->maxarenas
@@ -88,7 +90,7 @@ knows(const struct _obmalloc_state *state, poolp pool)
 }
 
 static struct _obmalloc_state *
-find_state(const PyMemAllocatorEx *allocator)
+find_allocator_state(const PyMemAllocatorEx *allocator)
 {
     struct _obmalloc_state *state = NULL;
     void *blocks[BLOCKS_OF_LARGEST];
@@ -98,8 +100,8 @@ find_state(const PyMemAllocatorEx *allocator)
         if (block == NULL) {
             break;
         }
-        state = state_around(POOL_ADDR(block));
-        if (state != NULL && !knows(state, POOL_ADDR(block))) {
+        state = find_state_around(POOL_ADDR(block));
+        if (state != NULL && !knows_arena(state, POOL_ADDR(block))) {
             state = NULL;
         }
         blocks[n++] = block;
@@ -110,32 +112,33 @@ find_state(const PyMemAllocatorEx *allocator)
     return state;
 }
 
-/* --- Blocks ------------------------------------------------------------------- */
+/* --- Blocks --------------------------------------------------------------- */
 
-/* In each block that was taken. */
-typedef struct block {
-    struct block *next;
+/* Written into each block that was taken. */
+typedef struct taken_block {
+    struct taken_block *next;
     size_t tail;                    /* blocks behind it that never were given out */
-} block;
+} taken_block;
 
 static size_t
-bytes_of(unsigned size)
+get_block_size(unsigned size)
 {
     return ((size_t)size + 1) * ALIGNMENT;
 }
 
 static void
-keep(block *taken_block, size_t tail, unsigned size, ph_taken *taken)
+keep_block(taken_block *block, size_t tail, unsigned size, ph_taken *taken)
 {
-    *taken_block = (block){taken->blocks, tail};
-    taken->blocks = taken_block;
+    assert(get_block_size(size) >= sizeof(*block));
+    *block = (taken_block){taken->blocks, tail};
+    taken->blocks = block;
     taken->blocks_number += 1 + tail;
-    taken->bytes += (1 + tail) * bytes_of(size);
+    taken->bytes += (1 + tail) * get_block_size(size);
 }
 
-/* Is one free block left of those that ever were given out, and a tail? */
+/* Is only one block free of those that ever were given out, apart from a tail? */
 static bool
-only_tail_is_left(poolp pool)
+has_only_tail(poolp pool)
 {
     return *(pymem_block **)pool->freeblock == NULL
            && pool->nextoffset <= pool->maxnextoffset;
@@ -145,57 +148,61 @@ only_tail_is_left(poolp pool)
 static void
 take_tail(poolp pool, ph_taken *taken)
 {
-    block *last = (block *)pool->freeblock;
-    size_t tail = (pool->maxnextoffset - pool->nextoffset) / bytes_of(pool->szidx) + 1;
+    assert(has_only_tail(pool));
+    taken_block *last = (taken_block *)pool->freeblock;
+    size_t untouched = pool->maxnextoffset - pool->nextoffset;
+    size_t tail = untouched / get_block_size(pool->szidx) + 1;
     pool->ref.count += 1 + (unsigned)tail;
     pool->freeblock = NULL;
     pool->nextoffset = pool->maxnextoffset + 1;
     pool->nextpool->prevpool = pool->prevpool;
     pool->prevpool->nextpool = pool->nextpool;
-    keep(last, tail, pool->szidx, taken);
+    keep_block(last, tail, pool->szidx, taken);
 }
 
 static int
 take_blocks(const PyMemAllocatorEx *allocator, struct _obmalloc_state *state,
             unsigned size, ph_taken *taken)
 {
-    poolp ring = ring_of(state, size);
+    poolp ring = get_ring(state, size);
     while (ring->nextpool != ring) {
-        if (only_tail_is_left(ring->nextpool)) {
+        if (has_only_tail(ring->nextpool)) {
             take_tail(ring->nextpool, taken);
             continue;
         }
-        block *given = allocator->malloc(allocator->ctx, bytes_of(size));
+        taken_block *given = allocator->malloc(allocator->ctx, get_block_size(size));
         if (given == NULL) {
             return -1;
         }
-        keep(given, 0, size, taken);
+        keep_block(given, 0, size, taken);
     }
     return 0;
 }
 
-/* A pool's tail was taken once at most, since nothing of it was left. */
+/* Give back a block and its tail.  A pool's tail was taken at most once, since nothing
+   of it was left. */
 static void
-give_back_block(const PyMemAllocatorEx *allocator, block *taken_block)
+give_back_block(const PyMemAllocatorEx *allocator, taken_block *block)
 {
-    if (taken_block->tail > 0) {
-        poolp pool = POOL_ADDR(taken_block);
-        size_t offset = (size_t)((char *)taken_block - (char *)pool);
-        pool->ref.count -= (unsigned)taken_block->tail;
-        pool->nextoffset = (unsigned)(offset + bytes_of(pool->szidx));
+    if (block->tail > 0) {
+        poolp pool = POOL_ADDR(block);
+        size_t offset = (size_t)((char *)block - (char *)pool);
+        assert(pool->ref.count > block->tail);
+        pool->ref.count -= (unsigned)block->tail;
+        pool->nextoffset = (unsigned)(offset + get_block_size(pool->szidx));
     }
-    allocator->free(allocator->ctx, taken_block);
+    allocator->free(allocator->ctx, block);
 }
 
-/* --- Pools ---------------------------------------------------------------------- */
+/* --- Pools ---------------------------------------------------------------- */
 
-/* The pool's own list of free blocks lies in the pages that go: it must not be
-   taken up again, so that the pool is marked as one that never was in use. */
+/* Release the pages of a free pool.  Its own list of free blocks lies there and must not
+   be used again, so the pool is marked as one that never was in use. */
 static void
 release_pool(poolp pool, ph_taken *taken)
 {
     if (pool->szidx == DUMMY_SIZE_IDX) {
-        return;                     /* not used since */
+        return;                     /* released before, and not used since */
     }
     pool->szidx = DUMMY_SIZE_IDX;
     ph_os_forget((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
@@ -215,7 +222,7 @@ release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
     }
 }
 
-/* --- Both -------------------------------------------------------------------------- */
+/* --- Both ----------------------------------------------------------------- */
 
 const char *
 ph_take_free_memory(ph_taken *taken)
@@ -224,7 +231,7 @@ ph_take_free_memory(ph_taken *taken)
     if (!find_allocator(&allocator)) {
         return "objects come from another allocator than pymalloc";
     }
-    struct _obmalloc_state *state = find_state(&allocator);
+    struct _obmalloc_state *state = find_allocator_state(&allocator);
     if (state == NULL) {
         return "the state of pymalloc is not where it should be";
     }
@@ -244,7 +251,7 @@ ph_give_back_memory(ph_taken *taken)
     if (!find_allocator(&allocator)) {
         return;
     }
-    for (block *each = taken->blocks, *next; each != NULL; each = next) {
+    for (taken_block *each = taken->blocks, *next; each != NULL; each = next) {
         next = each->next;
         give_back_block(&allocator, each);
     }

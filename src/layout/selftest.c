@@ -1,14 +1,20 @@
-/* selftest.c -- does this interpreter lay out objects as layout*.c
-   believe?
+/* selftest.c -- does this interpreter lay out objects as the writers in layout/ do?
 
-   For each kind a real object is made, its twin is forged in scratch memory by
-   the very functions that freeze uses, and the interpreter's own API must find
-   the two alike: equal, of one hash and repr, each key found.  Runs when the
-   module is imported; a difference is an ImportError, not corrupted memory. */
+   For each kind a real object is made.  The very functions that freeze uses forge its
+   twin in scratch memory.  The interpreter's own API must find the two alike: equal, of
+   one hash and repr, each key found.  This runs when the module is imported: a
+   difference is an ImportError, not corrupted memory. */
 
-#include "layout/internal.h"
+#include "layout/init.h"
+
+#include <assert.h>
+
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/values.h"
 
 #define SCRATCH (64 * PH_KIB)       /* bytes; the objects below take a tenth */
+#define ITEMS_MOST 64               /* of a container below */
 
 typedef PyObject *(*forge)(ph_block *block, PyObject *real);
 
@@ -46,14 +52,14 @@ forge_slice(ph_block *block, PyObject *real)
 static PyObject *
 forge_frozenset(ph_block *block, PyObject *real)
 {
-    PyObject *items[64];
+    PyObject *items[ITEMS_MOST];
     ph_clash clash;
     ph_set_items(real, items);
     return ph_put_frozenset(block, items, PySet_GET_SIZE(real), &clash);
 }
 
 static Py_ssize_t
-items_of_dict(PyObject *dict, PyObject **keys, PyObject **values)
+get_dict_items(PyObject *dict, PyObject **keys, PyObject **values)
 {
     Py_ssize_t n = 0, pos = 0;
     while (PyDict_Next(dict, &pos, &keys[n], &values[n])) {
@@ -65,17 +71,17 @@ items_of_dict(PyObject *dict, PyObject **keys, PyObject **values)
 static PyObject *
 forge_mapping(ph_block *block, PyObject *real)
 {
-    PyObject *keys[64], *values[64];
+    PyObject *keys[ITEMS_MOST], *values[ITEMS_MOST];
     ph_clash clash;
-    Py_ssize_t n = items_of_dict(real, keys, values);
+    Py_ssize_t n = get_dict_items(real, keys, values);
     return ph_put_mapping(block, keys, values, n, PH_EQUAL_KEYS_CLASH, &clash);
 }
 
 static PyObject *
 forge_shaped(ph_block *block, PyObject *real)
 {
-    PyObject *keys[64], *values[64];
-    Py_ssize_t n = items_of_dict(real, keys, values);
+    PyObject *keys[ITEMS_MOST], *values[ITEMS_MOST];
+    Py_ssize_t n = get_dict_items(real, keys, values);
     ph_shape_keys *shape = ph_put_shape(block, keys, n);
     return shape ? ph_put_shaped_mapping(block, shape, values, n) : NULL;
 }
@@ -108,21 +114,17 @@ static const struct {
     {"{str(i): i for i in range(30)}", forge_shaped},
 };
 
-/* The real twin of a forged mapping is a dict; its frozen form says what the
-   hash should be. */
+/* Return the object that a forged one must be like.  The real twin of a mapping is a
+   dict; a frozendict of it, where there is one, says what the hash should be. */
 static PyObject *
-comparable_twin(PyObject *real)
+make_real_twin(PyObject *real)
 {
-#if PH_HAS_FROZENDICT
-    if (PyDict_CheckExact(real)) {
-        return PyFrozenDict_New(real);
-    }
-#endif
-    return Py_NewRef(real);
+    bool hashable = PyDict_CheckExact(real) && ph_mapping_type != &PyDictProxy_Type;
+    return hashable ? ph_frozendict_of(real) : Py_NewRef(real);
 }
 
 static bool
-same_hash(PyObject *real, PyObject *forged)
+have_same_hash(PyObject *real, PyObject *forged)
 {
     Py_hash_t a = PyObject_Hash(real), b = PyObject_Hash(forged);
     PyErr_Clear();                  /* neither has one: dict, mappingproxy */
@@ -130,7 +132,7 @@ same_hash(PyObject *real, PyObject *forged)
 }
 
 static int
-same_repr(PyObject *real, PyObject *forged)
+have_same_repr(PyObject *real, PyObject *forged)
 {
     PyObject *a = PyObject_Repr(real), *b = PyObject_Repr(forged);
     int same = a && b ? PyUnicode_Compare(a, b) == 0 : -1;
@@ -140,7 +142,7 @@ same_repr(PyObject *real, PyObject *forged)
 }
 
 static bool
-all_keys_found(PyObject *real, PyObject *forged)
+finds_all_keys(PyObject *real, PyObject *forged)
 {
     Py_ssize_t pos = 0;
     PyObject *key, *value;
@@ -156,23 +158,23 @@ all_keys_found(PyObject *real, PyObject *forged)
 
 /* 1: alike; 0: not; -1 with an exception. */
 static int
-alike(PyObject *real, PyObject *forged)
+compare_twins(PyObject *real, PyObject *forged)
 {
-    if (PyDict_Check(real) && !all_keys_found(real, forged)) {
+    if (PyDict_Check(real) && !finds_all_keys(real, forged)) {
         return 0;
     }
-    PyObject *twin = comparable_twin(real);
+    PyObject *twin = make_real_twin(real);
     if (twin == NULL) {
         return -1;
     }
     PyObject *inner = PyDict_Check(twin) ? ph_mapping_dict(forged) : forged;
     int result = PyObject_RichCompareBool(inner, twin, Py_EQ);
     if (result > 0) {
-        result = same_hash(twin, forged);
+        result = have_same_hash(twin, forged);
     }
     if (result > 0) {
         /* The order of a set is that of its table: ours may be smaller. */
-        result = PyAnySet_Check(real) || same_repr(twin, inner);
+        result = PyAnySet_Check(real) || have_same_repr(twin, inner);
     }
     Py_DECREF(twin);
     return result;
@@ -188,7 +190,8 @@ check_case(size_t i, PyObject *globals, char *scratch)
     }
     ph_block block = {.pos = scratch, .limit = scratch + SCRATCH};
     PyObject *forged = cases[i].forge(&block, real);
-    int result = forged == NULL ? 0 : alike(real, forged);
+    assert(block.pos <= block.limit);
+    int result = forged == NULL ? 0 : compare_twins(real, forged);
     Py_DECREF(real);
     if (result == 0 || (result < 0 && !PyErr_Occurred())) {
         PyErr_Format(PyExc_ImportError,

@@ -1,11 +1,15 @@
-/* sizes.c -- how far an ordinary object reaches in memory: what lies in
-   front of it, its own bytes, and the tables that it has elsewhere. */
+/* sizes.c -- how far an ordinary object reaches in memory.
 
-#include "layout/internal.h"
+        | front | body |     tables: keys, values, items, text ...
 
-#include <stddef.h>
+   The front is in front of its address, the body behind it; the tables lie elsewhere. */
 
+#include "layout/sizes.h"
+
+#include "internal/pycore_long.h"
 #include "internal/pycore_object.h"
+#include "layout/head.h"
+#include "layout/internal.h"
 
 size_t
 ph_front_size(PyTypeObject *type)
@@ -17,11 +21,11 @@ ph_front_size(PyTypeObject *type)
     return front;
 }
 
-/* The values of an instance's attributes, behind it (3.13+). */
+/* Return the bytes of the values of an instance's attributes, behind its fields. */
 static size_t
-inline_values_size(PyTypeObject *type)
+measure_inline_values(PyTypeObject *type)
 {
-#if PY_VERSION_HEX >= 0x030d0000
+#if PH_HAS_INLINE_VALUES
     if (PyType_HasFeature(type, Py_TPFLAGS_INLINE_VALUES)) {
         return _PyInlineValuesSize(type);
     }
@@ -43,58 +47,49 @@ ph_body_size(PyObject *obj)
     if (type->tp_itemsize != 0) {
         size += (size_t)Py_ABS(Py_SIZE(obj)) * (size_t)type->tp_itemsize;
     }
-    return size + inline_values_size(type);
+    return size + measure_inline_values(type);
 }
 
-/* --- Tables -------------------------------------------------------------------------- */
+/* --- Tables --------------------------------------------------------------- */
 
 static void
-keys_table_of(const PyDictKeysObject *keys, ph_visit_table visit, void *arg)
+visit_keys_table(const PyDictKeysObject *keys, ph_visit_table visit, void *arg)
 {
     if (keys != NULL && !ph_is_static_keys(keys)) {
         visit(PH_TABLE_KEYS, keys, ph_keys_size(keys), arg);
     }
 }
 
-/* An array of values that a dict or an instance has elsewhere. */
+/* Visit an array of values, unless it is inside its instance. */
 static void
-values_table_of(const PyDictValues *values, ph_visit_table visit, void *arg)
+visit_values_table(const PyDictValues *values, ph_visit_table visit, void *arg)
 {
-#if PY_VERSION_HEX >= 0x030d0000
-    if (!values->embedded) {
-        size_t n = values->capacity;
-        visit(PH_TABLE_VALUES, values,
-              offsetof(PyDictValues, values) + n * sizeof(PyObject *)
-              + _Py_SIZE_ROUND_UP(n, sizeof(PyObject *)), arg);
+    const void *start;
+    size_t size = ph_values_memory(values, &start);
+    if (size > 0) {
+        visit(PH_TABLE_VALUES, start, size, arg);
     }
-#else
-    /* In front of the values: their order, and the size of that. */
-    const uint8_t *bytes = (const uint8_t *)values;
-    size_t front = bytes[-1];
-    visit(PH_TABLE_VALUES, bytes - front,
-          front + (front - 2) * sizeof(PyObject *), arg);
-#endif
 }
 
 static void
-tables_of_dict(const PyDictObject *dict, ph_visit_table visit, void *arg)
+visit_dict_tables(const PyDictObject *dict, ph_visit_table visit, void *arg)
 {
-    keys_table_of(dict->ma_keys, visit, arg);
+    visit_keys_table(dict->ma_keys, visit, arg);
     if (dict->ma_values != NULL) {
-        values_table_of(dict->ma_values, visit, arg);
+        visit_values_table(dict->ma_values, visit, arg);
     }
 }
 
-/* 3.12: the values of an instance that has no dict (yet). */
+/* Visit the values of an instance that has no dict (yet), where these lie elsewhere. */
 static void
-tables_of_instance(PyObject *obj, ph_visit_table visit, void *arg)
+visit_instance_tables(PyObject *obj, ph_visit_table visit, void *arg)
 {
-#if PY_VERSION_HEX < 0x030d0000
+#if !PH_HAS_INLINE_VALUES
     if (PyType_HasFeature(Py_TYPE(obj), Py_TPFLAGS_MANAGED_DICT)) {
         PyDictOrValues attributes = *_PyObject_DictOrValuesPointer(obj);
         if (_PyDictOrValues_IsValues(attributes)
             && _PyDictOrValues_GetValues(attributes) != NULL) {
-            values_table_of(_PyDictOrValues_GetValues(attributes), visit, arg);
+            visit_values_table(_PyDictOrValues_GetValues(attributes), visit, arg);
         }
     }
 #else
@@ -103,7 +98,7 @@ tables_of_instance(PyObject *obj, ph_visit_table visit, void *arg)
 }
 
 static void
-tables_of_str(PyObject *obj, ph_visit_table visit, void *arg)
+visit_str_tables(PyObject *obj, ph_visit_table visit, void *arg)
 {
     if (!PyUnicode_IS_COMPACT_ASCII(obj)) {
         const PyCompactUnicodeObject *str = (PyCompactUnicodeObject *)obj;
@@ -121,10 +116,10 @@ void
 ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg)
 {
     if (PyUnicode_Check(obj)) {
-        tables_of_str(obj, visit, arg);
+        visit_str_tables(obj, visit, arg);
     }
     else if (PyDict_Check(obj)) {
-        tables_of_dict((PyDictObject *)obj, visit, arg);
+        visit_dict_tables((PyDictObject *)obj, visit, arg);
     }
     else if (PyList_Check(obj)) {
         const PyListObject *list = (PyListObject *)obj;
@@ -142,12 +137,12 @@ ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg)
     }
     else if (PyType_Check(obj) && PyType_HasFeature((PyTypeObject *)obj,
                                                     Py_TPFLAGS_HEAPTYPE)) {
-        keys_table_of(((PyHeapTypeObject *)obj)->ht_cached_keys, visit, arg);
+        visit_keys_table(((PyHeapTypeObject *)obj)->ht_cached_keys, visit, arg);
     }
-    tables_of_instance(obj, visit, arg);
+    visit_instance_tables(obj, visit, arg);
 }
 
-/* A ph_visit_table. */
+/* Is a ph_visit_table. */
 static void
 add_size(ph_table table, const void *address, size_t size, void *arg)
 {

@@ -1,12 +1,17 @@
-/* values.c -- taking ordinary values apart, and making them, where the public
-   API of CPython cannot, or not in all versions: for messages. */
+/* values.c -- taking ordinary values apart and making them, for messages: where the
+   public API of CPython cannot, or cannot in all versions, or is slower. */
 
-#include "layout/internal.h"
+#include "layout/values.h"
 
-#include <datetime.h>
+#include <assert.h>
 #include <stddef.h>
+#include <stdint.h>
+#include <string.h>
 
-/* --- int ------------------------------------------------------------------------- */
+#include "internal/pycore_dict.h"
+#include "internal/pycore_long.h"
+
+/* --- int ------------------------------------------------------------------ */
 
 size_t
 ph_int_room(PyObject *obj)
@@ -18,12 +23,7 @@ ph_int_room(PyObject *obj)
 int
 ph_int_bytes(PyObject *obj, char *bytes, size_t size)
 {
-    PyLongObject *v = (PyLongObject *)obj;
-#if PY_VERSION_HEX >= 0x030d0000
-    return _PyLong_AsByteArray(v, (unsigned char *)bytes, size, 1, 1, 1);
-#else
-    return _PyLong_AsByteArray(v, (unsigned char *)bytes, size, 1, 1);
-#endif
+    return ph_long_as_bytes(obj, bytes, size);
 }
 
 PyObject *
@@ -32,21 +32,22 @@ ph_int_from_bytes(const char *bytes, size_t size)
     return _PyLong_FromByteArray((const unsigned char *)bytes, size, 1, 1);
 }
 
-/* --- str ------------------------------------------------------------------------- */
+/* --- str ------------------------------------------------------------------ */
 
-#define SHORT 64                    /* characters */
+#define SHORT_MOST 64               /* characters */
 
 /* Copy 4 or 8 bytes, and return them. */
 static inline uint64_t
 copy_word(char *to, const char *from, size_t size)
 {
+    assert(size == 4 || size == 8);
     uint64_t word = 0;
     memcpy(&word, from, size);
     memcpy(to, &word, size);
     return word;
 }
 
-/* Copy n bytes, some of them twice, and return an or of all. */
+/* Copy n bytes, some of them twice, and return the bitwise or of all. */
 static inline uint64_t
 copy_short(char *to, const char *from, size_t n)
 {
@@ -67,9 +68,9 @@ copy_short(char *to, const char *from, size_t n)
     return all;
 }
 
-/* A str in memory that has its text already. */
+/* Make a str of memory that has its text already. */
 static PyObject *
-ascii_of(PyASCIIObject *str, size_t n)
+init_ascii(PyASCIIObject *str, size_t n)
 {
     str->length = (Py_ssize_t)n;
     str->hash = -1;
@@ -84,7 +85,7 @@ ascii_of(PyASCIIObject *str, size_t n)
 PyObject *
 ph_str_new(const char *bytes, size_t n)
 {
-    if (n > 1 && n <= SHORT) {      /* CPython keeps those of one character */
+    if (n > 1 && n <= SHORT_MOST) {      /* CPython keeps those of one character */
         PyASCIIObject *str = PyObject_Malloc(sizeof(*str) + n + 1);
         if (str == NULL) {
             return PyErr_NoMemory();
@@ -92,28 +93,14 @@ ph_str_new(const char *bytes, size_t n)
         char *text = (char *)(str + 1);
         if ((copy_short(text, bytes, n) & 0x8080808080808080ull) == 0) {
             text[n] = 0;
-            return ascii_of(str, n);
+            return init_ascii(str, n);
         }
         PyObject_Free(str);
     }
     return PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes, (Py_ssize_t)n);
 }
 
-/* --- Containers ------------------------------------------------------------------ */
-
-bool
-ph_set_next(PyObject *set, Py_ssize_t *p_pos, PyObject **p_item)
-{
-    PySetObject *so = (PySetObject *)set;
-    while (*p_pos <= so->mask) {
-        const setentry *entry = &so->table[(*p_pos)++];
-        if (entry->key != NULL && entry->hash != -1) {      /* -1: dummy */
-            *p_item = entry->key;
-            return true;
-        }
-    }
-    return false;
-}
+/* --- Containers ----------------------------------------------------------- */
 
 PyObject *
 ph_dict_new(Py_ssize_t n)
@@ -123,7 +110,7 @@ ph_dict_new(Py_ssize_t n)
 
 _Static_assert(sizeof(ph_entry) == sizeof(PyDictUnicodeEntry)
                && offsetof(ph_entry, value) == offsetof(PyDictUnicodeEntry, me_value),
-               "what an entry of a dict looks like");
+               "ph_entry is an entry of a dict");
 
 const ph_entry *
 ph_dict_entries(PyObject *dict)
@@ -155,6 +142,7 @@ ph_record_new(PyObject *shape)
 PyObject **
 ph_record_values(PyObject *record)
 {
+    assert(ph_dict_entries(record) != NULL);
     return &DK_UNICODE_ENTRIES(((PyDictObject *)record)->ma_keys)->me_value;
 }
 
@@ -187,83 +175,4 @@ ph_frozendict_of(PyObject *dict)
     PyErr_SetString(PyExc_TypeError, "this version of Python has no frozendict");
     return NULL;
 #endif
-}
-
-/* --- datetime ---------------------------------------------------------------------- */
-
-/* Its functions are those of the process, whichever interpreter they were got in. */
-static PyDateTime_CAPI datetime_api;
-
-void
-ph_datetime_keep(const void *api)
-{
-    if (datetime_api.DateType == NULL) {
-        datetime_api = *(const PyDateTime_CAPI *)api;
-    }
-}
-
-void
-ph_date_fields(PyObject *obj, int fields[3])
-{
-    fields[0] = PyDateTime_GET_YEAR(obj);
-    fields[1] = PyDateTime_GET_MONTH(obj);
-    fields[2] = PyDateTime_GET_DAY(obj);
-}
-
-void
-ph_time_fields(PyObject *obj, int fields[5])
-{
-    if (Py_TYPE(obj) == ph_datetime.time) {
-        fields[0] = PyDateTime_TIME_GET_HOUR(obj);
-        fields[1] = PyDateTime_TIME_GET_MINUTE(obj);
-        fields[2] = PyDateTime_TIME_GET_SECOND(obj);
-        fields[3] = PyDateTime_TIME_GET_MICROSECOND(obj);
-        fields[4] = PyDateTime_TIME_GET_FOLD(obj);
-        return;
-    }
-    fields[0] = PyDateTime_DATE_GET_HOUR(obj);
-    fields[1] = PyDateTime_DATE_GET_MINUTE(obj);
-    fields[2] = PyDateTime_DATE_GET_SECOND(obj);
-    fields[3] = PyDateTime_DATE_GET_MICROSECOND(obj);
-    fields[4] = PyDateTime_DATE_GET_FOLD(obj);
-}
-
-void
-ph_delta_fields(PyObject *obj, int fields[3])
-{
-    fields[0] = PyDateTime_DELTA_GET_DAYS(obj);
-    fields[1] = PyDateTime_DELTA_GET_SECONDS(obj);
-    fields[2] = PyDateTime_DELTA_GET_MICROSECONDS(obj);
-}
-
-PyObject *
-ph_date_new(const int d[3])
-{
-    return datetime_api.Date_FromDate(d[0], d[1], d[2], ph_datetime.date);
-}
-
-PyObject *
-ph_time_new(const int t[5], PyObject *zone)
-{
-    return datetime_api.Time_FromTimeAndFold(t[0], t[1], t[2], t[3], zone, t[4],
-                                             ph_datetime.time);
-}
-
-PyObject *
-ph_datetime_new(const int d[3], const int t[5], PyObject *zone)
-{
-    return datetime_api.DateTime_FromDateAndTimeAndFold(
-        d[0], d[1], d[2], t[0], t[1], t[2], t[3], zone, t[4], ph_datetime.datetime);
-}
-
-PyObject *
-ph_delta_new(const int d[3])
-{
-    return datetime_api.Delta_FromDelta(d[0], d[1], d[2], 1, ph_datetime.delta);
-}
-
-PyObject *
-ph_timezone_new(PyObject *offset, PyObject *name)
-{
-    return datetime_api.TimeZone_FromTimeZone(offset, name);
 }

@@ -6,6 +6,7 @@
 #include "module/c_api.h"
 
 #include "freeze/freeze.h"
+#include "layout/statics.h"
 #include "permaheap.h"
 #include "share/handle_type.h"
 

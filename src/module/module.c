@@ -14,6 +14,7 @@
 #include "freeze/freeze_bindings.h"
 #include "interp/call.h"
 #include "interp/lend.h"
+#include "layout/init.h"
 #include "module/c_api.h"
 #include "module/stats.h"
 #include "module/testing.h"

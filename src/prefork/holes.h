@@ -3,7 +3,8 @@
 #ifndef PH_PREFORK_HOLES_H
 #define PH_PREFORK_HOLES_H
 
-#include "layout/layout.h"
+#include "core/os/os.h"
+#include "layout/obmalloc.h"
 
 /* The memory that an interpreter has taken.  Zeroed initially. */
 typedef struct ph_filling {

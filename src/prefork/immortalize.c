@@ -12,6 +12,8 @@
 #include <string.h>
 
 #include "core/base/array.h"
+#include "layout/immortal.h"
+#include "layout/sizes.h"
 #include "state/memo.h"
 
 typedef struct {

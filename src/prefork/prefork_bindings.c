@@ -3,6 +3,7 @@
 
 #include "prefork/prefork_bindings.h"
 
+#include "layout/immortal.h"
 #include "prefork/holes.h"
 #include "prefork/immortalize.h"
 

@@ -13,6 +13,8 @@
 #include <string.h>
 
 #include "core/family/family.h"
+#include "layout/datetime.h"
+#include "layout/statics.h"
 #include "share/buffer.h"
 
 typedef struct {

@@ -6,6 +6,7 @@
 #include "core/block/release.h"
 #include "core/family/family.h"
 #include "core/span/spans.h"
+#include "layout/statics.h"
 #include "share/handle_type.h"
 
 PyDoc_STRVAR(release_doc,

@@ -6,7 +6,8 @@
 #ifndef PH_STATE_ERRORS_H
 #define PH_STATE_ERRORS_H
 
-#include "layout/layout.h"
+#include "core/heap/heap.h"
+#include "layout/version.h"
 
 /* The exception classes of one interpreter, made by interpreter.c.  Owned. */
 typedef struct {

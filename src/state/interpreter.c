@@ -3,6 +3,8 @@
 
 #include "state/interpreter.h"
 
+#include "layout/datetime.h"
+
 PyDoc_STRVAR(freeze_error_doc,
 "An object, or a place in a graph of objects, that cannot be frozen.\n\n"
 "path: the place, like data[\"users\"][3].profile");

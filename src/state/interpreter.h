@@ -47,13 +47,6 @@ ph_interpreter_of_type(PyTypeObject *type)
     return PyType_GetModuleState(type);
 }
 
-/* Is this object permanent: in the heap, or static in the interpreter?  O(1). */
-static inline int
-ph_is_permanent(PyObject *obj)
-{
-    return ph_heap_contains(obj) || ph_is_static(obj);
-}
-
 /* A new instance of a type that an interpreter's state has.  NULL with an exception, also
    when there is no type any more: it is gone once the module is cleared, while objects of
    the module can still be used. */

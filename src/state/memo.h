@@ -14,7 +14,8 @@
 #ifndef PH_STATE_MEMO_H
 #define PH_STATE_MEMO_H
 
-#include "layout/layout.h"
+#include "core/heap/heap.h"
+#include "layout/version.h"
 
 typedef struct {
     const void *key;                /* NULL: the slot is empty */

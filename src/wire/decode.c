@@ -24,6 +24,11 @@
 #include "core/base/array.h"
 #include "core/family/family.h"
 #include "core/family/handle.h"
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sizes.h"
+#include "layout/statics.h"
+#include "layout/values.h"
 
 #define LARGE 65536                 /* bytes of a message for which the collector waits */
 #define FRAMES_AT_HAND 16           /* without allocating memory */

@@ -18,6 +18,10 @@
 
 #include "core/base/array.h"
 #include "core/family/handle.h"
+#include "layout/datetime.h"
+#include "layout/frozen.h"
+#include "layout/sources.h"
+#include "layout/values.h"
 
 #define SLOTS_LEAST 64u
 #define SLOTS_KEPT 16384u           /* a larger memo is given back after the message, */
