@@ -61,13 +61,13 @@ def pytest_runtest_protocol(item):
 def _audit():
     """Audit the heap after each file of tests."""
     yield
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def audit():
     """Audit the heap if that is quick; each file of tests ends with a full audit anyway."""
     if permaheap.stats().used < 8 * 2**20:
-        permaheap._core._check()
+        permaheap._core._testing.check()
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
 """Forked children that tests talk to, and what only the heap's header and file tell."""
 
-import ctypes
 import os
 import pickle
-import re
 import signal
+import sys
 import traceback
 from dataclasses import dataclass
 from multiprocessing import Pipe
-from pathlib import Path
+from types import SimpleNamespace
 
 import permaheap
 
@@ -134,48 +133,37 @@ def heap_file():
     raise AssertionError("this process has no heap")
 
 
-TYPES = {
-    "uint8_t": ctypes.c_uint8,
-    "int32_t": ctypes.c_int32,
-    "uint32_t": ctypes.c_uint32,
-    "uint64_t": ctypes.c_uint64,
-}
+STRUCTS = permaheap._core._testing.structs()
 
 
-def _struct_of(name):
-    """Return the struct of heap.h of that name, as a ctypes structure."""
-    text = (Path(__file__).parent.parent / "src" / "core" / "heap" / "heap.h").read_text()
-    text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
-    kinds = len(re.search(r"enum \{([^}]*)\} ph_kind;", text)[1].split(",")) - 1
-    body = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)[1]
-    body = body.partition("ph_extent extent[")[0]  # what follows are tables
-    fields = []
-    for kind, field, size in re.findall(r"(\w+) (\w+)(?:\[(\w+)\])?;", body):
-        if kind in TYPES:
-            count = kinds if size == "PH_KINDS" else int(size or 1)
-            fields.append((field, TYPES[kind] if count == 1 else TYPES[kind] * count))
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
+def read_struct(name, offset=0):
+    """Return the numbers that a struct of that name has at an offset of the heap's file."""
+    fields = STRUCTS[name]
+    end = max(start + size for start, size, _ in fields.values())
+    data = os.pread(heap_file(), end, offset)
+    return SimpleNamespace(
+        **{
+            field: int.from_bytes(data[start : start + size], sys.byteorder)
+            for field, (start, size, count) in fields.items()
+            if count == 1
+        }
+    )
 
 
-Header = _struct_of("ph_header")  # without the extents, which follow it
-Extent = _struct_of("ph_extent")
-
-
-def _header():
-    return Header.from_buffer_copy(os.pread(heap_file(), ctypes.sizeof(Header), 0))
+def header():
+    """Return the numbers of the heap's header."""
+    return read_struct("ph_header")
 
 
 def extents():
     """Return the extents claimed so far by the family: offset, size, filled (bytes), owner."""
-    header = _header()
-    size = ctypes.sizeof(Extent)
-    table = os.pread(heap_file(), size * header.extents, ctypes.sizeof(Header))
-    return [Extent.from_buffer_copy(table, size * i) for i in range(header.extents)]
+    start, size, _ = STRUCTS["ph_header"]["extent"]
+    return [read_struct("ph_extent", start + size * i) for i in range(header().extents)]
 
 
 def claimed():
     """Return how many bytes of addresses the family has claimed."""
-    return _header().claimed
+    return header().claimed
 
 
 def memory():
@@ -188,7 +176,7 @@ def audit():
 
     A process that was killed right after it committed or released a block had no time to count it.
     """
-    blocks = permaheap._core._check()
+    blocks = permaheap._core._testing.check()
     stats = permaheap.stats()
     assert abs(blocks - stats.blocks) <= Child.killed
     assert sum(extent.filled for extent in extents()) == stats.used + stats.released - stats.reused

@@ -27,7 +27,7 @@ from interpreters import Interpreter
 from permaheap import Buffer, Channel, Closed, Empty, Full, Handle, HandleError, move, share
 from processes import Child, memory, name_of
 
-fault = permaheap._core._fault
+fault = permaheap._core._testing.fault
 
 try:
     import _testcapi

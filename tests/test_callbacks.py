@@ -267,7 +267,7 @@ def test_outer_freeze_fails_and_inner_stays():
     handle = permaheap.share(kept[0])
     freeze(["more " * 1000] * 100)
     assert handle.get() is kept[0]
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 @pytest.mark.parametrize("function", [freeze_each, freeze_pairs])
@@ -339,7 +339,7 @@ def test_hash_and_equality_of_keys_misbehave():
         frozen = None
     assert frozen in (None, {("hostile", i) for i in range(20)})
     Hostile.armed = False
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_mapping_proxy_over_python_code():
@@ -380,7 +380,7 @@ def test_fork_in_a_callback(in_child):
         except (FreezeError, RuntimeError):
             right = pids[0] == 0  # the child may refuse to go on; the parent may not
         more = freeze(["works", [2.5]]) == ("works", (2.5,))
-        permaheap._core._check()
+        permaheap._core._testing.check()
         if pids[0] == 0:
             os._exit(0 if right and more else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
@@ -430,7 +430,7 @@ def test_callback_of_a_dying_object(in_child, action):
             right = frozen[1] == ("after", 10**20) and frozen[0]["set"] == {10**6}
         except (FreezeError, RuntimeError):
             right = pids == [0]  # the child may refuse to go on; the parent may not
-        permaheap._core._check()
+        permaheap._core._testing.check()
         if pids == [0]:
             os._exit(0 if right and freeze([2.5]) == (2.5,) else 1)
         if pids:
@@ -471,14 +471,14 @@ def test_child_freezes_while_the_parent_is_in_a_freeze(in_child):
 
     def work():
         frozen = freeze({"child": [1.5, "text"]})
-        permaheap._core._check()
+        permaheap._core._testing.check()
         return bytes(permaheap.share(frozen))
 
     frozen = freeze([Call(lambda: results.append(in_child(work))), ["parent", 10**20]])
     assert frozen == ("called", ("parent", 10**20))
     from_child = permaheap.Handle.from_bytes(results[0]).get()
     assert from_child == {"child": (1.5, "text")}
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_child_dies_in_a_callback(unchanged):
@@ -577,7 +577,7 @@ class Call:
             interpreters.destroy(interpreter)
         return "called"
 assert permaheap.freeze([["a"], Call(), ["b", 10**20]]) == (("a",), "called", ("b", 10**20))
-permaheap._core._check()
+permaheap._core._testing.check()
 print("done")
 """
 
@@ -638,7 +638,7 @@ def test_another_thread_freezes_meanwhile():
     assert freeze([["a"], meet, ["b", 1.5]]) == (("a",), "met", ("b", 1.5))
     thread.join()
     assert results == [("other", (10**20,))]
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_another_thread_forks_meanwhile(in_child):
@@ -647,7 +647,7 @@ def test_another_thread_forks_meanwhile(in_child):
 
     def child():
         frozen = freeze({"child": ["text", 10**20]})
-        permaheap._core._check()
+        permaheap._core._testing.check()
         return frozen == {"child": ("text", 10**20)}
 
     thread = threading.Thread(target=meet.work, args=(lambda: results.append(in_child(child)),))
@@ -655,7 +655,7 @@ def test_another_thread_forks_meanwhile(in_child):
     assert freeze([["a"], meet, ["b", 1.5]]) == (("a",), "met", ("b", 1.5))
     thread.join()
     assert results == [True]
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_threads_that_change_the_graph_all_the_time():
@@ -688,4 +688,4 @@ def test_threads_that_change_the_graph_all_the_time():
         stop.set()
         thread.join()
         sys.setswitchinterval(interval)
-    permaheap._core._check()
+    permaheap._core._testing.check()

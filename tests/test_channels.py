@@ -350,7 +350,7 @@ def test_a_killed_sender_does_not_block_large_messages():
     large = b"l" * 100_000
 
     def child(_, channel, n):
-        permaheap._core._death(n)
+        permaheap._core._testing.death(n)
         channel.send(large)
         channel.recv()
 
@@ -1409,7 +1409,7 @@ def everything(channel):
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_faults(persistent):
-    fault = permaheap._core._fault
+    fault = permaheap._core._testing.fault
     everything(Channel(SMALL))
     gc.collect()
     before = spans()

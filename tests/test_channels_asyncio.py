@@ -497,13 +497,13 @@ def test_without_memory_for_what_waits():
     before = spans()
     for value in [moved, inner, b"x" * 1000], [moved, inner, b"l" * 100_000], Point(1, "x" * 1000):
         for n in range(1, 100):
-            permaheap._core._fault(n)
+            permaheap._core._testing.fault(n)
             try:
                 packed = channel._send_or_pack(value)
             except (MemoryError, OSError):
                 packed = None
-            fired = permaheap._core._fault()
-            permaheap._core._fault(0)
+            fired = permaheap._core._testing.fault()
+            permaheap._core._testing.fault(0)
             del packed
             assert bytes(moved) == b"precious"
             assert spans() == before

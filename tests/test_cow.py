@@ -466,15 +466,15 @@ def test_no_map(data):
 def test_map_without_memory():
     descriptors = len(os.listdir("/proc/self/fd"))
     for n in range(1, 10_000):
-        permaheap._core._fault(n)
+        permaheap._core._testing.fault(n)
         try:
             os.close(permaheap._core._object_map([[[]], {}, "x"]))
         except (MemoryError, OSError):
-            assert permaheap._core._fault()
+            assert permaheap._core._testing.fault()
         else:
             break
         finally:
-            permaheap._core._fault(0)
+            permaheap._core._testing.fault(0)
     assert n > 4
     assert len(os.listdir("/proc/self/fd")) == descriptors
 

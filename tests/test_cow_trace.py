@@ -559,14 +559,14 @@ def test_beginning_fails(run, persistent):
 n, fired = 0, True
 while fired:
     n += 1
-    permaheap._core._fault(n, {persistent})
+    permaheap._core._testing.fault(n, {persistent})
     try:
         trace = cow.trace()
         outcome = "began"
     except cow.TraceError as error:
         outcome = str(error)
-    fired = permaheap._core._fault()
-    permaheap._core._fault(0)
+    fired = permaheap._core._testing.fault()
+    permaheap._core._testing.fault(0)
     print(outcome)
     do(lambda: None)
 pid = do(lambda: None)
@@ -590,9 +590,9 @@ def test_child_cannot_say_where_it_begins(run):
 trace = cow.trace()
 untraced = []
 for n in range(1, 10):
-    permaheap._core._fault(n)
+    permaheap._core._testing.fault(n)
     pid = do(lambda: None)
-    permaheap._core._fault(0)
+    permaheap._core._testing.fault(0)
     if not trace.pages(pid):
         untraced.append(pid)
 assert len(untraced) == 2                   # its map, and which pages are there

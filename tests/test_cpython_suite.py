@@ -39,7 +39,7 @@ heap = permaheap.freeze([
     + RUN.replace("unittest.main(", "result = unittest.main(exit=False, ")
     + """
 assert len(heap) == 50_009 and heap[49_999]["nested"]["a"][2] == (49_999, -49_999)
-permaheap._core._check()
+permaheap._core._testing.check()
 sys.exit(not result.result.wasSuccessful())
 """
 )

@@ -16,7 +16,7 @@ import permaheap
 from permaheap import freeze, freeze_each, freeze_pairs, is_frozen, share, stats, thaw
 from processes import Child, audit, handle_of, resolve
 
-fault = permaheap._core._fault
+fault = permaheap._core._testing.fault
 
 try:
     import _testcapi
@@ -176,7 +176,7 @@ def test_core_call_fails(scenario, persistent):
             # What an inner freeze has finished stays; nothing else does.
             if scenario is not freeze_nested:
                 assert (stats().used, stats().blocks) == (used, blocks)
-        permaheap._core._check()
+        permaheap._core._testing.check()
         assert thaw(freeze(["next", {"x": 2.5}])) == ["next", {"x": 2.5}]
         used, blocks = stats().used, stats().blocks
     assert plain(scenario()) == expected
@@ -195,7 +195,7 @@ def in_a_child_with_fault(pipe, n, persistent):
     except (MemoryError, OSError) as error:
         outcome = f"{type(error).__name__}: {error}"
         assert stats().used == used
-    permaheap._core._check()
+    permaheap._core._testing.check()
     again = freeze(["again", n, bytes(100_000)])
     assert again[:2] == ("again", n)
     return outcome, failing.fired, handle_of(again)
@@ -229,7 +229,7 @@ def resolve_with_fault(pipe, n):
     except (MemoryError, OSError) as error:
         size = str(error)
     assert len(resolve(data)) == 3
-    permaheap._core._check()
+    permaheap._core._testing.check()
     return size, failing.fired, data
 
 
@@ -261,16 +261,16 @@ import permaheap
 resource.setrlimit(resource.RLIMIT_AS, limits)
 
 def make(n):
-    permaheap._core._fault(n, sys.argv[1] == "True")
+    permaheap._core._testing.fault(n, sys.argv[1] == "True")
     try:
         permaheap.freeze(["first", {"x": 1.5}])
     except (MemoryError, OSError) as error:
         print(error, flush=True)
-    fired = permaheap._core._fault()
-    permaheap._core._fault(0)
+    fired = permaheap._core._testing.fault()
+    permaheap._core._testing.fault(0)
     frozen = permaheap.freeze(["first", {"x": 1.5}])
     assert permaheap.share(frozen).get() is frozen
-    assert permaheap._core._check() == permaheap.stats().blocks
+    assert permaheap._core._testing.check() == permaheap.stats().blocks
     os._exit(fired)
 
 n, fired = 0, 1
@@ -352,8 +352,8 @@ def test_python_allocation_fails(call):
             assert type(error) is MemoryError, repr(error)
             assert (stats().used, stats().blocks) == (used, blocks)
             if failures % 20 == 0:
-                permaheap._core._check()
-        permaheap._core._check()
+                permaheap._core._testing.check()
+        permaheap._core._testing.check()
         return failures
 
     with Child(work) as child:

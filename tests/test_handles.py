@@ -170,7 +170,7 @@ def test_from_a_child(in_child):
         return [resolve(data)[0] for _, _, data in results]
 
     assert in_child(read) == [pid for pid, _, _ in results]
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_many_from_a_child(in_child):

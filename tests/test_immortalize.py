@@ -653,14 +653,14 @@ def test_memory_runs_out():
     for n in range(1, 100):
         data = [[f"text {i}", {i: [float(i)]}, Finalized()] for i in range(300)]
         twin = copy.deepcopy(data[:5])
-        _core._fault(n)
+        _core._testing.fault(n)
         try:
             pin(data)
         except MemoryError:
             pass
         finally:
-            fired = _core._fault()
-            _core._fault(0)
+            fired = _core._testing.fault()
+            _core._testing.fault(0)
         assert repr([each[:2] for each in data[:5]]) == repr([each[:2] for each in twin])
         data[0][1][5] = "new"
         if not fired:

@@ -95,7 +95,7 @@ FREEZE = (
     + """
 frozen = freeze({"made in": ["another", seed * 1.5, {"deep": [f"text {seed}"] * 3}],
                  "theirs": resolve(data)})
-permaheap._core._check()
+permaheap._core._testing.check()
 result = [handle_of(frozen).hex(), id(frozen)]
 """
 )
@@ -454,7 +454,7 @@ if __name__ == "__main__":
     for address, size, handle in results:
         assert (address, size) == (id(frozen), 100)
         assert handle.get()["made"] == (id(frozen), "there")
-    permaheap._core._check()
+    permaheap._core._testing.check()
     print("fine")
 """
 
@@ -483,7 +483,7 @@ for turn in range(50):
 questions.put(None)
 thread.join()
 interpreter.close()
-permaheap._core._check()
+permaheap._core._testing.check()
 print("fine")
 """
 

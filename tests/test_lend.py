@@ -1237,13 +1237,13 @@ def test_types_cannot_be_made():
 def each_failure(action):
     """Run action with the n-th allocation of the core failing, for each n until none fails."""
     for n in range(1, 100):
-        permaheap._core._fault(n)
+        permaheap._core._testing.fault(n)
         try:
             action()
         except MemoryError:
             pass
-        fired = permaheap._core._fault()
-        permaheap._core._fault(0)
+        fired = permaheap._core._testing.fault()
+        permaheap._core._testing.fault(0)
         if not fired:
             return n
     raise AssertionError

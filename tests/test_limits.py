@@ -75,7 +75,7 @@ if frozen is not None:
     assert permaheap.share(frozen).get() is frozen
     many = freeze_until_full(lambda n: [n * 1.5, bytes(5_000_000)], int(sys.argv[1]))
     assert [one[0] for one in many] == [n * 1.5 for n in range(len(many))]
-    assert permaheap._core._check() == permaheap.stats().blocks
+    assert permaheap._core._testing.check() == permaheap.stats().blocks
     print("froze", len(many))
     pid = os.fork()
     if pid == 0:
@@ -131,7 +131,7 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
 assert permaheap.freeze(given) == expected
-assert permaheap._core._check() == permaheap.stats().blocks
+assert permaheap._core._testing.check() == permaheap.stats().blocks
 print(len(many))
 """
 
@@ -265,7 +265,7 @@ pid = os.fork()
 if pid == 0:
     os._exit(0 if large[20] == bytes([19]) * 10_000_000 and permaheap.freeze([2.5]) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-assert permaheap._core._check() == 2 + 1
+assert permaheap._core._testing.check() == 2 + 1
 """
 
 
@@ -369,7 +369,7 @@ if pid == 0:
     again = attempt(permaheap.freeze, [bytes(max(size, 100_000))])
     os._exit(0 if again is None else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-assert permaheap._core._check() == permaheap.stats().blocks == len(frozen)
+assert permaheap._core._testing.check() == permaheap.stats().blocks == len(frozen)
 print(len(frozen) * size)
 """
 
@@ -409,7 +409,7 @@ assert attempt(permaheap.freeze_each, (bytes(5_000_000 + n) for n in range(20)))
 assert permaheap.stats().used == used
 del ballast
 assert len(permaheap.freeze([bytes(60_000_000)])[0]) == 60_000_000
-assert permaheap._core._check() == 2
+assert permaheap._core._testing.check() == 2
 """
 
 
@@ -422,10 +422,10 @@ def test_memory_that_becomes_free(group):
 
 SPANS = """
 import permaheap
-new, drop = permaheap._core._span_new, permaheap._core._span_drop
+new, drop = permaheap._core._testing.span_new, permaheap._core._testing.span_drop
 spans = []
 while (span := attempt(new, 5_000_000, False, 1)) is not None:
-    ctypes.memset(permaheap._core._span_view(span)[0], 1, 5_000_000)
+    ctypes.memset(permaheap._core._testing.span_view(span)[0], 1, 5_000_000)
     spans.append(span)
 print(len(spans) * 5_000_000)
 while spans:
@@ -433,7 +433,7 @@ while spans:
 assert permaheap.stats().span_kept > 0
 assert len(freeze_until_full(lambda n: [n, bytes(5_000_000)])) > 10
 assert permaheap.stats().span_kept == 0
-permaheap._core._check()
+permaheap._core._testing.check()
 """
 
 

@@ -1,6 +1,6 @@
 """Values as the bytes that travel through channels: what arrives, and what damaged bytes do.
 
-`_pack` and `_unpack` are the two passes. The judge compares the graph that was sent with the graph
+`pack` and `unpack` are the two passes. The judge compares the graph that was sent with the graph
 that arrived: exact types, every bit of the values, order, and which objects are one. The shorter
 tests of damage run each message with every bit flipped, and cut off everywhere.
 """
@@ -24,8 +24,8 @@ import permaheap
 from interpreters import Interpreter
 from permaheap import HandleError, MessageError, freeze, release, share
 
-pack, unpack = permaheap._core._pack, permaheap._core._unpack
-fault = permaheap._core._fault
+pack, unpack = permaheap._core._testing.pack, permaheap._core._testing.unpack
+fault = permaheap._core._testing.fault
 
 NUMBERS = (type(None), bool, int, float, complex, type(...))
 PROXY = types.MappingProxyType
@@ -236,12 +236,12 @@ def test_cycles():
 @pytest.mark.parametrize("enabled", [True, False])
 def test_the_collector_is_left_as_it_was(enabled):
     value = [[i] for i in range(50_000)]
-    message = permaheap._core._pack(value)
+    message = permaheap._core._testing.pack(value)
     (gc.enable if enabled else gc.disable)()
     try:
-        assert permaheap._core._unpack(message) == value
+        assert permaheap._core._testing.unpack(message) == value
         with pytest.raises(MessageError):
-            permaheap._core._unpack(message[:-1])
+            permaheap._core._testing.unpack(message[:-1])
         assert gc.isenabled() == enabled
     finally:
         gc.enable()
@@ -270,13 +270,13 @@ import gc, sys
 from permaheap import _core
 gc.disable()
 records = [{"number": i, "name": f"name {i}", "tags": [f"tag {i}", "x"]} for i in range(10_000)]
-message = _core._pack(records)
+message = _core._testing.pack(records)
 del records
 for _ in range(3):
-    _core._unpack(message)
+    _core._testing.unpack(message)
 sys._debugmallocstats()
 for _ in range(20):
-    _core._unpack(message)
+    _core._testing.unpack(message)
 sys._debugmallocstats()
 """
     done = run(code)
@@ -768,8 +768,8 @@ def test_interpreters():
     message = pack([[1, "text", {"k": (2.5, None)}], FROZEN, collections.Counter("ab"), b"x"])
     code = """
 import permaheap
-value = permaheap._core._unpack(message)
-back = permaheap._core._pack(value)
+value = permaheap._core._testing.unpack(message)
+back = permaheap._core._testing.pack(value)
 result = [type(value[2]).__name__, value[1]["text"], list(back)]
 """
     with Interpreter() as interpreter:
@@ -782,7 +782,7 @@ def test_dates_in_interpreters():
     code = """
 import permaheap
 try:
-    result = repr(permaheap._core._unpack(message))
+    result = repr(permaheap._core._testing.unpack(message))
 except ImportError as error:
     result = str(error)
 """

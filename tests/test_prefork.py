@@ -422,10 +422,10 @@ print(caught[0].filename, caught[0].message)
 
 def test_memory_runs_out(in_child):
     def fail():
-        _core._fault(1, persistent=True)
+        _core._testing.fault(1, persistent=True)
         with pytest.raises(MemoryError):
             permaheap.prefork()
-        _core._fault(0)
+        _core._testing.fault(0)
         return permaheap.prefork().skipped
 
     assert in_child(fail) is None

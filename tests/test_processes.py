@@ -57,7 +57,7 @@ def exchange(pipe, seed):
         for data, address, seed_of in pipe.recv():
             obj = resolve(data)
             assert (id(obj), thaw(obj)) == (address, thaw(freeze(graph(seed_of))))
-    permaheap._core._check()
+    permaheap._core._testing.check()
     return True
 
 
@@ -255,7 +255,7 @@ def test_killed_in_the_middle_of_a_freeze():
             inside += kill_some(rng, 10)
             if free_before is None:
                 free_before = used_addresses(), memory() - stats().used
-            permaheap._core._check()
+            permaheap._core._testing.check()
             assert freeze([10**40])[0] == 10**40
         for child in (freezer, other, reader):
             child.send("stop")
@@ -378,7 +378,7 @@ def _report_of_the_forked(writer, frozen, error, size):
         assert "fork" in str(error)
         again = freeze(["child", {"y": 3.5}, bytes(size)])
         assert resolve(handle_of(again)) is again
-        permaheap._core._check()
+        permaheap._core._testing.check()
         os.write(writer, b"fine")
     except BaseException as failure:
         os.write(writer, repr(failure).encode())
@@ -684,7 +684,7 @@ def test_page_copied_before_a_sibling_freezes_more_there():
             assert thaw(seen[-1]) == small(serial)
             stray_write(seen[-1])
         assert [thaw(obj) for obj in seen] == [small(serial) for serial in range(100)]
-        permaheap._core._check()
+        permaheap._core._testing.check()
         sibling.send(None)
         sibling.join()
 
@@ -697,7 +697,7 @@ def test_page_copied_before_the_same_process_freezes_more_there():
         assert thaw(seen[-1]) == small(serial)
         stray_write(seen[-1])
     assert [thaw(obj) for obj in seen] == [small(serial) for serial in range(100)]
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 @needs_private
@@ -708,7 +708,7 @@ def test_page_copied_in_the_middle_of_a_freeze():
         frozen = freeze(given)
         assert thaw(frozen) == [small(serial), "hook", {f"key {serial}": [serial * 2.5]}]
         first = frozen
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 @needs_private
@@ -758,7 +758,7 @@ def test_page_copied_and_its_extent_inherited():
         child.kill()
     assert thaw(one) == small(1)
     assert thaw(freeze([small(3), bytes(700_000)]))[0] == small(3)
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 @needs_private

@@ -632,7 +632,7 @@ import test_reading
 before = test_reading.copied_pages()
 test_reading.read_all()
 print(before, test_reading.copied_pages())
-test_reading.permaheap._core._check()
+test_reading.permaheap._core._testing.check()
 """
 
 

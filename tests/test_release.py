@@ -690,7 +690,7 @@ def test_killed_at_any_time():
             child.kill()
     assert reclaim() == 0
     assert thaw(FOREVER) == EXPECTED
-    permaheap._core._check()
+    permaheap._core._testing.check()
     data = handle_of(freeze(table(1)))
     assert returned(lambda: end(data)) >= SIZE - 8 * KIB
 
@@ -720,7 +720,7 @@ def test_each_failure_in_turn(persistent):
         blocks.insert(1, handle_of(freeze([resolve(blocks[1])["rows"]])))
         there = stats()
         before = memory()
-        permaheap._core._fault(n, persistent=persistent)
+        permaheap._core._testing.fault(n, persistent=persistent)
         try:
             for block in blocks:
                 release(name_of(block))
@@ -728,14 +728,14 @@ def test_each_failure_in_turn(persistent):
                 forget(name_of(block))
         except (MemoryError, OSError):
             pass
-        fired = permaheap._core._fault()
-        permaheap._core._fault(0)
+        fired = permaheap._core._testing.fault()
+        permaheap._core._testing.fault(0)
         for block in blocks:
             end(block)
         assert reclaim() == 0
         assert stats().blocks == there.blocks - 3
         assert before - memory() >= 2 * SIZE - 16 * KIB
-        permaheap._core._check()
+        permaheap._core._testing.check()
         if not fired:
             break
     assert n > 1
@@ -786,10 +786,9 @@ TABLE = """
 import ctypes, os, struct, sys
 import permaheap
 from permaheap import freeze, forget, reclaim, release, stats
-from processes import Child, Extent, Header, handle_of, heap_file, memory, name_of
+from processes import STRUCTS, Child, handle_of, heap_file, memory, name_of
 
-MEMBER, MEMBERS = 64, 1024
-start = ctypes.sizeof(Header) + 16384 * (ctypes.sizeof(Extent) + 4)
+start, MEMBER, MEMBERS = STRUCTS["ph_header"]["member"]
 
 def members():
     table = os.pread(heap_file(), MEMBER * MEMBERS, start)
@@ -974,7 +973,7 @@ for handle in handles[i:]:
     release(handle)
     forget(handle)
 assert stats().waiting == 0
-assert permaheap._core._check() == 0
+assert permaheap._core._testing.check() == 0
 """
     done = run(TABLE.replace("\nassert gone()\n", "\n") + code)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -998,7 +997,7 @@ del frozen
 print(int.from_bytes(data[24:32], "little"), flush=True)
 permaheap.forget(name_of(data))
 assert neighbour == ("neighbour", 1.5)
-assert permaheap._core._check() == 1
+assert permaheap._core._testing.check() == 1
 print("forgotten", flush=True)
 blob.count(0)
 print("still here")
@@ -1175,7 +1174,7 @@ class Families(RuleBasedStateMachine):
         assert now.released_blocks - self.start.released_blocks == self.gone + len(self.waiting)
 
     def teardown(self):
-        permaheap._core._check()
+        permaheap._core._testing.check()
         for child in self.children.values():
             child.kill()
         for block in sorted(self.live, reverse=True):  # users are later than what they use

@@ -74,7 +74,7 @@ def test_handles(small):
 
 
 def test_audit():
-    assert permaheap._core._check() >= COUNT
+    assert permaheap._core._testing.check() >= COUNT
 
 
 def test_small_freezes_in_siblings(in_child):
@@ -86,7 +86,7 @@ def test_small_freezes_in_siblings(in_child):
     for data in [in_child(work) for _ in range(5)]:
         for i, handle in enumerate(data):
             assert permaheap.Handle.from_bytes(handle).get() == record(i)
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_small_freezes_interleaved_with_forks():
@@ -114,7 +114,7 @@ def test_small_freezes_interleaved_with_forks():
     assert [k["id"] for k in kept] == list(range(20))
     os.close(reader)
     os.close(writer)
-    permaheap._core._check()
+    permaheap._core._testing.check()
 
 
 def test_small_and_large_alternate():

@@ -73,7 +73,7 @@ def work_beside(pipe, stray, name, data, total):
 def complaint():
     """Return what the checker says of this process's copies."""
     try:
-        permaheap._core._check()
+        permaheap._core._testing.check()
     except AssertionError as error:
         return str(error)
     return ""
@@ -96,7 +96,7 @@ def test_a_hundred_million_in_forked_workers(stray, name):
     # Neither the parent nor anybody it forks later sees anything of it.
     assert thaw(frozen) == expected
     assert [sys.getrefcount(obj) for obj in victims(frozen)] == counts
-    with Child(lambda pipe: permaheap._core._check() and thaw(resolve(data))) as sibling:
+    with Child(lambda pipe: permaheap._core._testing.check() and thaw(resolve(data))) as sibling:
         assert sibling.join() == expected
     audit()
 

@@ -29,6 +29,7 @@
 #include "channel/registry.h"
 #include "channel/transfer.h"
 #include "channel/wait.h"
+#include "core/family/family.h"
 #include "core/ring/notify.h"
 
 #define CAPACITY (256 * PH_KIB)         /* bytes, unless asked for */
@@ -625,12 +626,12 @@ static PyMethodDef channel_functions[] = {
 };
 
 int
-ph_channels_add(PyObject *module, ph_channels *channels,
-                const ph_exceptions *exceptions, ph_travels *travels)
+ph_channels_add(PyObject *module)
 {
-    channels->parcels.exceptions = exceptions;
-    channels->parcels.travels = travels;
-    ((ph_interpreter *)PyModule_GetState(module))->channels = channels;
+    ph_interpreter *interp = ph_interpreter_of(module);
+    ph_channels *channels = interp->channels;
+    channels->parcels.exceptions = &interp->exceptions;
+    channels->parcels.travels = interp->wire;
     ph_bells_init();
     channels->type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec,
                                                               NULL);
@@ -640,11 +641,9 @@ ph_channels_add(PyObject *module, ph_channels *channels,
         || add_channel_exceptions(module, channels) < 0) {
         return -1;
     }
-    assert(travels->n < PH_TRAVELLERS);
-    travels->traveller[travels->n++] = (ph_traveller){
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = channels->type, .write = ph_channel_write, .read = ph_channel_read,
-        .context = channels,
-    };
+    });
     return 0;
 }
 

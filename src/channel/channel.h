@@ -6,9 +6,8 @@
 #include "channel/channel_object.h"
 
 /* Add Channel, Full, Empty, Closed and select to the module, and Channel to the types
-   that travel.  `channels` lives as long as the module's state.  -1 with an exception. */
-int ph_channels_add(PyObject *module, ph_channels *channels,
-                    const ph_exceptions *exceptions, ph_travels *travels);
+   that travel.  -1 with an exception. */
+int ph_channels_add(PyObject *module);
 int ph_channels_traverse(ph_channels *channels, visitproc visit, void *arg);
 void ph_channels_clear(ph_channels *channels);
 

@@ -11,7 +11,7 @@
 #define PH_CHANNEL_CHANNEL_OBJECT_H
 
 #include "channel/parcel.h"
-#include "freeze/freeze.h"
+#include "state/interpreter.h"
 
 #define PH_CHANNEL_NAME_MOST 255u       /* bytes of UTF-8 */
 #define PH_CHANNEL_SPIN_MOST 1000000000u    /* nanoseconds */
@@ -44,7 +44,7 @@ typedef struct {
     ph_span_id id;
     ph_ring *ring;
     ph_channel_shared *shared;
-    uint64_t spin;                      /* nanoseconds, up to PH_CHANNEL_SPIN_MOST; 0: never */
+    uint64_t spin;                      /* nanoseconds, <= PH_CHANNEL_SPIN_MOST; 0: never */
     bool may_pickle;
     uint8_t wasted_spins;               /* in a row; see wait.c */
     PyObject *weak;                     /* list of the weak references */
@@ -56,17 +56,16 @@ ph_channel_of(PyObject *self)
     return (ChannelObject *)self;
 }
 
-/* The module's state begins with what all features share. */
 static inline ph_channels *
 ph_channels_of(PyTypeObject *type)
 {
-    return ((ph_interpreter *)PyType_GetModuleState(type))->channels;
+    return ph_interpreter_of_type(type)->channels;
 }
 
 static inline ph_channels *
 ph_channels_in(PyObject *module)
 {
-    return ((ph_interpreter *)PyModule_GetState(module))->channels;
+    return ph_interpreter_of(module)->channels;
 }
 
 #endif

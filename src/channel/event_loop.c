@@ -21,6 +21,7 @@
 
 #include "channel/transfer.h"
 #include "channel/wait.h"
+#include "core/family/family.h"
 #include "core/ring/notify.h"
 
 /* --- Coroutines ------------------------------------------------------------------- */

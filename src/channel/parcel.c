@@ -37,7 +37,7 @@
 
 #include "share/buffer.h"
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "wire/pickle.h"
 
 /* The kind of a message, in the ring. */
@@ -448,7 +448,7 @@ pack_pickled(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t lar
     int result = -1;
     PyObject *pickle = NULL, *buffers = PyList_New(0);
     if (buffers != NULL) {
-        pickle = ph_pickle(parcels->travels->pickles, obj, buffers, &parcel->writer);
+        pickle = ph_pickle(parcels->travels->interp->pickles, obj, buffers, &parcel->writer);
         if (pickle == NULL) {
             add_pickle_note("send pickled this %s, since it is or holds an object that can "
                             "be sent in no other way", Py_TYPE(obj)->tp_name);
@@ -522,14 +522,14 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         || ph_read_word(reader, &handle.tag) < 0) {
         return NULL;
     }
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
         ph_raise(parcels->exceptions);
         return NULL;
     }
     if (flags & PH_BLOCK_DATETIME
-        && ph_need_datetime(parcels->travels->has_datetime) < 0) {
+        && ph_need_datetime(&parcels->travels->interp->has_datetime) < 0) {
         return NULL;
     }
     if (obj == NULL) {
@@ -593,7 +593,7 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
     ph_reader references = *reader;
     references.at = at;
     references.end = at + of_references;
-    PyObject *obj = ph_unpickle(parcels->travels->pickles, pickle, size, buffers,
+    PyObject *obj = ph_unpickle(parcels->travels->interp->pickles, pickle, size, buffers,
                                 &references);
     reader->next_span = references.next_span;
     if (obj == NULL) {

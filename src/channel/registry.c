@@ -20,7 +20,8 @@
 
 #include <string.h>
 
-#include "share/handle.h"
+#include "core/family/family.h"
+#include "core/family/handle.h"
 #include "core/span/journal.h"
 
 /* --- Making ----------------------------------------------------------------------- */
@@ -241,16 +242,6 @@ ph_channel_write(ph_writer *writer, PyObject *obj)
     return ph_write_span(writer, ph_channel_of(obj)->id);
 }
 
-static ph_channels *
-find_channels(const ph_travels *travels)
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->write != ph_channel_write) {
-        traveller++;
-    }
-    return traveller->context;
-}
-
 PyObject *
 ph_channel_read(const ph_travels *travels, ph_reader *reader)
 {
@@ -259,7 +250,7 @@ ph_channel_read(const ph_travels *travels, ph_reader *reader)
     if (ph_read_word(reader, &settings) < 0 || ph_read_span(reader, &id) < 0) {
         return NULL;
     }
-    ph_channels *channels = find_channels(travels);
+    ph_channels *channels = travels->interp->channels;
     if (settings >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
         (void)ph_message_damaged(travels, "a channel in it is none");

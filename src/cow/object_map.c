@@ -1,7 +1,6 @@
 /* object_map.c -- the map of objects that a parent leaves for the profiler.
 
-   The file, whose name is PH_MAP_NAME, has a header and four arrays, in the
-   order of the header's fields:
+   The file, whose name is map_name, has a header and five arrays, in this order:
 
        start   uint64   first byte of an object, with what lies in front of it,
                         or of a table that an object has elsewhere; ascending
@@ -11,12 +10,12 @@
        front   uint32   for each type: bytes in front of its instances
        names            of the types, each ending with a zero byte
 
-   It is a photograph: objects that come and go later are not in it.
+   The map is a photograph: it does not follow objects that come and go later.
 
-   How it is made.  Whether the walk has met an object is a bit in a bitmap of
-   the addresses (one for each 8 bytes, in pieces of 1 MiB of addresses, 16 KiB
-   each).  So the objects need not be written to, and come out in the order of
-   their addresses without sorting.  Only the tables, far fewer, are sorted. */
+   The walk notes each object that it meets in a bitmap of the addresses: one bit for each
+   8 bytes, in pieces of 16 KiB for 1 MiB of addresses.  So no object is written to, and the
+   objects come out in the order of their addresses without sorting.  Only the tables, which
+   are far fewer, are sorted. */
 
 #include "cow/object_map.h"
 
@@ -34,12 +33,12 @@
 static const char map_name[] = "permaheap-objects";
 
 typedef struct {
-    uint64_t magic;                 /* PH_MAP_MAGIC */
+    uint64_t magic;                 /* MAP_MAGIC */
     uint64_t entries, types;
     uint64_t names_size;            /* bytes */
 } map_header;
 
-#define PH_MAP_MAGIC UINT64_C(0x3150414d4a424f50)       /* "POBJMAP1" */
+#define MAP_MAGIC UINT64_C(0x3150414d4a424f50)       /* "POBJMAP1" */
 
 typedef struct {
     uintptr_t number;               /* address >> PIECE_BITS; 0: free slot */
@@ -70,7 +69,7 @@ typedef struct {
 /* --- The bitmap -------------------------------------------------------------------- */
 
 static piece *
-slot_of(const mapper *m, uintptr_t number)
+find_piece(const mapper *m, uintptr_t number)
 {
     size_t i = (number * UINT64_C(0x9E3779B97F4A7C15)) >> 32;
     for (;; i++) {
@@ -95,7 +94,7 @@ grow_pieces(mapper *m)
     m->pieces_mask = size - 1;
     for (size_t i = 0; i < old_size; i++) {
         if (old[i].number != 0) {
-            *slot_of(m, old[i].number) = old[i];
+            *find_piece(m, old[i].number) = old[i];
         }
     }
     ph_free(old);
@@ -103,15 +102,15 @@ grow_pieces(mapper *m)
 }
 
 static piece *
-piece_of(mapper *m, uintptr_t number)
+get_piece(mapper *m, uintptr_t number)
 {
-    piece *p = slot_of(m, number);
+    piece *p = find_piece(m, number);
     if (p->number == 0) {
         if (2 * m->pieces_used > m->pieces_mask) {
             if (grow_pieces(m) < 0) {
                 return NULL;
             }
-            p = slot_of(m, number);
+            p = find_piece(m, number);
         }
         p->bits = ph_calloc(PIECE_WORDS, sizeof(uint64_t));
         if (p->bits == NULL) {
@@ -120,6 +119,7 @@ piece_of(mapper *m, uintptr_t number)
         }
         p->number = number;
         m->pieces_used++;
+        assert(2 * m->pieces_used <= m->pieces_mask + 1);
     }
     return p;
 }
@@ -128,11 +128,11 @@ piece_of(mapper *m, uintptr_t number)
 
 /* A visitproc: note an object that is met for the first time. */
 static int
-meet(PyObject *obj, void *arg)
+note_met(PyObject *obj, void *arg)
 {
     mapper *m = arg;
     uintptr_t address = (uintptr_t)obj;
-    piece *p = piece_of(m, address >> PIECE_BITS);
+    piece *p = get_piece(m, address >> PIECE_BITS);
     if (p == NULL) {
         return -1;
     }
@@ -152,14 +152,14 @@ meet(PyObject *obj, void *arg)
 }
 
 static int
-walk(mapper *m, PyObject *roots)
+meet_reachable(mapper *m, PyObject *roots)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots); i++) {
-        if (meet(PyList_GET_ITEM(roots, i), m) < 0) {
+        if (note_met(PyList_GET_ITEM(roots, i), m) < 0) {
             return -1;
         }
         while (m->todo_used > 0) {
-            if (ph_visit_referents(m->todo[--m->todo_used], meet, m) != 0) {
+            if (ph_visit_referents(m->todo[--m->todo_used], note_met, m) != 0) {
                 return -1;
             }
         }
@@ -172,13 +172,13 @@ walk(mapper *m, PyObject *roots)
 static int
 type_number(mapper *m, PyTypeObject *type, uint32_t *p_number)
 {
-    uintptr_t number = (uintptr_t)ph_memo_get(&m->numbers, (PyObject *)type);
+    uintptr_t number = (uintptr_t)ph_memo_get(&m->numbers, type);
     if (number == 0) {
         if (ph_grow(&m->types, m->types_used, &m->types_size, sizeof(type)) < 0) {
             return -1;
         }
         number = m->types_used + 1;
-        if (ph_memo_set(&m->numbers, (PyObject *)type, (PyObject *)number) != PH_OK) {
+        if (ph_memo_set(&m->numbers, type, (void *)number) != PH_OK) {
             return -1;
         }
         m->types[m->types_used++] = type;
@@ -188,7 +188,7 @@ type_number(mapper *m, PyTypeObject *type, uint32_t *p_number)
 }
 
 static uint32_t
-units(size_t size)
+units_of(size_t size)
 {
     size_t n = (size + 7) / 8;
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
@@ -205,7 +205,7 @@ note_table(ph_table table, const void *address, size_t size, void *arg)
         return;
     }
     m->tables[m->tables_used++] = (entry){
-        .start = (uintptr_t)address, .size = units(size),
+        .start = (uintptr_t)address, .size = units_of(size),
         .what = m->owner | ((uint32_t)table << TABLE_SHIFT),
     };
 }
@@ -222,7 +222,7 @@ note_object(mapper *m, PyObject *obj, entry *e)
         e->what |= IMMORTAL;
     }
     e->start = (uintptr_t)obj - front;
-    e->size = units(front + ph_body_size(obj));
+    e->size = units_of(front + ph_body_size(obj));
     m->owner = e->what;
     ph_tables_of(obj, note_table, m);
     return m->failed ? -1 : 0;
@@ -242,8 +242,8 @@ compare_entries(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* All objects, in the order of their addresses; then nothing can be met any
-   more. */
+/* Note all objects, in the order of their addresses.  It sorts the pieces, so no object can
+   be met afterwards. */
 static int
 note_objects(mapper *m)
 {
@@ -330,7 +330,7 @@ write_map(const mapper *m, int *p_fd)
 {
     size_t n = m->objects + m->tables_used;
     map_header header = {
-        .magic = PH_MAP_MAGIC, .entries = n, .types = m->types_used,
+        .magic = MAP_MAGIC, .entries = n, .types = m->types_used,
         .names_size = names_size(m),
     };
     size_t size = sizeof(header) + n * 16 + m->types_used * 4 + header.names_size;
@@ -374,7 +374,7 @@ ph_object_map(const ph_exceptions *exceptions, PyObject *roots)
     mapper m = {0};
     int fd = -1;
     ph_memo_init(&m.numbers);
-    if (grow_pieces(&m) == 0 && walk(&m, roots) == 0 && note_objects(&m) == 0) {
+    if (grow_pieces(&m) == 0 && meet_reachable(&m, roots) == 0 && note_objects(&m) == 0) {
         sort_tables(&m);
         (void)write_map(&m, &fd);
     }

@@ -1,11 +1,10 @@
-/* trace.c -- children that say where they begin.
+/* trace.c -- children that record the state of their memory at the fork.
 
-   A page fault is the first write to an inherited page only where there was
-   memory when the process was forked.  So a child of a traced parent writes its
-   map of memory, /proc/self/maps, and where there was no page yet, into the trace's
-   file before it does anything else; a recorder in a process of its own
-   (permaheap.cow._recorder) goes by that and appends first writes.  The file is a
-   memfd:
+   A page fault is the first write to an inherited page only where the process had memory
+   when it was forked.  So a child of a traced parent first writes its memory map
+   (/proc/self/maps) into the trace's file, and the gaps where there was no page yet.  A
+   recorder, a process of its own (permaheap.cow._recorder), reads that and appends the
+   first writes.  The file is a memfd:
 
      0                      ph_trace_header
      PH_TRACE_CHILDREN_AT   a ph_trace_child for each fork
@@ -13,10 +12,10 @@
                             and from PH_TRACE_GAPS_AT on ph_gaps without pages
      PH_TRACE_WRITES_AT     ph_first_write, by the recorder alone
 
-   A child claims its slot by counting up; nobody else ever writes there.  One
-   that cannot read its map says so and runs untraced.  Behind the kernel's lines
-   stand lines of our own, in the same form: "[frames]", where Python's stack is, and
-   C's, which in a thread is memory like any other. */
+   A child claims its slot by counting `children` up; no other process writes there.  A
+   child that cannot read its map says so and runs untraced.  After the kernel's lines come
+   lines of our own in the same form, named "[frames]": Python's stack, and C's, which in a
+   thread is memory like any other. */
 
 #include "cow/trace.h"
 
@@ -35,7 +34,7 @@ _Static_assert(PH_TRACE_CHILDREN * sizeof(ph_trace_child)
 #define STACK_NEAR (64 * PH_KIB)        /* of C's stack, on both sides of here */
 
 static size_t
-add_line(char *text, size_t used, uintptr_t start, uintptr_t end)
+add_frames_line(char *text, size_t used, uintptr_t start, uintptr_t end)
 {
     if (used + 128 > PH_TRACE_GAPS_AT) {
         return used;
@@ -50,14 +49,14 @@ add_stacks(char *text, size_t used)
     uintptr_t ranges[16][2];
     size_t n = ph_frame_ranges(ranges, 16);
     for (size_t i = 0; i < n; i++) {
-        used = add_line(text, used, ranges[i][0], ranges[i][1]);
+        used = add_frames_line(text, used, ranges[i][0], ranges[i][1]);
     }
     uintptr_t here = (uintptr_t)ranges;
-    return add_line(text, used, here - STACK_NEAR, here + STACK_NEAR);
+    return add_frames_line(text, used, here - STACK_NEAR, here + STACK_NEAR);
 }
 
 static int
-describe(ph_trace_child *child, char *text)
+describe_child(ph_trace_child *child, char *text)
 {
     size_t used = 0, gaps = 0;
     int err = ph_os_read_maps(text, PH_TRACE_GAPS_AT, &used);
@@ -74,7 +73,7 @@ describe(ph_trace_child *child, char *text)
 }
 
 static void
-in_child(void)
+register_child(void)
 {
     if (trace_file == NULL) {
         return;
@@ -85,7 +84,7 @@ in_child(void)
         return;
     }
     ph_trace_child *child = (ph_trace_child *)(trace_file + PH_TRACE_CHILDREN_AT) + i;
-    int err = describe(child, trace_file + PH_TRACE_MAPS_AT + i * PH_TRACE_MAPS_SIZE);
+    int err = describe_child(child, trace_file + PH_TRACE_MAPS_AT + i * PH_TRACE_MAPS_SIZE);
     child->pid = (uint32_t)ph_os_pid();
     atomic_store(&child->state, err == 0 ? 1 : 2);
 }
@@ -100,7 +99,7 @@ ph_trace_begin(int fd)
         return err;
     }
     if (!hooked) {
-        err = ph_os_atfork(NULL, NULL, in_child);
+        err = ph_os_atfork(NULL, NULL, register_child);
         if (err != 0) {
             ph_os_release(file, PH_TRACE_WRITES_AT);
             return err;

@@ -1,17 +1,15 @@
-/* atoms.c -- equal atoms of one type are stored once per block.
+/* atoms.c -- storing equal atoms of one type once per block.
 
-   Equality is bit for bit and by type, so that 1, 1.0 and True stay apart,
-   0.0 and -0.0 too, and each NaN is what it was.  The table holds the final
-   addresses of what was frozen; they are read through the block's view.  It
-   belongs to one freeze and dies with it.
+   Atoms are equal if their types and all their bits are.  So 1, 1.0 and True stay apart, as
+   do 0.0 and -0.0, and each NaN keeps its bits.  The table has the final addresses of the
+   frozen atoms, which are read through the block's view.  It belongs to one freeze.
 
-   Most of the time of a large freeze is spent waiting for this table, which
-   explains its slots of one word (see atoms.h), and the prefetching.
+   A large freeze spends most of its time waiting for this table: hence its slots of one
+   word (atoms.h), and the prefetching.
 
-   Other atoms lie behind the container that brought them first, but short
-   strings of large blocks share a *shelf*, room of their own: they repeat most,
-   far from where they were met first, and so packed they stay in the
-   processor's caches for whoever reads on. */
+   An atom lies after the container that brought it first.  Short strings of large blocks
+   share a *shelf* instead, room of their own: they repeat most often, far from their first
+   place, and packed together they stay in the processor's caches of those who read. */
 
 #include "freeze/atoms.h"
 
@@ -21,7 +19,7 @@
 #define LOG2_MOST 33                /* numbers of atoms have 32 bits */
 
 #define SHORT_MOST 56               /* bytes of a str that goes on the shelf */
-#define SHELF_PART 32               /* of the payload: what may stay unused */
+#define SHELF_PART 32               /* 1/32 of the payload may stay unused */
 #define SHELF_LEAST (2 * PH_KIB)
 #define SHELF_MOST (64 * PH_KIB)
 
@@ -45,19 +43,19 @@ ph_atoms_clear(ph_atoms *atoms)
     ph_atoms_init(atoms);
 }
 
-/* Where the probe for a slot's value or hash starts: by its top bits, so that
-   a table is read and written in order while it grows. */
+/* Return the slot where the probe for a hash, or for a slot's value, starts: by the top
+   bits, so that a table is read and written in order while it grows. */
 static uint64_t
-start_of(uint64_t hash, int log2_size)
+first_atom_slot(uint64_t hash, int log2_size)
 {
     return hash >> (64 - log2_size);
 }
 
 static void
-insert(uint64_t *slots, int log2_size, uint64_t slot)
+insert_atom(uint64_t *slots, int log2_size, uint64_t slot)
 {
     uint64_t mask = ((uint64_t)1 << log2_size) - 1;
-    uint64_t i = start_of(slot, log2_size);
+    uint64_t i = first_atom_slot(slot, log2_size);
     while (slots[i] != 0) {
         i = (i + 1) & mask;
     }
@@ -65,13 +63,13 @@ insert(uint64_t *slots, int log2_size, uint64_t slot)
 }
 
 static ph_status
-out_of_memory(void)
+fail_for_memory(void)
 {
     return ph_fail(PH_NOMEM, "permaheap: out of memory");
 }
 
 static ph_status
-grow_slots(ph_atoms *atoms)
+grow_atom_slots(ph_atoms *atoms)
 {
     int log2_size = atoms->slots ? atoms->log2_size + 1 : LOG2_LEAST;
     if (log2_size > LOG2_MOST) {
@@ -79,11 +77,11 @@ grow_slots(ph_atoms *atoms)
     }
     uint64_t *slots = ph_table_new(table_bytes(log2_size));
     if (slots == NULL) {
-        return out_of_memory();
+        return fail_for_memory();
     }
     for (uint64_t i = 0; atoms->slots && i >> atoms->log2_size == 0; i++) {
         if (atoms->slots[i] != 0) {
-            insert(slots, log2_size, atoms->slots[i]);
+            insert_atom(slots, log2_size, atoms->slots[i]);
         }
     }
     ph_table_free(atoms->slots, table_bytes(atoms->log2_size));
@@ -98,7 +96,7 @@ grow_atoms(ph_atoms *atoms)
     uint64_t room = atoms->room ? 2 * atoms->room : (uint64_t)1 << LOG2_LEAST;
     PyObject **grown = ph_realloc(atoms->atoms, room * sizeof(PyObject *));
     if (grown == NULL) {
-        return out_of_memory();
+        return fail_for_memory();
     }
     atoms->atoms = grown;
     atoms->room = room;
@@ -106,7 +104,7 @@ grow_atoms(ph_atoms *atoms)
 }
 
 static ph_status
-make_room(ph_atoms *atoms)
+make_room_for_atom(ph_atoms *atoms)
 {
     ph_status status = PH_OK;
     if (atoms->used == atoms->room) {
@@ -114,24 +112,25 @@ make_room(ph_atoms *atoms)
     }
     if (status == PH_OK
         && (atoms->slots == NULL || atoms->used + 1 > (uint64_t)1 << (atoms->log2_size - 1))) {
-        status = grow_slots(atoms);
+        status = grow_atom_slots(atoms);
     }
     return status;
 }
 
 static PyObject *
-remember(ph_atoms *atoms, uint64_t hash, PyObject *frozen)
+remember_atom(ph_atoms *atoms, uint64_t hash, PyObject *frozen)
 {
     if (frozen != NULL) {
+        assert(atoms->used < atoms->room && 2 * atoms->used < (uint64_t)1 << atoms->log2_size);
         atoms->atoms[atoms->used++] = frozen;
-        insert(atoms->slots, atoms->log2_size,
+        insert_atom(atoms->slots, atoms->log2_size,
                (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
     }
     return frozen;
 }
 
-/* The next atom whose hash begins like this one, from slot *p_i on; NULL when
-   there is none. */
+/* Return the next atom whose hash begins like this one, from slot *p_i on; NULL if there is
+   none. */
 static PyObject *
 next_match(const ph_atoms *atoms, uint64_t hash, uint64_t *p_i)
 {
@@ -148,9 +147,9 @@ next_match(const ph_atoms *atoms, uint64_t hash, uint64_t *p_i)
     }
 }
 
-/* Python's hashes of numbers are close together; spread them to the top. */
+/* Spread a hash to the top bits: Python's hashes of numbers are close together. */
 static uint64_t
-spread(uint64_t hash)
+spread_hash(uint64_t hash)
 {
     hash ^= hash >> 32;
     return hash * 0x9e3779b97f4a7c15ull;
@@ -164,11 +163,11 @@ hash_image(const ph_image *image)
     size_t left = image->size;
     for (; left >= sizeof(word); left -= sizeof(word), p += sizeof(word)) {
         memcpy(&word, p, sizeof(word));
-        hash = spread(hash ^ word);
+        hash = spread_hash(hash ^ word);
     }
     word = 0;
     memcpy(&word, p, left);
-    return spread(hash ^ word);
+    return spread_hash(hash ^ word);
 }
 
 void
@@ -180,7 +179,7 @@ ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
         return;
     }
     if (PyUnicode_CheckExact(obj)) {
-        hash = spread((uint64_t)ph_str_hash(obj));
+        hash = spread_hash((uint64_t)ph_str_hash(obj));
     }
     else if ((PyFloat_CheckExact(obj) || PyLong_CheckExact(obj))
              && ph_image_of(obj, &image) == 0) {
@@ -189,12 +188,12 @@ ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
     else {
         return;
     }
-    __builtin_prefetch(&atoms->slots[start_of(hash, atoms->log2_size)]);
+    __builtin_prefetch(&atoms->slots[first_atom_slot(hash, atoms->log2_size)]);
 }
 
-/* Make sure that there are `size` bytes on the shelf, if this block has one. */
+/* Provide `size` bytes on the shelf.  False if this block is too small for one. */
 static bool
-has_shelf(ph_atoms *atoms, ph_block *block, uint64_t size)
+ensure_shelf(ph_atoms *atoms, ph_block *block, uint64_t size)
 {
     if (size <= atoms->shelf.size) {
         return true;
@@ -213,7 +212,7 @@ static PyObject *
 put_str(ph_atoms *atoms, ph_block *block, PyObject *str)
 {
     uint64_t size = ph_str_room(str);
-    if (size > SHORT_MOST || !has_shelf(atoms, block, size)) {
+    if (size > SHORT_MOST || !ensure_shelf(atoms, block, size)) {
         return ph_put_str(block, str);
     }
     ph_room *shelf = &atoms->shelf;
@@ -229,11 +228,11 @@ put_str(ph_atoms *atoms, ph_block *block, PyObject *str)
 PyObject *
 ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str)
 {
-    if (make_room(atoms) != PH_OK) {
+    if (make_room_for_atom(atoms) != PH_OK) {
         return NULL;
     }
-    uint64_t hash = spread((uint64_t)ph_str_hash(str));
-    uint64_t i = start_of(hash, atoms->log2_size);
+    uint64_t hash = spread_hash((uint64_t)ph_str_hash(str));
+    uint64_t i = first_atom_slot(hash, atoms->log2_size);
     PyObject *frozen;
     while ((frozen = next_match(atoms, hash, &i)) != NULL) {
         const void *view = ph_block_view(block, frozen);
@@ -242,17 +241,17 @@ ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str)
             return frozen;
         }
     }
-    return remember(atoms, hash, put_str(atoms, block, str));
+    return remember_atom(atoms, hash, put_str(atoms, block, str));
 }
 
 PyObject *
 ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image)
 {
-    if (make_room(atoms) != PH_OK) {
+    if (make_room_for_atom(atoms) != PH_OK) {
         return NULL;
     }
     uint64_t hash = hash_image(image);
-    uint64_t i = start_of(hash, atoms->log2_size);
+    uint64_t i = first_atom_slot(hash, atoms->log2_size);
     PyObject *frozen;
     while ((frozen = next_match(atoms, hash, &i)) != NULL) {
         if (ph_image_equal(ph_block_view(block, frozen), image)) {
@@ -260,5 +259,5 @@ ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image)
             return frozen;
         }
     }
-    return remember(atoms, hash, ph_put_image(block, image));
+    return remember_atom(atoms, hash, ph_put_image(block, image));
 }

@@ -1,13 +1,13 @@
-/* atoms.h -- equal atoms once: the table of what a block already holds. */
+/* atoms.h -- the table of a block's atoms, by which equal ones are stored once. */
 
 #ifndef PH_FREEZE_ATOMS_H
 #define PH_FREEZE_ATOMS_H
 
 #include "layout/layout.h"
 
-/* Open addressing, linear probing, at most half full.  A slot is 0, or the top
-   half of the atom's hash over the atom's number, counted from 1: misses are
-   decided in the slot, and growing reads nothing else. */
+/* Open addressing, linear probing, at most half full.  A slot is 0, or it has the top half
+   of the atom's hash in its upper half and the atom's number, from 1 on, in the lower.  So
+   a slot itself tells almost all misses, and growing reads nothing else. */
 typedef struct {
     uint64_t *slots;
     int log2_size;                  /* of slots; 0: there are none yet */
@@ -19,8 +19,8 @@ typedef struct {
 void ph_atoms_init(ph_atoms *atoms);
 void ph_atoms_clear(ph_atoms *atoms);
 
-/* The frozen form of an atom, from the table or newly put into the block;
-   NULL after ph_fail(). */
+/* Return the frozen form of an atom, from the table or newly put into the block; NULL after
+   ph_fail(). */
 PyObject *ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str);
 PyObject *ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image);
 

@@ -1,26 +1,30 @@
-/* audit.c -- is all of the heap what it should be?
+/* audit.c -- the audit of the heap: tests call it after all that they do to a heap.
 
-   For each extent: segments back to back, from its front to `filled`.  For
-   each block: everything that its root reaches is of a type that is frozen,
-   has the reference count it was given, and points only to permanent objects
-   or static ones; and the objects reached take up the block's payload to the
-   byte.  Other blocks are on its list of those that it uses, and are live.
-   Released blocks are stepped over.  Extents of spans hold no blocks; the table of
-   spans audits itself.  Used by tests after whatever they did to the heap. */
+   An extent has segments back to back, from its front to `filled`.  For each block:
+
+   - each object that its root reaches has a frozen type and its original reference count,
+     and points only to permanent or static objects;
+   - the objects reached take up the block's payload, to the byte;
+   - the other blocks that it points into are live, and on the list of blocks that it uses.
+
+   Released blocks are stepped over.  Extents of spans have no blocks; the table of spans
+   audits itself. */
 
 #include "freeze/audit.h"
 
 #include <stdarg.h>
 #include <string.h>
 
+#include "core/base/array.h"
 #include "core/block/block_table.h"
+#include "core/heap/extents.h"
 #include "state/memo.h"
 #include "core/span/span_table.h"
 
 typedef struct {
     const ph_segment *home;
-    ph_memo seen;                   /* objects of this block; and key tables */
-    ph_memo uses;                   /* blocks that it may refer to */
+    ph_memo seen;                   /* set of the objects and key tables of this block */
+    ph_memo uses;                   /* set of the blocks that it may refer to */
     PyObject **todo;
     size_t todo_used, todo_size;
     uint64_t bytes;                 /* of the objects seen */
@@ -28,7 +32,7 @@ typedef struct {
 } checker;
 
 static int
-wrong(const checker *ck, const void *where, const char *what)
+raise_wrong(const checker *ck, const void *where, const char *what)
 {
     if (!PyErr_Occurred()) {
         PyErr_Format(PyExc_AssertionError,
@@ -56,31 +60,24 @@ is_committed(const void *p)
 }
 
 static int
-push(checker *ck, PyObject *obj)
+push_object(checker *ck, PyObject *obj)
 {
-    if (ck->todo_used == ck->todo_size) {
-        size_t size = ck->todo_size ? 2 * ck->todo_size : 256;
-        PyObject **todo = ph_realloc(ck->todo, size * sizeof(PyObject *));
-        if (todo == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        ck->todo = todo;
-        ck->todo_size = size;
+    if (ph_grow(&ck->todo, ck->todo_used, &ck->todo_size, sizeof(PyObject *)) < 0) {
+        PyErr_NoMemory();
+        return -1;
     }
     ck->todo[ck->todo_used++] = obj;
     return 0;
 }
 
-/* Note an object or table of this block; 1 if it is new, 0 if not. */
+/* Note an object or table of this block.  Returns 1 if it is new, 0 if not. */
 static int
-note(checker *ck, const void *p)
+note_seen(checker *ck, const void *p)
 {
-    PyObject *key = (PyObject *)p;
-    if (ph_memo_get(&ck->seen, key) != NULL) {
+    if (ph_memo_get(&ck->seen, p) != NULL) {
         return 0;
     }
-    if (ph_memo_set(&ck->seen, key, PH_IN_PROGRESS) != PH_OK) {
+    if (ph_memo_set(&ck->seen, p, p) != PH_OK) {
         PyErr_NoMemory();
         return -1;
     }
@@ -92,10 +89,10 @@ check_foreign(checker *ck, PyObject *part)
 {
     const ph_segment *home = ph_block_of(part);
     if (ph_ledger_state(home) != PH_LIVE) {
-        return wrong(ck, part, "a pointer into a released block");
+        return raise_wrong(ck, part, "a pointer into a released block");
     }
-    if (ph_memo_get(&ck->uses, (PyObject *)home) == NULL) {
-        return wrong(ck, part, "a pointer into a block that is not among its uses");
+    if (ph_memo_get(&ck->uses, home) == NULL) {
+        return raise_wrong(ck, part, "a pointer into a block that is not among its uses");
     }
     return 0;
 }
@@ -106,10 +103,10 @@ check_pointer(PyObject *part, void *arg)
     checker *ck = arg;
     if (!ph_heap_contains(part)) {
         return ph_is_static(part)
-               ? 0 : wrong(ck, part, "a pointer out of the heap, to what is not static,");
+               ? 0 : raise_wrong(ck, part, "a pointer out of the heap, to what is not static,");
     }
     if (!is_committed(part)) {
-        return wrong(ck, part, "a pointer to what was not committed");
+        return raise_wrong(ck, part, "a pointer to what was not committed");
     }
     if (!ph_heap_is_mapped(ph_offset_of(part))) {
         return 0;
@@ -117,8 +114,8 @@ check_pointer(PyObject *part, void *arg)
     if (ph_block_of(part) != ck->home) {
         return check_foreign(ck, part);
     }
-    int fresh = note(ck, part);
-    return fresh <= 0 ? fresh : push(ck, part);
+    int fresh = note_seen(ck, part);
+    return fresh <= 0 ? fresh : push_object(ck, part);
 }
 
 static int
@@ -129,18 +126,18 @@ check_object(checker *ck, PyObject *obj)
         return -1;
     }
     if (anatomy.complaint != NULL) {
-        return wrong(ck, obj, anatomy.complaint);
+        return raise_wrong(ck, obj, anatomy.complaint);
     }
     ck->bytes += anatomy.size;
     if (anatomy.shared == NULL) {
         return 0;
     }
-    int fresh = note(ck, anatomy.shared);
+    int fresh = note_seen(ck, anatomy.shared);
     ck->bytes += fresh > 0 ? anatomy.shared_size : 0;
     return fresh < 0 ? -1 : 0;
 }
 
-/* They are at the end of the block's last segment. */
+/* Load the list of blocks that a block uses, from the end of its last segment. */
 static int
 load_uses(checker *ck)
 {
@@ -154,9 +151,9 @@ load_uses(checker *ck)
         const ph_segment *used = ph_address_of(*(end - i));
         if (!is_committed(used)
             || (ph_heap_is_mapped(ph_offset_of(used)) && ph_ledger_pins(used) == 0)) {
-            return wrong(ck, used, "a block that is used, but not pinned,");
+            return raise_wrong(ck, used, "a block that is used, but not pinned,");
         }
-        if (ph_memo_set(&ck->uses, (PyObject *)used, PH_IN_PROGRESS) != PH_OK) {
+        if (ph_memo_set(&ck->uses, used, used) != PH_OK) {
             PyErr_NoMemory();
             return -1;
         }
@@ -187,13 +184,13 @@ check_block(checker *ck)
     bool whole = home->flags & PH_BLOCK_LEFTOVER ? ck->bytes <= home->payload
                                                  : ck->bytes == home->payload;
     ck->blocks++;
-    return whole ? 0 : wrong(ck, home, "a block whose objects do not add up to "
+    return whole ? 0 : raise_wrong(ck, home, "a block whose objects do not add up to "
                                        "its payload");
 }
 
-/* Is what stood there gone, and something else there now? */
+/* Have the addresses there been used again for something else? */
 static bool
-is_used_anew(const void *p)
+is_reused(const void *p)
 {
     uint64_t offset = ph_offset_of(p);
     uint32_t n = atomic_load(&ph_heap.header->extents);
@@ -213,21 +210,21 @@ check_segment(checker *ck, uint64_t offset, uint64_t end)
     ck->home = segment;
     if (segment->nonce == 0 || segment->size < sizeof(ph_segment)
         || segment->size % 8 != 0 || segment->size > end - offset) {
-        return wrong(ck, segment, "a damaged segment header");
+        return raise_wrong(ck, segment, "a damaged segment header");
     }
     if (ph_block_of(segment) != ph_address_of(segment->home)) {
-        return wrong(ck, segment, "a segment that the directory does not know");
+        return raise_wrong(ck, segment, "a segment that the directory does not know");
     }
     if (segment->home != offset) {
         const ph_segment *home = ph_address_of(segment->home);
         return (is_committed(home) && home->nonce == segment->nonce)
-               || is_used_anew(home)
-               ? 0 : wrong(ck, segment, "a segment without its block");
+               || is_reused(home)
+               ? 0 : raise_wrong(ck, segment, "a segment without its block");
     }
     return check_block(ck);
 }
 
-/* As far as we have seen it: others may go on freezing. */
+/* Check an extent as far as this process has seen it: others may go on freezing. */
 static int
 check_extent(checker *ck, uint32_t index)
 {

@@ -1,61 +1,66 @@
 /* freeze.c -- walking a graph of ordinary objects and writing its frozen copy.
 
-   The walk is depth first, over stacks of its own, so that depth is limited by
-   memory only.  A container becomes a *frame*; its items are copied to the
-   stack of items, each is replaced there by its frozen form, and when all are
-   frozen the container itself is written from them, into room in front of them
-   that was taken at first, and takes its place among its parent's items.
+   The walk is depth first, over stacks of its own (freezer.h), so that only memory limits
+   the depth.  A container becomes a *frame*.  First room for the container is taken in the
+   block.  Its items are copied to the stack of items, and each is replaced there by its
+   frozen form.  When all are frozen, the container is written from them into its room, and
+   takes its place among its parent's items.
 
    Invariants:
 
-   1. After a container's items have been copied the source is not looked at
-      again: whatever code runs meanwhile may change it.
-   2. Between two points where Python code may run, borrowed references are
-      enough.  Before each such point guard() pins what is borrowed: the
-      frames' sources, the items not frozen yet, the memo's sources.
-   3. A container with one reference has one place in the graph and needs no
-      memo.  Where user code can hand it to us a second time, it gets one:
-      containers on the way from the root always (cycles), and all once a
-      default= is given or a __freeze__ has been called.
-   4. Nothing of the block is visible to Python code before it is committed,
-      except to comparisons of built-in keys.
-   5. A child forked by user code does not touch the block: it is the parent's.
-   6. On failure the block is aborted: nothing was published. */
+   1. A source is not looked at again once its items have been copied: user code that runs
+      later may change it.
+   2. Between two points where Python code may run, borrowed references are enough.  Before
+      each such point own_references() makes them owned: the frames' sources, the items that
+      are not frozen yet, and the memo's keys.
+   3. A container with one reference has one place in the graph and needs no entry in the
+      memo.  It gets one where user code can hand it over a second time: on the way from the
+      root (cycles), and anywhere once default= is given or a __freeze__ was called.
+   4. Python code sees nothing of the block before it is committed, except comparisons of
+      built-in keys.
+   5. A child that user code forks does not touch the block: it is the parent's.
+   6. On failure the block is aborted, and nothing was published. */
 
 #include "freeze/freeze.h"
 
 #include <string.h>
 
-#include "freeze/freezer.h"
+#include "core/base/array.h"
 #include "core/block/block_table.h"
+#include "core/family/family.h"
+#include "freeze/freezer.h"
 
-#define SIGNALS_EVERY 65536         /* visits between two looks at signals */
+#define SIGNALS_EVERY 65536         /* steps between two looks at signals */
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
 
-/* What visit() found. */
+/* In the memo, of a container on the way from the root to where the walk is: to meet it
+   again is a cycle. */
+#define IN_PROGRESS ((PyObject *)(uintptr_t)1)
+
+/* The result of one step of the walk: of freeze_object() and what it calls. */
 typedef enum {
     FAILED = -1,                    /* an exception is set */
     DONE = 0,                       /* the frozen form is known */
     PUSHED = 1,                     /* a frame has been pushed for it */
-} visit_result;
+} step_result;
 
 static int
-core_failed(ph_freezer *fz)
+raise_core_error(ph_freezer *fz)
 {
     return ph_raise(fz->exceptions);
 }
 
 static int
-no_memory(ph_freezer *fz)
+raise_no_memory(ph_freezer *fz)
 {
-    ph_fail(PH_NOMEM, "permaheap: out of memory");
-    return core_failed(fz);
+    (void)ph_no_memory();
+    return raise_core_error(fz);
 }
 
 static int
 memo_set(ph_freezer *fz, PyObject *source, PyObject *copy)
 {
-    return ph_memo_set(&fz->memo, source, copy) == PH_OK ? 0 : core_failed(fz);
+    return ph_memo_set(&fz->memo, source, copy) == PH_OK ? 0 : raise_core_error(fz);
 }
 
 /* --- Stacks --------------------------------------------------------------------- */
@@ -70,7 +75,7 @@ reserve_items(ph_freezer *fz, size_t n)
     size_t size = 2 * fz->items_size > need ? 2 * fz->items_size : need + 64;
     PyObject **items = ph_realloc(fz->items, size * sizeof(PyObject *));
     if (items == NULL) {
-        return no_memory(fz);
+        return raise_no_memory(fz);
     }
     fz->items = items;
     fz->items_size = size;
@@ -86,7 +91,7 @@ reserve_frame(ph_freezer *fz)
     size_t size = fz->frames_size ? 2 * fz->frames_size : 32;
     ph_frame *frames = ph_realloc(fz->frames, size * sizeof(ph_frame));
     if (frames == NULL) {
-        return no_memory(fz);
+        return raise_no_memory(fz);
     }
     fz->frames = frames;
     fz->frames_size = size;
@@ -96,11 +101,12 @@ reserve_frame(ph_freezer *fz)
 static ph_frame *
 top_frame(ph_freezer *fz)
 {
+    assert(fz->frames_used > 0);
     return &fz->frames[fz->frames_used - 1];
 }
 
-/* Has this container one place in the graph?  (A mappingproxy stands for a dict
-   that may have others.) */
+/* Has this container one place in the graph?  (The dict of a mappingproxy may have other
+   places.) */
 static bool
 is_single(const ph_freezer *fz, PyObject *source)
 {
@@ -108,11 +114,11 @@ is_single(const ph_freezer *fz, PyObject *source)
            && Py_TYPE(source) != &PyDictProxy_Type;
 }
 
-/* The items to come are all over the ordinary heap, and what we know about them
-   all over our tables: start to load both.  The first two of a frame as soon as
-   it is there, the others two turns before. */
+/* Start to load an item, and the slots of the tables that it will be looked up in: both
+   lie anywhere in memory.  For the first two items of a frame this is done when the frame
+   is pushed, for the others two steps before. */
 static void
-look_ahead(const ph_freezer *fz, PyObject *item)
+prefetch_item(const ph_freezer *fz, PyObject *item)
 {
     ph_atoms_prefetch(&fz->atoms, item);
     ph_memo_prefetch(&fz->memo, item);
@@ -120,15 +126,16 @@ look_ahead(const ph_freezer *fz, PyObject *item)
 }
 
 static PyObject *
-next_item(const ph_freezer *fz, const ph_frame *frame)
+next_to_freeze(const ph_freezer *fz, const ph_frame *frame)
 {
+    assert(frame->next < frame->n);
     PyObject *const *item = fz->items + frame->base + (size_t)frame->next;
     Py_ssize_t left = frame->n - frame->next;
     if (left > 4) {
         __builtin_prefetch(item[4]);
     }
     if (left > 2) {
-        look_ahead(fz, item[2]);
+        prefetch_item(fz, item[2]);
     }
     return *item;
 }
@@ -153,31 +160,32 @@ take_room(ph_freezer *fz, ph_frame *frame)
     default:
         return 0;
     }
-    return ph_room_take(&fz->block, &frame->room) < 0 ? core_failed(fz) : 0;
+    return ph_room_take(&fz->block, &frame->room) < 0 ? raise_core_error(fz) : 0;
 }
 
-/* A frame has been pushed. */
+/* Prepare for the items of a frame that has been pushed. */
 static int
-enter(ph_freezer *fz)
+enter_frame(ph_freezer *fz)
 {
     ph_frame *frame = top_frame(fz);
     for (Py_ssize_t i = 0; i < frame->n && i < 2; i++) {
-        look_ahead(fz, fz->items[frame->base + (size_t)i]);
+        prefetch_item(fz, fz->items[frame->base + (size_t)i]);
     }
     return take_room(fz, frame);
 }
 
-/* Push a frame for the n items that the caller has put behind the last used
-   one.  If `owned`, these are references that the frame takes over. */
-static visit_result
-push_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
+/* Push a frame for the n items that the caller has put after the last used one.  If
+   `owned`, the frame takes over the caller's references to them. */
+static step_result
+push_freeze_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
            bool owned)
 {
+    assert(fz->items_used + (size_t)n <= fz->items_size);
     bool remember = !is_single(fz, source);
     bool converted = fz->frames_used > 0
                      && top_frame(fz)->kind == PH_FRAME_CONVERTED;
     if (reserve_frame(fz) < 0
-        || (remember && memo_set(fz, source, PH_IN_PROGRESS) < 0)) {
+        || (remember && memo_set(fz, source, IN_PROGRESS) < 0)) {
         for (Py_ssize_t i = 0; owned && i < n; i++) {
             Py_DECREF(fz->items[fz->items_used + (size_t)i]);
         }
@@ -185,27 +193,29 @@ push_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
     }
     fz->frames[fz->frames_used++] = (ph_frame){
         .source = owned ? Py_NewRef(source) : source,
-        .base = fz->items_used, .n = n, .kind = (uint8_t)kind, .pinned = owned,
+        .base = fz->items_used, .n = n, .kind = (uint8_t)kind, .owned = owned,
         .remembered = remember, .attributes = converted,
     };
     fz->items_used += (size_t)n;
     if (owned) {
-        fz->frames_pinned = fz->frames_used;
+        assert(fz->frames_owned + 1 == fz->frames_used);    /* invariant 2 */
+        fz->frames_owned = fz->frames_used;
     }
     return PUSHED;
 }
 
-/* Drop a frame, with what it still owns.  May run finalizers. */
+/* Drop a frame, with the references that it still owns.  May run finalizers. */
 static void
 pop_frame(ph_freezer *fz)
 {
     ph_frame frame = *top_frame(fz);
     fz->frames_used--;
     fz->items_used = frame.base;
-    if (fz->frames_pinned > fz->frames_used) {
-        fz->frames_pinned = fz->frames_used;
+    if (fz->frames_owned > fz->frames_used) {
+        assert(frame.owned);
+        fz->frames_owned = fz->frames_used;
     }
-    if (frame.pinned) {
+    if (frame.owned) {
         for (Py_ssize_t i = frame.next; i < frame.n; i++) {
             Py_DECREF(fz->items[frame.base + (size_t)i]);
         }
@@ -216,10 +226,10 @@ pop_frame(ph_freezer *fz)
 /* --- Running Python code ------------------------------------------------------------- */
 
 static int
-pin_frame(ph_freezer *fz, ph_frame *frame)
+own_frame(ph_freezer *fz, ph_frame *frame)
 {
     if (!frame->remembered) {
-        if (memo_set(fz, frame->source, PH_IN_PROGRESS) < 0) {
+        if (memo_set(fz, frame->source, IN_PROGRESS) < 0) {
             return -1;
         }
         frame->remembered = true;
@@ -228,25 +238,27 @@ pin_frame(ph_freezer *fz, ph_frame *frame)
     for (Py_ssize_t i = frame->next; i < frame->n; i++) {
         Py_INCREF(fz->items[frame->base + (size_t)i]);
     }
-    frame->pinned = true;
+    frame->owned = true;
     return 0;
 }
 
-/* Invariant 2: call this before anything that can run Python code. */
+/* Own all references that are borrowed (invariant 2).  To be called before anything that
+   can run Python code. */
 static int
-guard(ph_freezer *fz)
+own_references(ph_freezer *fz)
 {
     ph_memo_make_strong(&fz->memo);
-    while (fz->frames_pinned < fz->frames_used) {
-        if (pin_frame(fz, &fz->frames[fz->frames_pinned]) < 0) {
+    while (fz->frames_owned < fz->frames_used) {
+        if (own_frame(fz, &fz->frames[fz->frames_owned]) < 0) {
             return -1;
         }
-        fz->frames_pinned++;
+        fz->frames_owned++;
     }
+    assert(fz->frames_owned == fz->frames_used && fz->memo.strong);
     return 0;
 }
 
-/* Invariant 5: call this after it. */
+/* Fail in a child that was forked by the code (invariant 5).  To be called after it. */
 static int
 check_fork(ph_freezer *fz)
 {
@@ -256,19 +268,19 @@ check_fork(ph_freezer *fz)
     PyErr_Clear();
     ph_fail(PH_FORKED, "permaheap: this process was forked in the middle of a "
                        "freeze; the freeze goes on in the parent only");
-    return core_failed(fz);
+    return raise_core_error(fz);
 }
 
-/* Replace the item in work by its frozen form, and go on to the next.  To let
-   go of a pinned source may run a finalizer. */
+/* Replace the item in work by its frozen form, and go on to the next.  Dropping the source
+   may run a finalizer. */
 static int
-store(ph_freezer *fz, PyObject *frozen)
+store_frozen(ph_freezer *fz, PyObject *frozen)
 {
     ph_frame *frame = top_frame(fz);
     PyObject **item = &fz->items[frame->base + (size_t)frame->next++];
     PyObject *source = *item;
     *item = frozen;
-    if (!frame->pinned) {
+    if (!frame->owned) {
         return 0;
     }
     Py_DECREF(source);
@@ -278,17 +290,17 @@ store(ph_freezer *fz, PyObject *frozen)
 static int
 look_at_signals(ph_freezer *fz)
 {
-    if (++fz->visits % SIGNALS_EVERY != 0) {
+    if (++fz->steps % SIGNALS_EVERY != 0) {
         return 0;
     }
-    if (guard(fz) < 0) {
+    if (own_references(fz) < 0) {
         return -1;
     }
     int result = PyErr_CheckSignals();
     return check_fork(fz) < 0 ? -1 : result;
 }
 
-/* --- What is permanent already ------------------------------------------------------------ */
+/* --- Objects that are permanent already ------------------------------------------------ */
 
 static int
 raise_released(ph_freezer *fz)
@@ -297,9 +309,9 @@ raise_released(ph_freezer *fz)
                        "freeze the copy");
 }
 
-/* It is kept by reference, so that its block must stay. */
+/* Keep a permanent object by reference: its block must stay. */
 static int
-refer(ph_freezer *fz, PyObject *permanent)
+refer_to_permanent(ph_freezer *fz, PyObject *permanent)
 {
     const ph_segment *home = ph_block_of(permanent);
     fz->block.flags |= home->flags & PH_BLOCK_DATETIME;
@@ -307,23 +319,23 @@ refer(ph_freezer *fz, PyObject *permanent)
     if (status == PH_REFUSED) {
         return raise_released(fz);
     }
-    return status == PH_OK ? 0 : core_failed(fz);
+    return status == PH_OK ? 0 : raise_core_error(fz);
 }
 
 /* --- Atoms ------------------------------------------------------------------------------ */
 
-static visit_result
-frozen_or_failed(ph_freezer *fz, PyObject *frozen, PyObject **p_frozen)
+static step_result
+return_frozen(ph_freezer *fz, PyObject *frozen, PyObject **p_frozen)
 {
     if (frozen == NULL) {
-        return core_failed(fz);
+        return raise_core_error(fz);
     }
     *p_frozen = frozen;
     return DONE;
 }
 
-static visit_result
-visit_str(ph_freezer *fz, PyObject *str, PyObject **p_frozen)
+static step_result
+freeze_str(ph_freezer *fz, PyObject *str, PyObject **p_frozen)
 {
     if (PyUnicode_GET_LENGTH(str) <= 1) {
         *p_frozen = ph_static_of(str);
@@ -332,18 +344,18 @@ visit_str(ph_freezer *fz, PyObject *str, PyObject **p_frozen)
         }
     }
     PyObject *frozen = ph_atoms_str(&fz->atoms, &fz->block, str);
-    return frozen_or_failed(fz, frozen, p_frozen);
+    return return_frozen(fz, frozen, p_frozen);
 }
 
-static visit_result
-visit_image(ph_freezer *fz, const ph_image *image, PyObject **p_frozen)
+static step_result
+freeze_scalar(ph_freezer *fz, const ph_image *image, PyObject **p_frozen)
 {
     PyObject *frozen = ph_atoms_image(&fz->atoms, &fz->block, image);
-    return frozen_or_failed(fz, frozen, p_frozen);
+    return return_frozen(fz, frozen, p_frozen);
 }
 
-static visit_result
-visit_atom(ph_freezer *fz, PyObject *atom, PyObject **p_frozen)
+static step_result
+freeze_atom(ph_freezer *fz, PyObject *atom, PyObject **p_frozen)
 {
     *p_frozen = ph_static_of(atom);
     if (*p_frozen != NULL) {
@@ -353,40 +365,40 @@ visit_atom(ph_freezer *fz, PyObject *atom, PyObject **p_frozen)
     if (ph_image_of(atom, &image) < 0) {
         return FAILED;
     }
-    return visit_image(fz, &image, p_frozen);
+    return freeze_scalar(fz, &image, p_frozen);
 }
 
-static visit_result
-visit_bytearray(ph_freezer *fz, PyObject *array, PyObject **p_frozen)
+static step_result
+freeze_bytearray(ph_freezer *fz, PyObject *array, PyObject **p_frozen)
 {
     PyObject *bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(array),
                                                 PyByteArray_GET_SIZE(array));
     if (bytes == NULL) {
         return FAILED;
     }
-    visit_result result = visit_atom(fz, bytes, p_frozen);
+    step_result result = freeze_atom(fz, bytes, p_frozen);
     Py_DECREF(bytes);
     return result;
 }
 
-static visit_result
-visit_range(ph_freezer *fz, PyObject *range, PyObject **p_frozen)
+static step_result
+freeze_range(ph_freezer *fz, PyObject *range, PyObject **p_frozen)
 {
     PyObject *sources[4], *parts[4];
     ph_range_parts(range, sources);
     for (int i = 0; i < 4; i++) {
-        if (visit_atom(fz, sources[i], &parts[i]) < 0) {
+        if (freeze_atom(fz, sources[i], &parts[i]) < 0) {
             return FAILED;
         }
     }
     ph_image image;
     ph_image_of_range(parts, &image);
-    return visit_image(fz, &image, p_frozen);
+    return freeze_scalar(fz, &image, p_frozen);
 }
 
 /* --- Containers ----------------------------------------------------------------------------- */
 
-static visit_result
+static step_result
 push_items(ph_freezer *fz, ph_frame_kind kind, PyObject *source,
            PyObject *const *items, Py_ssize_t n)
 {
@@ -396,11 +408,11 @@ push_items(ph_freezer *fz, ph_frame_kind kind, PyObject *source,
     if (n > 0) {
         memcpy(fz->items + fz->items_used, items, (size_t)n * sizeof(PyObject *));
     }
-    return push_frame(fz, kind, source, n, false);
+    return push_freeze_frame(fz, kind, source, n, false);
 }
 
-static visit_result
-visit_sequence(ph_freezer *fz, PyObject *source, PyObject **p_frozen)
+static step_result
+freeze_sequence(ph_freezer *fz, PyObject *source, PyObject **p_frozen)
 {
     Py_ssize_t n = PySequence_Fast_GET_SIZE(source);
     if (n == 0) {
@@ -410,7 +422,7 @@ visit_sequence(ph_freezer *fz, PyObject *source, PyObject **p_frozen)
     return push_items(fz, PH_FRAME_TUPLE, source, PySequence_Fast_ITEMS(source), n);
 }
 
-static visit_result
+static step_result
 push_set(ph_freezer *fz, PyObject *set)
 {
     Py_ssize_t n = PySet_GET_SIZE(set);
@@ -418,10 +430,11 @@ push_set(ph_freezer *fz, PyObject *set)
         return FAILED;
     }
     ph_set_items(set, fz->items + fz->items_used);
-    return push_frame(fz, PH_FRAME_SET, set, n, false);
+    return push_freeze_frame(fz, PH_FRAME_SET, set, n, false);
 }
 
-/* Copy a dict's keys, then its values, behind the last used item. */
+/* Copy a dict's keys, then its values, after the last used item.  Returns whether all keys
+   are str. */
 static bool
 copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
 {
@@ -438,8 +451,8 @@ copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
     return all_str;
 }
 
-/* Freeze the n str keys at the top of the items, and find their shape; if it
-   is new, *p_shape is NULL. */
+/* Freeze the n str keys after the last used item, and find their shape.  If it is new,
+   *p_shape is NULL. */
 static int
 freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
 {
@@ -447,12 +460,12 @@ freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
     memcpy(row, keys, (size_t)n * sizeof(PyObject *));
     for (Py_ssize_t i = 0; i < n; i++) {
         if (ph_heap_contains(row[i])) {
-            if (refer(fz, row[i]) < 0) {        /* permanent: by reference */
+            if (refer_to_permanent(fz, row[i]) < 0) {        /* permanent: by reference */
                 return -1;
             }
             continue;
         }
-        if (visit_str(fz, row[i], &keys[i]) < 0) {
+        if (freeze_str(fz, row[i], &keys[i]) < 0) {
             return -1;
         }
     }
@@ -461,28 +474,28 @@ freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
     if (shape == NULL) {
         shape = ph_shapes_add(&fz->shapes, keys, n);
         if (shape == NULL) {
-            return core_failed(fz);
+            return raise_core_error(fz);
         }
     }
     ph_shapes_add_alias(&fz->shapes, shape, row);
     return 0;
 }
 
-static visit_result
+static step_result
 push_shaped(ph_freezer *fz, PyObject *source, ph_shape *shape)
 {
     PyObject **keys = fz->items + fz->items_used;
     memmove(keys, keys + shape->n, (size_t)shape->n * sizeof(PyObject *));
-    visit_result result = push_frame(fz, PH_FRAME_SHAPED, source, shape->n, false);
+    step_result result = push_freeze_frame(fz, PH_FRAME_SHAPED, source, shape->n, false);
     if (result == PUSHED) {
         top_frame(fz)->shape = shape;
     }
     return result;
 }
 
-/* A mapping with the contents of a dict.  The source is the dict itself, or a
-   mappingproxy of it. */
-static visit_result
+/* Push a frame for a mapping with the contents of a dict.  The source is the dict itself,
+   or a mappingproxy of it. */
+static step_result
 push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
 {
     Py_ssize_t n = PyDict_GET_SIZE(dict);
@@ -491,7 +504,7 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
     }
     bool all_str = copy_dict(fz, dict, n);
     if (!all_str || n == 0 || n > PH_SHAPE_MOST || !ph_shapes_usable()) {
-        visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+        step_result result = push_freeze_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
         if (result == PUSHED) {
             top_frame(fz)->str_keys = all_str;
         }
@@ -505,7 +518,7 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
     if (shape != NULL) {
         return push_shaped(fz, source, shape);
     }
-    visit_result result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
+    step_result result = push_freeze_frame(fz, PH_FRAME_MAPPING, source, 2 * n, false);
     if (result == PUSHED) {
         top_frame(fz)->next = n;                /* the keys are frozen */
         top_frame(fz)->str_keys = true;
@@ -513,16 +526,16 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
     return result;
 }
 
-/* A mapping with the items of what is no plain dict: in the order in which it
-   iterates, and by running its code.  Takes over `pairs`, a list. */
-static visit_result
+/* Push a frame for a mapping with pairs that the code of the source has returned, in their
+   order.  Takes over `pairs`, a list, or NULL if the code has failed. */
+static step_result
 push_pairs(ph_freezer *fz, PyObject *source, PyObject *pairs)
 {
     if (pairs == NULL) {
         return check_fork(fz) < 0 ? FAILED : ph_note_place(fz);
     }
     Py_ssize_t n = PyList_GET_SIZE(pairs);
-    visit_result result = FAILED;
+    step_result result = FAILED;
     if (check_fork(fz) < 0 || reserve_items(fz, 2 * (size_t)n) < 0) {
         goto done;
     }
@@ -539,20 +552,20 @@ push_pairs(ph_freezer *fz, PyObject *source, PyObject *pairs)
     for (Py_ssize_t i = 0; i < 2 * n; i++) {
         Py_INCREF(keys[i]);
     }
-    result = push_frame(fz, PH_FRAME_MAPPING, source, 2 * n, true);
+    result = push_freeze_frame(fz, PH_FRAME_MAPPING, source, 2 * n, true);
 done:
     Py_DECREF(pairs);
     return result;
 }
 
-static visit_result
+static step_result
 push_mapping(ph_freezer *fz, PyObject *source, PyObject *mapping)
 {
-    return guard(fz) < 0 ? FAILED
+    return own_references(fz) < 0 ? FAILED
                          : push_pairs(fz, source, PyMapping_Items(mapping));
 }
 
-/* Exact types, by the way to their items. */
+/* Can the items of this exact type be read as those of a dict? */
 static bool
 is_plain_dict(const ph_interpreter *interp, PyTypeObject *type)
 {
@@ -561,7 +574,7 @@ is_plain_dict(const ph_interpreter *interp, PyTypeObject *type)
            || (type == ph_mapping_type && type != &PyDictProxy_Type);
 }
 
-static visit_result
+static step_result
 push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
 {
     PyObject *target = ph_proxy_target(proxy);
@@ -579,8 +592,8 @@ is_datetime(PyTypeObject *type)
            || type == ph_datetime.timezone;
 }
 
-static visit_result
-visit_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
+static step_result
+freeze_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
 {
     fz->block.flags |= PH_BLOCK_DATETIME;
     PyTypeObject *type = Py_TYPE(obj);
@@ -599,12 +612,13 @@ visit_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
             return push_items(fz, PH_FRAME_AWARE, obj, &tzinfo, 1);
         }
     }
-    return visit_atom(fz, obj, p_frozen);
+    return freeze_atom(fz, obj, p_frozen);
 }
 
-/* A time or datetime whose tzinfo was converted has another hash. */
+/* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
+   hash with the new one. */
 static int
-image_with_zone(PyObject *source, PyObject *zone, ph_image *image)
+make_aware_scalar(PyObject *source, PyObject *zone, ph_image *image)
 {
     PyObject *kwargs = Py_BuildValue("{sO}", "tzinfo", zone);
     PyObject *replace = PyObject_GetAttrString(source, "replace");
@@ -621,7 +635,7 @@ image_with_zone(PyObject *source, PyObject *zone, ph_image *image)
     return result;
 }
 
-static visit_result
+static step_result
 finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_frozen)
 {
     const PyObject *view = ph_block_view(&fz->block, zone);
@@ -636,12 +650,12 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
     }
     else {
         ph_block_show(&fz->block);
-        result = guard(fz) < 0 ? -1 : image_with_zone(source, zone, &image);
+        result = own_references(fz) < 0 ? -1 : make_aware_scalar(source, zone, &image);
     }
-    return result < 0 ? FAILED : visit_image(fz, &image, p_frozen);
+    return result < 0 ? FAILED : freeze_scalar(fz, &image, p_frozen);
 }
 
-static visit_result
+static step_result
 finish_timezone(ph_freezer *fz, PyObject *const *items, Py_ssize_t n,
                 PyObject **p_frozen)
 {
@@ -655,7 +669,7 @@ finish_timezone(ph_freezer *fz, PyObject *const *items, Py_ssize_t n,
     }
     ph_image image;
     ph_image_of_timezone(parts, &image);
-    return visit_image(fz, &image, p_frozen);
+    return freeze_scalar(fz, &image, p_frozen);
 }
 
 /* --- Objects of other types -------------------------------------------------------------------- */
@@ -676,7 +690,7 @@ check_conversions(ph_freezer *fz, PyObject *obj)
                        CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
 }
 
-/* Does the object's class say how it freezes?  __freeze__ = None says not. */
+/* Does the object's class say how it freezes?  __freeze__ = None says that it does not. */
 static bool
 has_freeze(const ph_interpreter *interp, PyObject *obj)
 {
@@ -684,7 +698,7 @@ has_freeze(const ph_interpreter *interp, PyObject *obj)
     return method != NULL && method != Py_None;
 }
 
-static visit_result
+static step_result
 push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
     bool method = has_freeze(interp, obj);
@@ -693,7 +707,7 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
                            "__freeze__(), and default= was not given",
                            Py_TYPE(obj)->tp_name);
     }
-    if (check_conversions(fz, obj) < 0 || guard(fz) < 0) {
+    if (check_conversions(fz, obj) < 0 || own_references(fz) < 0) {
         return FAILED;
     }
     fz->memo_all = true;
@@ -711,13 +725,13 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
         return FAILED;
     }
     fz->items[fz->items_used] = result;
-    return push_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
+    return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
 }
 
 /* --- The walk ----------------------------------------------------------------------------------- */
 
-static visit_result
-cycle(ph_freezer *fz, PyObject *source)
+static step_result
+raise_cycle(ph_freezer *fz, PyObject *source)
 {
     size_t i = 0;
     while (i < fz->frames_used && fz->frames[i].source != source) {
@@ -732,16 +746,16 @@ cycle(ph_freezer *fz, PyObject *source)
     return FAILED;
 }
 
-/* Containers, and objects that are converted. */
-static visit_result
-visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+/* Freeze, or push a frame for, a container or an object that is converted. */
+static step_result
+freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
                 PyObject **p_frozen)
 {
     PyTypeObject *type = Py_TYPE(obj);
     if (fz->memo.used > 0 && !is_single(fz, obj)) {
         PyObject *copy = ph_memo_get(&fz->memo, obj);
-        if (copy == PH_IN_PROGRESS) {
-            return cycle(fz, obj);
+        if (copy == IN_PROGRESS) {
+            return raise_cycle(fz, obj);
         }
         if (copy != NULL) {
             *p_frozen = copy;
@@ -749,7 +763,7 @@ visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
         }
     }
     if (type == &PyList_Type || type == &PyTuple_Type) {
-        return visit_sequence(fz, obj, p_frozen);
+        return freeze_sequence(fz, obj, p_frozen);
     }
     if (is_plain_dict(interp, type)) {
         return push_dict(fz, obj, obj);
@@ -769,13 +783,14 @@ visit_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
         return push_items(fz, PH_FRAME_SLICE, obj, parts, 3);
     }
     if (is_datetime(type)) {
-        return visit_datetime(fz, obj, p_frozen);
+        return freeze_datetime(fz, obj, p_frozen);
     }
     return push_converted(fz, interp, obj);
 }
 
-static visit_result
-visit(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+/* Take one step: freeze an object, or push a frame for it. */
+static step_result
+freeze_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
       PyObject **p_frozen)
 {
     if (look_at_signals(fz) < 0) {
@@ -783,35 +798,35 @@ visit(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
     }
     if (ph_heap_contains(obj)) {
         *p_frozen = obj;
-        return refer(fz, obj) < 0 ? FAILED : DONE;
+        return refer_to_permanent(fz, obj) < 0 ? FAILED : DONE;
     }
     PyTypeObject *type = Py_TYPE(obj);
     if (type == &PyUnicode_Type) {
-        return visit_str(fz, obj, p_frozen);
+        return freeze_str(fz, obj, p_frozen);
     }
     if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBytes_Type
         || type == &PyComplex_Type) {
-        return visit_atom(fz, obj, p_frozen);
+        return freeze_atom(fz, obj, p_frozen);
     }
     if (obj == Py_None || type == &PyBool_Type || obj == Py_Ellipsis) {
         *p_frozen = obj;
         return DONE;
     }
     if (type == &PyByteArray_Type) {
-        return visit_bytearray(fz, obj, p_frozen);
+        return freeze_bytearray(fz, obj, p_frozen);
     }
     if (type == &PyRange_Type) {
-        return visit_range(fz, obj, p_frozen);
+        return freeze_range(fz, obj, p_frozen);
     }
-    return visit_container(fz, interp, obj, p_frozen);
+    return freeze_container(fz, interp, obj, p_frozen);
 }
 
-/* Raise for a key or item that will not do; or what ph_fail() said. */
-static visit_result
+/* Raise FreezeError for a key or element that clashes; else the core's error. */
+static step_result
 keys_failed(ph_freezer *fz, const ph_clash *clash)
 {
     if (clash->index < 0) {
-        return core_failed(fz);
+        return raise_core_error(fz);
     }
     ph_frame *frame = top_frame(fz);
     Py_ssize_t next = frame->next;
@@ -825,7 +840,7 @@ keys_failed(ph_freezer *fz, const ph_clash *clash)
     return result;
 }
 
-/* Write a container that has room; NULL if that fails. */
+/* Write a container into its room, which has been entered; NULL if that fails. */
 static PyObject *
 write_container(ph_freezer *fz, const ph_frame *frame, const ph_shape_keys *table,
                 ph_clash *clash)
@@ -847,7 +862,7 @@ write_container(ph_freezer *fz, const ph_frame *frame, const ph_shape_keys *tabl
     }
 }
 
-static visit_result
+static step_result
 finish_container(ph_freezer *fz, PyObject **p_frozen)
 {
     const ph_frame *frame = top_frame(fz);
@@ -855,7 +870,7 @@ finish_container(ph_freezer *fz, PyObject **p_frozen)
     if (frame->kind == PH_FRAME_SHAPED) {
         table = ph_shape_table(frame->shape, &fz->block);
         if (table == NULL) {
-            return core_failed(fz);
+            return raise_core_error(fz);
         }
         fz->block.saved += ph_shape_saving(frame->n);
     }
@@ -866,15 +881,16 @@ finish_container(ph_freezer *fz, PyObject **p_frozen)
     return *p_frozen != NULL ? DONE : keys_failed(fz, &clash);
 }
 
-/* All items of the top frame are frozen: write what it stands for. */
-static visit_result
-finish(ph_freezer *fz, PyObject **p_frozen)
+/* Write the container of the top frame, all of whose items are frozen. */
+static step_result
+finish_frame(ph_freezer *fz, PyObject **p_frozen)
 {
     const ph_frame *frame = top_frame(fz);
     PyObject *const *items = fz->items + frame->base;
+    assert(frame->next == frame->n);
     switch ((ph_frame_kind)frame->kind) {
     case PH_FRAME_SLICE:
-        return frozen_or_failed(fz, ph_put_slice(&fz->block, items), p_frozen);
+        return return_frozen(fz, ph_put_slice(&fz->block, items), p_frozen);
     case PH_FRAME_TIMEZONE:
         return finish_timezone(fz, items, frame->n, p_frozen);
     case PH_FRAME_AWARE:
@@ -887,9 +903,9 @@ finish(ph_freezer *fz, PyObject **p_frozen)
     }
 }
 
-/* The top frame's container is written: remember it, and drop the frame. */
+/* Remember the container of the top frame, which is written, and drop the frame. */
 static int
-leave(ph_freezer *fz, PyObject *frozen)
+leave_frame(ph_freezer *fz, PyObject *frozen)
 {
     const ph_frame *frame = top_frame(fz);
     if (frame->remembered && memo_set(fz, frame->source, frozen) < 0) {
@@ -904,21 +920,21 @@ static PyObject *
 freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
 {
     PyObject *frozen = NULL;
-    visit_result result = visit(fz, interp, root, &frozen);
+    step_result result = freeze_object(fz, interp, root, &frozen);
     while (result != FAILED) {
         if (result == DONE && fz->frames_used == 0) {
             return frozen;
         }
-        if ((result == DONE ? store(fz, frozen) : enter(fz)) < 0) {
+        if ((result == DONE ? store_frozen(fz, frozen) : enter_frame(fz)) < 0) {
             return NULL;
         }
         const ph_frame *frame = top_frame(fz);
         if (frame->next < frame->n) {
-            result = visit(fz, interp, next_item(fz, frame), &frozen);
+            result = freeze_object(fz, interp, next_to_freeze(fz, frame), &frozen);
         }
         else {
-            result = finish(fz, &frozen);
-            if (result == DONE && leave(fz, frozen) < 0) {
+            result = finish_frame(fz, &frozen);
+            if (result == DONE && leave_frame(fz, frozen) < 0) {
                 return NULL;
             }
         }
@@ -938,8 +954,8 @@ freezer_init(ph_freezer *fz, const ph_interpreter *interp, PyObject *default_)
     ph_atoms_init(&fz->atoms);
     ph_memo_init(&fz->memo);
     ph_shapes_init(&fz->shapes);
-    if (ph_block_begin(&fz->block) != PH_OK) {
-        return core_failed(fz);
+    if (ph_heap_ready() != PH_OK || ph_block_begin(&fz->block) != PH_OK) {
+        return raise_core_error(fz);
     }
     fz->begun = true;
     return 0;
@@ -965,28 +981,29 @@ freezer_clear(ph_freezer *fz)
     PyErr_SetRaisedException(error);
 }
 
-/* Publish, and end the freeze.  Whoever got the result takes it as a new
-   reference: permanent objects need no counting. */
+/* Publish the block, and end the freeze.  The result counts as a new reference: permanent
+   objects need no counting. */
 static PyObject *
 freezer_commit(ph_freezer *fz, PyObject *frozen)
 {
+    assert(frozen == NULL || fz->frames_used == 0);
     if (frozen != NULL && check_fork(fz) < 0) {
         frozen = NULL;
     }
     if (frozen != NULL && fz->block.payload > 0
         && ph_block_seal(&fz->block) != PH_OK) {
-        core_failed(fz);
+        raise_core_error(fz);
         frozen = NULL;
     }
     if (frozen != NULL && fz->block.payload > 0) {
         ph_block_commit(&fz->block, frozen);
         fz->begun = false;
     }
-    freezer_clear(fz);              /* an empty block is none: it is given back */
+    freezer_clear(fz);              /* gives an empty block back */
     return frozen;
 }
 
-/* What is permanent is its own frozen form, until its block is released. */
+/* A permanent object is its own frozen form, until its block is released. */
 static PyObject *
 freeze_permanent(const ph_interpreter *interp, PyObject *obj)
 {
@@ -1017,9 +1034,9 @@ ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
 
 /* --- Item by item ------------------------------------------------------------------------------------ */
 
-/* Results are gathered at the bottom of the stack of items. */
+/* Freeze one graph, and gather its root at the bottom of the stack of items. */
 static int
-gather(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+gather_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
     PyObject *frozen = freeze_graph(fz, interp, obj);
     if (frozen == NULL || reserve_items(fz, 1) < 0) {
@@ -1037,7 +1054,7 @@ gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
     if (check_fork(fz) < 0
         || (fast == NULL && !PyErr_ExceptionMatches(PyExc_TypeError))) {
         Py_XDECREF(fast);
-        return -1;                  /* what its iterator has raised */
+        return -1;                  /* with the iterator's exception */
     }
     if (fast == NULL || PySequence_Fast_GET_SIZE(fast) != 2) {
         PyErr_Clear();
@@ -1051,11 +1068,11 @@ gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
     PyObject *value = Py_NewRef(PySequence_Fast_GET_ITEM(fast, 1));
     Py_DECREF(fast);
     fz->root_kind = PH_ROOT_KEY;
-    int result = gather(fz, interp, key);
+    int result = gather_object(fz, interp, key);
     if (result == 0) {
         fz->root_kind = PH_ROOT_VALUE;
         fz->root_key = fz->items[fz->items_used - 1];
-        result = gather(fz, interp, value);
+        result = gather_object(fz, interp, value);
     }
     Py_DECREF(key);
     Py_DECREF(value);
@@ -1096,25 +1113,25 @@ ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *defau
     }
     fz.root_kind = PH_ROOT_ITEM;
     PyObject *frozen = NULL;
-    if (gather_all(&fz, interp, iterable, gather) == 0) {
+    if (gather_all(&fz, interp, iterable, gather_object) == 0) {
         frozen = fz.items_used == 0
                  ? ph_static_empty_tuple()
                  : ph_put_tuple(&fz.block, fz.items, (Py_ssize_t)fz.items_used);
         if (frozen == NULL) {
-            core_failed(&fz);
+            raise_core_error(&fz);
         }
     }
     return freezer_commit(&fz, frozen);
 }
 
-/* key, value, key, value ... to all keys, then all values. */
+/* Copy the gathered items, key, value, key, value ..., to all keys, then all values. */
 static int
 part_pairs(ph_freezer *fz, PyObject ***p_parted)
 {
     size_t n = fz->items_used / 2;
     PyObject **parted = ph_malloc((2 * n + 1) * sizeof(PyObject *));
     if (parted == NULL) {
-        return no_memory(fz);
+        return raise_no_memory(fz);
     }
     for (size_t i = 0; i < n; i++) {
         parted[i] = fz->items[2 * i];
@@ -1142,7 +1159,7 @@ put_pairs(ph_freezer *fz)
                         "once it is frozen");
     }
     else if (frozen == NULL) {
-        core_failed(fz);
+        raise_core_error(fz);
     }
     ph_free(parted);
     return frozen;

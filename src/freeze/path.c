@@ -1,15 +1,15 @@
 /* path.c -- naming a place in the data: data["users"][3].profile.
 
-   A path is built only when something is wrong, from the frames between the
-   root and the place.  Keys that are not plain atoms are named by their type:
-   calling their __repr__ would run more of the code that just failed. */
+   A path is built for an error only, from the frames between the root and the place.  Keys
+   that are not plain atoms are named by their type: calling their __repr__ would run more of
+   the code that may just have failed. */
 
 #include "freeze/freezer.h"
 
 #include <stdarg.h>
 
 #define SHOWN_LENGTH 60             /* characters of a key that a path shows */
-#define SHOWN_STEPS 100             
+#define SHOWN_STEPS 100             /* of a path; more are shown as "..." */
 
 static bool
 is_plain_str(PyObject *obj)
@@ -34,9 +34,9 @@ has_harmless_repr(PyObject *obj)
            || PyUnicode_CheckExact(obj) || PyBytes_CheckExact(obj);
 }
 
-/* How a key or element is shown. */
+/* Show a key or element. */
 static PyObject *
-show(PyObject *obj)
+show_key(PyObject *obj)
 {
     if (is_plain_str(obj) && PyUnicode_GET_LENGTH(obj) <= SHOWN_LENGTH) {
         return PyUnicode_FromFormat("\"%U\"", obj);
@@ -45,7 +45,7 @@ show(PyObject *obj)
         return PyUnicode_FromFormat("<%s>", Py_TYPE(obj)->tp_name);
     }
     PyObject *repr = PyObject_Repr(obj);
-    if (repr == NULL) {             /* an int of too many digits, say */
+    if (repr == NULL) {             /* for example an int of too many digits */
         PyErr_Clear();
         return PyUnicode_FromFormat("<%s>", Py_TYPE(obj)->tp_name);
     }
@@ -60,7 +60,7 @@ show(PyObject *obj)
 static PyObject *
 format_shown(const char *format, PyObject *obj)
 {
-    PyObject *shown = show(obj);
+    PyObject *shown = show_key(obj);
     PyObject *result = shown ? PyUnicode_FromFormat(format, shown) : NULL;
     Py_XDECREF(shown);
     return result;
@@ -84,9 +84,9 @@ mapping_step(const ph_frame *frame, PyObject *const *items)
                            : value_step(frame, items[frame->next - n]);
 }
 
-/* What leads from a container to its item in work. */
+/* Describe the step from a container to its item in work. */
 static PyObject *
-step(const ph_frame *frame, PyObject *const *items)
+describe_step(const ph_frame *frame, PyObject *const *items)
 {
     static const char *const slice_parts[] = {".start", ".stop", ".step"};
     static const char *const zone_parts[] = {".offset", ".name"};
@@ -127,9 +127,9 @@ root_step(const ph_freezer *freezer)
     return PyUnicode_FromString("data");
 }
 
-/* Of a very long path, leave out the middle. */
+/* Leave out the middle of a very long path. */
 static int
-shorten(PyObject *steps)
+shorten_path(PyObject *steps)
 {
     Py_ssize_t n = PyList_GET_SIZE(steps);
     if (n <= SHOWN_STEPS) {
@@ -157,17 +157,17 @@ append_steps(ph_freezer *freezer, size_t frames, PyObject *steps)
     for (size_t i = 0; i < frames && result == 0; i++) {
         const ph_frame *frame = &freezer->frames[i];
         if (frame->kind != PH_FRAME_CONVERTED && frame->next < frame->n) {
-            result = append_step(steps, step(frame, freezer->items + frame->base));
+            result = append_step(steps, describe_step(frame, freezer->items + frame->base));
         }
     }
-    return result < 0 ? -1 : shorten(steps);
+    return result < 0 ? -1 : shorten_path(steps);
 }
 
 PyObject *
 ph_path_of(ph_freezer *freezer, size_t frames)
 {
     if (freezer->begun && !ph_block_is_foreign(&freezer->block)) {
-        ph_block_show(&freezer->block);     /* frozen keys are shown, too */
+        ph_block_show(&freezer->block);     /* the path may show frozen keys */
     }
     PyObject *steps = PyList_New(0), *empty = PyUnicode_FromString("");
     PyObject *path = NULL;
@@ -217,7 +217,7 @@ ph_note_place(ph_freezer *freezer)
     if (note != NULL) {
         Py_XDECREF(PyObject_CallMethod(error, "add_note", "O", note));
     }
-    PyErr_Clear();                  /* the user's exception is what counts */
+    PyErr_Clear();                  /* only the user's exception counts */
     Py_XDECREF(note);
     Py_XDECREF(path);
     PyErr_SetRaisedException(error);

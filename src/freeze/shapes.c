@@ -1,4 +1,4 @@
-/* shapes.c -- see shapes.h.  Belongs to one freeze and dies with it. */
+/* shapes.c -- which mappings have the same str keys in the same order: see shapes.h. */
 
 #include "freeze/shapes.h"
 
@@ -76,8 +76,9 @@ ph_shapes_find(const ph_shapes *shapes, PyObject *const *row, Py_ssize_t n)
 }
 
 static void
-insert(ph_shape_slot *slots, uint64_t mask, ph_shape_slot slot)
+insert_shape(ph_shape_slot *slots, uint64_t mask, ph_shape_slot slot)
 {
+    assert(slot.shape != NULL);
     uint64_t i = slot.hash & mask;
     while (slots[i].shape != NULL) {
         i = (i + 1) & mask;
@@ -86,7 +87,7 @@ insert(ph_shape_slot *slots, uint64_t mask, ph_shape_slot slot)
 }
 
 static ph_status
-make_room(ph_shapes *shapes)
+make_room_for_shape(ph_shapes *shapes)
 {
     if (shapes->slots != NULL && 2 * (shapes->used + 1) <= shapes->mask + 1) {
         return PH_OK;
@@ -98,7 +99,7 @@ make_room(ph_shapes *shapes)
     }
     for (uint64_t i = 0; shapes->slots && i <= shapes->mask; i++) {
         if (shapes->slots[i].shape != NULL) {
-            insert(slots, size - 1, shapes->slots[i]);
+            insert_shape(slots, size - 1, shapes->slots[i]);
         }
     }
     ph_free(shapes->slots);
@@ -110,7 +111,8 @@ make_room(ph_shapes *shapes)
 ph_shape *
 ph_shapes_add(ph_shapes *shapes, PyObject *const *keys, Py_ssize_t n)
 {
-    if (make_room(shapes) != PH_OK) {
+    assert(n >= 1 && n <= PH_SHAPE_MOST);
+    if (make_room_for_shape(shapes) != PH_OK) {
         return NULL;
     }
     ph_shape *shape = ph_malloc(sizeof(ph_shape) + (size_t)n * sizeof(PyObject *));
@@ -123,7 +125,7 @@ ph_shapes_add(ph_shapes *shapes, PyObject *const *keys, Py_ssize_t n)
     memcpy(shape->keys, keys, (size_t)n * sizeof(PyObject *));
     shape->next = shapes->all;
     shapes->all = shape;
-    insert(shapes->slots, shapes->mask,
+    insert_shape(shapes->slots, shapes->mask,
            (ph_shape_slot){.hash = hash_row(keys, n), .shape = shape});
     shapes->used++;
     return shape;
@@ -132,7 +134,7 @@ ph_shapes_add(ph_shapes *shapes, PyObject *const *keys, Py_ssize_t n)
 void
 ph_shapes_add_alias(ph_shapes *shapes, ph_shape *shape, PyObject *const *row)
 {
-    if (shapes->aliases >= ALIASES_MOST || make_room(shapes) != PH_OK) {
+    if (shapes->aliases >= ALIASES_MOST || make_room_for_shape(shapes) != PH_OK) {
         return;
     }
     size_t size = (size_t)shape->n * sizeof(PyObject *);
@@ -143,7 +145,7 @@ ph_shapes_add_alias(ph_shapes *shapes, ph_shape *shape, PyObject *const *row)
     for (Py_ssize_t i = 0; i < shape->n; i++) {
         sources[i] = Py_NewRef(row[i]);
     }
-    insert(shapes->slots, shapes->mask,
+    insert_shape(shapes->slots, shapes->mask,
            (ph_shape_slot){hash_row(row, shape->n), shape, sources});
     shapes->used++;
     shapes->aliases++;

@@ -1,8 +1,11 @@
 /* shapes.h -- which mappings have the same str keys in the same order.
 
-   A shape that has been met twice gets a table of keys that all further
-   mappings of the shape share; the first mapping keeps its own, since most
-   shapes of some data are met once. */
+   A shape that is met a second time gets a table of keys.  That mapping and all further
+   ones of the shape share it.  The first mapping keeps a table of its own, since most
+   shapes are met once only.
+
+   Rows of keys are compared by address: frozen keys are unique in their block, and a row of
+   source keys is remembered as an alias of its shape.  All of this belongs to one freeze. */
 
 #ifndef PH_FREEZE_SHAPES_H
 #define PH_FREEZE_SHAPES_H
@@ -16,32 +19,30 @@ typedef struct ph_shape {
     PyObject *keys[];               /* frozen */
 } ph_shape;
 
-/* From a row of n keys, compared by address, to its shape. */
+/* An entry: from a row of keys to its shape. */
 typedef struct {
     uint64_t hash;
     ph_shape *shape;                /* NULL: the slot is empty */
     PyObject **sources;             /* the row, owned; NULL: shape->keys */
 } ph_shape_slot;
 
-/* Rows of frozen keys find their shape; rows of source keys do, too, without
-   the keys being frozen first. */
 typedef struct {
-    ph_shape *all;
-    ph_shape_slot *slots;
+    ph_shape *all;                  /* the list of them */
+    ph_shape_slot *slots;           /* open addressing, at most half full */
     uint64_t mask, used;
-    uint64_t aliases;               /* rows of source keys remembered */
+    uint64_t aliases;               /* entries that have a row of source keys */
 } ph_shapes;
 
 void ph_shapes_init(ph_shapes *shapes);
 void ph_shapes_clear(ph_shapes *shapes);
 
-/* The shape of a row of keys, frozen or not, or NULL. */
+/* Find the shape of a row of keys, frozen or not; NULL if there is none. */
 ph_shape *ph_shapes_find(const ph_shapes *shapes, PyObject *const *row, Py_ssize_t n);
-/* A new shape of frozen keys; NULL after ph_fail(). */
+/* Add the shape of a row of frozen keys; NULL after ph_fail(). */
 ph_shape *ph_shapes_add(ph_shapes *shapes, PyObject *const *keys, Py_ssize_t n);
-/* Remember that a row of source keys has this shape; best effort. */
+/* Remember that a row of source keys has this shape, if there is memory for it. */
 void ph_shapes_add_alias(ph_shapes *shapes, ph_shape *shape, PyObject *const *row);
-/* The shape's table, made when first asked for; NULL after ph_fail(). */
+/* Return the shape's table, made by the first call; NULL after ph_fail(). */
 ph_shape_keys *ph_shape_table(ph_shape *shape, ph_block *block);
 
 #endif

@@ -1,21 +1,22 @@
-/* thaw.c -- the walk of freeze.c the other way round: depth first, over stacks
-   of its own, children before parents.
+/* thaw.c -- the walk of freeze.c the other way round: depth first, over stacks of its own,
+   children before parents.
 
-   Permanent objects have no cycles and do not change, so that nothing needs
-   guarding.  The stack of items owns the copies that are not yet in their
-   container; the memo borrows, since each copy lives until the root does. */
+   Permanent objects have no cycles and do not change, so borrowed references to them are
+   enough.  The stack of items owns the copies that are not in their container yet.  The
+   memo borrows its copies, since each lives as long as the copy of the root. */
 
 #include "freeze/thaw.h"
 
 #include <string.h>
 
+#include "core/base/array.h"
 #include "state/memo.h"
 
 #define SIGNALS_EVERY 65536
 
 typedef struct {
     PyObject *source;               /* tuple, or frozen mapping */
-    size_t base;                    /* of its copied items on the stack */
+    size_t base;                    /* index of its first copied item on the stack */
     Py_ssize_t n;                   /* items */
     Py_ssize_t next;                /* the item in work */
     Py_ssize_t pos;                 /* of PyDict_Next() */
@@ -28,13 +29,13 @@ typedef struct {
     size_t items_used, items_size;
     thaw_frame *frames;
     size_t frames_used, frames_size;
-    uint64_t visits;
+    uint64_t steps;
 } thawer;
 
 static int
-no_memory(thawer *th)
+raise_thaw_no_memory(thawer *th)
 {
-    ph_fail(PH_NOMEM, "permaheap: out of memory");
+    (void)ph_no_memory();
     return ph_raise(th->exceptions);
 }
 
@@ -46,7 +47,7 @@ push_item(thawer *th, PyObject *item)
         PyObject **items = ph_realloc(th->items, size * sizeof(PyObject *));
         if (items == NULL) {
             Py_DECREF(item);
-            return no_memory(th);
+            return raise_thaw_no_memory(th);
         }
         th->items = items;
         th->items_size = size;
@@ -56,13 +57,13 @@ push_item(thawer *th, PyObject *item)
 }
 
 static int
-push_frame(thawer *th, PyObject *source, Py_ssize_t n)
+push_thaw_frame(thawer *th, PyObject *source, Py_ssize_t n)
 {
     if (th->frames_used == th->frames_size) {
         size_t size = th->frames_size ? 2 * th->frames_size : 32;
         thaw_frame *frames = ph_realloc(th->frames, size * sizeof(thaw_frame));
         if (frames == NULL) {
-            return no_memory(th);
+            return raise_thaw_no_memory(th);
         }
         th->frames = frames;
         th->frames_size = size;
@@ -79,10 +80,10 @@ is_mapping(PyObject *obj)
 }
 
 static int
-remember(thawer *th, PyObject *source, PyObject *copy)
+remember_copy(thawer *th, PyObject *source, PyObject *copy)
 {
     if (!ph_heap_contains(source)) {
-        return 0;                   /* the empty tuple: each a list of its own */
+        return 0;                   /* the empty tuple: each place gets its own list */
     }
     if (ph_memo_set(&th->memo, source, copy) != PH_OK) {
         return ph_raise(th->exceptions);
@@ -92,9 +93,9 @@ remember(thawer *th, PyObject *source, PyObject *copy)
 
 /* Copy an object to the stack of items, or push a frame for it. */
 static int
-visit(thawer *th, PyObject *obj)
+thaw_object(thawer *th, PyObject *obj)
 {
-    if (++th->visits % SIGNALS_EVERY == 0 && PyErr_CheckSignals() < 0) {
+    if (++th->steps % SIGNALS_EVERY == 0 && PyErr_CheckSignals() < 0) {
         return -1;
     }
     bool mapping = is_mapping(obj);
@@ -107,18 +108,18 @@ visit(thawer *th, PyObject *obj)
     }
     if (PyFrozenSet_CheckExact(obj)) {
         copy = PySet_New(obj);
-        if (copy == NULL || remember(th, obj, copy) < 0) {
+        if (copy == NULL || remember_copy(th, obj, copy) < 0) {
             Py_XDECREF(copy);
             return -1;
         }
         return push_item(th, copy);
     }
-    return push_frame(th, obj, mapping ? PyDict_GET_SIZE(ph_mapping_dict(obj))
+    return push_thaw_frame(th, obj, mapping ? PyDict_GET_SIZE(ph_mapping_dict(obj))
                                        : PyTuple_GET_SIZE(obj));
 }
 
 static PyObject *
-next_source(thaw_frame *frame)
+next_to_thaw(thaw_frame *frame)
 {
     if (PyTuple_CheckExact(frame->source)) {
         return PyTuple_GET_ITEM(frame->source, frame->next++);
@@ -160,12 +161,13 @@ drop_items(thawer *th, size_t base)
     }
 }
 
-/* All items of the top frame are copied: make the container. */
+/* Make the container of the top frame, all of whose items are copied. */
 static int
-finish(thawer *th)
+finish_copy(thawer *th)
 {
     thaw_frame frame = th->frames[--th->frames_used];
     PyObject **items = th->items + frame.base;
+    assert(th->items_used == frame.base + (size_t)frame.n);
     PyObject *copy = PyTuple_CheckExact(frame.source)
                      ? make_list(items, frame.n)
                      : make_dict(ph_mapping_dict(frame.source), items);
@@ -173,7 +175,7 @@ finish(thawer *th)
         return -1;
     }
     drop_items(th, frame.base);
-    if (remember(th, frame.source, copy) < 0) {
+    if (remember_copy(th, frame.source, copy) < 0) {
         Py_DECREF(copy);
         return -1;
     }
@@ -181,13 +183,13 @@ finish(thawer *th)
 }
 
 static int
-walk(thawer *th, PyObject *root)
+thaw_graph(thawer *th, PyObject *root)
 {
-    int result = visit(th, root);
+    int result = thaw_object(th, root);
     while (result == 0 && th->frames_used > 0) {
         thaw_frame *frame = &th->frames[th->frames_used - 1];
-        result = frame->next < frame->n ? visit(th, next_source(frame))
-                                        : finish(th);
+        result = frame->next < frame->n ? thaw_object(th, next_to_thaw(frame))
+                                        : finish_copy(th);
     }
     return result;
 }
@@ -204,8 +206,9 @@ ph_thaw(const ph_exceptions *exceptions, PyObject *frozen)
     thawer th = {.exceptions = exceptions};
     ph_memo_init(&th.memo);
     PyObject *copy = NULL;
-    if (walk(&th, frozen) == 0) {
+    if (thaw_graph(&th, frozen) == 0) {
         copy = th.items[--th.items_used];
+        assert(th.items_used == 0);
     }
     drop_items(&th, 0);
     ph_memo_clear(&th.memo);

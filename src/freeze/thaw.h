@@ -5,9 +5,9 @@
 
 #include "state/errors.h"
 
-/* A copy of what mappings, tuples and frozensets hold, as dict, list and set;
-   dict keys, set elements and atoms stay the permanent objects that they are.
-   What was one object stays one.  NULL with an exception.  O(objects). */
+/* Copy mappings to dict, tuples to list and frozensets to set, all the way down.  Dict keys,
+   set elements and atoms stay the permanent objects that they are, and a shared container
+   stays shared.  NULL with an exception.  O(objects). */
 PyObject *ph_thaw(const ph_exceptions *exceptions, PyObject *frozen);
 
 #endif

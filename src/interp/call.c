@@ -132,7 +132,7 @@ take_written(ph_lending *lending, call_packet *out, call_kind kind, ph_writer *w
     while (out->n_spans < writer->n_spans) {
         out->spans[out->n_spans] = writer->spans[out->n_spans];
         if (ph_span_hold_named(out->spans[out->n_spans]) != PH_OK) {
-            return ph_raise(lending->travels->exceptions);
+            return ph_raise(&lending->travels->interp->exceptions);
         }
         out->n_spans++;
     }
@@ -144,7 +144,7 @@ take_written(ph_lending *lending, call_packet *out, call_kind kind, ph_writer *w
 static int
 write_pickle(ph_lending *lending, call_packet *out, PyObject *value, ph_writer *writer)
 {
-    PyObject *pickle = ph_pickle(lending->travels->pickles, value, NULL, writer);
+    PyObject *pickle = ph_pickle(lending->travels->interp->pickles, value, NULL, writer);
     if (pickle == NULL) {
         return -1;
     }
@@ -212,8 +212,8 @@ unpack_call_value(ph_lending *lending, call_packet *in)
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
     PyObject *value = in->kind == CALL_PICKLE
-                      ? ph_unpickle(lending->travels->pickles, end, in->pickle_size, NULL,
-                                    &reader)
+                      ? ph_unpickle(lending->travels->interp->pickles, end,
+                                    in->pickle_size, NULL, &reader)
                       : ph_message_read(lending->travels, &reader);
     in->next_span = reader.next_span;
     in->arrived = value != NULL;
@@ -249,7 +249,7 @@ serve_packet(ph_loan *loan, call_packet *in, call_packet *out)
         }
         return -1;
     }
-    ph_lending *lending = ph_lending_of(core);
+    ph_lending *lending = ph_interpreter_of(core)->lending;
     PyObject *moved = NULL;
     PyObject *request = unpack_call_value(lending, in);
     PyObject *result = request ? run_method(object, request) : NULL;
@@ -403,7 +403,7 @@ make_request(PyObject *method, PyObject *const *args, Py_ssize_t n, PyObject *na
 static PyObject *
 core_call(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *names)
 {
-    ph_lending *lending = ph_lending_of(module);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
     if (nargs < 2 || !PyUnicode_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "call: needed are a Loan or a Borrowed, and the "
                         "name of a method; pass call(loan, \"method\", ...)");

@@ -23,26 +23,15 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "core/family/family.h"
 #include "interp/borrowed_buffer.h"
-
-/* Make an instance.  The types are gone when the interpreter's modules are. */
-static void *
-make_instance(PyTypeObject *type)
-{
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "permaheap: there is no Loan or Borrowed any "
-                        "more, since this interpreter has ended");
-        return NULL;
-    }
-    return type->tp_alloc(type, 0);
-}
 
 /* --- Loan ------------------------------------------------------------------------- */
 
 static PyObject *
 make_loan(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
 {
-    Loan *self = make_instance(lending->loan_type);
+    Loan *self = (Loan *)ph_instance_new(lending->loan_type);
     if (self == NULL) {
         if (loan != NULL) {
             ph_loan_drop_name(loan);
@@ -134,7 +123,7 @@ borrow_loan(Loan *self)
 static PyObject *
 make_borrowed(ph_lending *lending, ph_loan *loan, bool writable)
 {
-    Borrowed *self = make_instance(lending->borrowed_type);
+    Borrowed *self = (Borrowed *)ph_instance_new(lending->borrowed_type);
     if (self == NULL) {
         ph_loan_drop_proxy(loan);
         return NULL;
@@ -243,7 +232,7 @@ loan_from_bytes(PyObject *type, PyObject *data)
     ph_loan_name name;
     int status = parse_loan_bytes(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : find_loan_by_name(ph_lending_of(module), &name);
+    return status < 0 ? NULL : find_loan_by_name(ph_interpreter_of(module)->lending, &name);
 }
 
 static PyObject *
@@ -437,7 +426,8 @@ borrowed_from_bytes(PyObject *type, PyObject *args)
     ph_loan_name name;
     int status = parse_loan_bytes(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : borrow_by_name(ph_lending_of(module), &name, writable);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
+    return status < 0 ? NULL : borrow_by_name(lending, &name, writable);
 }
 
 static PyObject *
@@ -515,16 +505,6 @@ ph_borrow(ph_lending *lending, PyObject *target)
 
 /* --- In a message ----------------------------------------------------------------- */
 
-static ph_lending *
-find_lending(const ph_travels *travels, PyObject *(*read)(const ph_travels *, ph_reader *))
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->read != read) {
-        traveller++;
-    }
-    return traveller->context;
-}
-
 static int
 loan_write(ph_writer *writer, PyObject *op)
 {
@@ -542,7 +522,7 @@ loan_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return find_loan_by_name(find_lending(travels, loan_read), &name);
+    return find_loan_by_name(travels->interp->lending, &name);
 }
 
 static int
@@ -569,7 +549,7 @@ borrowed_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return borrow_by_name(find_lending(travels, borrowed_read), &name, writable != 0);
+    return borrow_by_name(travels->interp->lending, &name, writable != 0);
 }
 
 /* --- lend ------------------------------------------------------------------------- */
@@ -585,7 +565,7 @@ PyDoc_STRVAR(lend_doc,
 static PyObject *
 core_lend(PyObject *module, PyObject *object)
 {
-    ph_lending *lending = ph_lending_of(module);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
     if (lending->here == NULL || ph_heap_ready() != PH_OK) {
         PyErr_Format(PyExc_MemoryError, "permaheap: nothing can be lent without the heap: "
                      "%s", lending->here ? ph_error_text() : "this interpreter has ended");
@@ -604,7 +584,7 @@ core_lend(PyObject *module, PyObject *object)
 static PyObject *
 end_lending(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
-    ph_interp_record *here = ph_lending_of(module)->here;
+    ph_interp_record *here = ph_interpreter_of(module)->lending->here;
     if (here != NULL) {
         ph_interp_close(here);
         ph_loans_end(here);
@@ -651,10 +631,11 @@ add_lending_type(PyObject *module, PyType_Spec *spec)
 }
 
 int
-ph_lend_add(PyObject *module, ph_travels *travels)
+ph_lend_add(PyObject *module)
 {
-    ph_lending *lending = ph_lending_of(module);
-    lending->travels = travels;
+    ph_interpreter *interp = ph_interpreter_of(module);
+    ph_lending *lending = interp->lending;
+    lending->travels = interp->wire;
     lending->here = ph_interp_here();
     if (lending->here == NULL) {
         PyErr_NoMemory();
@@ -670,15 +651,12 @@ ph_lend_add(PyObject *module, ph_travels *travels)
     if (lending->loan_type == NULL || lending->borrowed_type == NULL) {
         return -1;
     }
-    assert(travels->n + 2 <= PH_TRAVELLERS);
-    travels->traveller[travels->n++] = (ph_traveller){
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = lending->loan_type, .write = loan_write, .read = loan_read,
-        .context = lending,
-    };
-    travels->traveller[travels->n++] = (ph_traveller){
+    });
+    ph_travels_add(interp->wire, (ph_traveller){
         .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
-        .context = lending,
-    };
+    });
     return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : register_end(module);
 }
 

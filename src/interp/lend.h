@@ -5,12 +5,9 @@
 
 #include "interp/loan_types.h"
 
-/* The part of a module's state; by module.c. */
-ph_lending *ph_lending_of(PyObject *module);
-
 /* Add lend() and its types to the module, and let the end of this interpreter close it for
    the threads of others.  -1 with an exception. */
-int ph_lend_add(PyObject *module, ph_travels *travels);
+int ph_lend_add(PyObject *module);
 int ph_lending_traverse(ph_lending *lending, visitproc visit, void *arg);
 void ph_lending_clear(ph_lending *lending);
 

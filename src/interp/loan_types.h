@@ -7,7 +7,7 @@
 #include "wire/wire.h"
 
 /* Per interpreter: a part of the module's state, written with its GIL. */
-typedef struct {
+typedef struct ph_lending {
     PyTypeObject *loan_type, *borrowed_type;
     PyObject *loan_error;           /* LoanError, a RuntimeError */
     const ph_travels *travels;

@@ -28,7 +28,7 @@
 #include <string.h>
 
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 #include "core/os/os.h"
 
 /* --- Entries ---------------------------------------------------------------------- */

@@ -10,6 +10,8 @@
 #include <datetime.h>
 #include <stddef.h>
 
+#include "core/family/family.h"
+
 /* Not in any header; rangeobject.c, and unchanged for many versions. */
 typedef struct {
     PyObject_HEAD

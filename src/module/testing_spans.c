@@ -1,14 +1,15 @@
-/* testing_spans.c -- what the tests of spans ask for, from Python.
+/* testing_spans.c -- the hooks of _core._testing through which tests handle single spans.
 
    A span's id is one int here: generation << 32 | index.  No logic. */
 
 #include "module/testing_spans.h"
 
+#include "core/family/family.h"
 #include "core/ring/ring.h"
 #include "core/span/span_table.h"
 
 static PyObject *
-raise_status(ph_status status)
+raise_span_status(ph_status status)
 {
     PyObject *type = status == PH_NOMEM ? PyExc_MemoryError
                      : status == PH_BAD_HANDLE ? PyExc_ValueError : PyExc_OSError;
@@ -17,91 +18,93 @@ raise_status(ph_status status)
 }
 
 static ph_span_id
-id_of(unsigned long long name)
+span_id_of(unsigned long long name)
 {
     return (ph_span_id){(uint32_t)name, (uint32_t)(name >> 32)};
 }
 
 static unsigned long long
-name_of(ph_span_id id)
+span_name_of(ph_span_id id)
 {
     return (unsigned long long)id.generation << 32 | id.index;
 }
 
-static PyObject *
-span_new(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *
+ph_testing_span_new(PyObject *Py_UNUSED(type), PyObject *args)
 {
     unsigned long long size;
     int zeroed, kind;
-    if (!PyArg_ParseTuple(args, "Kpi:_span_new", &size, &zeroed, &kind)) {
+    if (!PyArg_ParseTuple(args, "Kpi:span_new", &size, &zeroed, &kind)) {
         return NULL;
     }
     ph_span_id id;
-    ph_status status;
-    Py_BEGIN_ALLOW_THREADS
-    status = ph_span_new((ph_span_kind)kind, size, zeroed, &id);
-    Py_END_ALLOW_THREADS
-    return status == PH_OK ? PyLong_FromUnsignedLongLong(name_of(id))
-                           : raise_status(status);
+    ph_status status = ph_heap_ready();
+    if (status == PH_OK) {
+        Py_BEGIN_ALLOW_THREADS
+        status = ph_span_new((ph_span_kind)kind, size, zeroed, &id);
+        Py_END_ALLOW_THREADS
+    }
+    return status == PH_OK ? PyLong_FromUnsignedLongLong(span_name_of(id))
+                           : raise_span_status(status);
 }
 
-static PyObject *
-span_hold(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *
+ph_testing_span_hold(PyObject *Py_UNUSED(type), PyObject *args)
 {
     unsigned long long name;
     int kind;
-    if (!PyArg_ParseTuple(args, "Ki:_span_hold", &name, &kind)) {
+    if (!PyArg_ParseTuple(args, "Ki:span_hold", &name, &kind)) {
         return NULL;
     }
-    ph_status status = ph_span_hold(id_of(name), (ph_span_kind)kind);
-    return status == PH_OK ? Py_NewRef(Py_None) : raise_status(status);
+    ph_status status = ph_span_hold(span_id_of(name), (ph_span_kind)kind);
+    return status == PH_OK ? Py_NewRef(Py_None) : raise_span_status(status);
 }
 
-static PyObject *
-span_drop(PyObject *Py_UNUSED(module), PyObject *arg)
+PyObject *
+ph_testing_span_drop(PyObject *Py_UNUSED(type), PyObject *arg)
 {
     unsigned long long name = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) {
         return NULL;
     }
     Py_BEGIN_ALLOW_THREADS
-    ph_span_drop(id_of(name));
+    ph_span_drop(span_id_of(name));
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
 
 /* (address, size, is it ours alone); None when this process does not hold it. */
-static PyObject *
-span_view(PyObject *Py_UNUSED(module), PyObject *arg)
+PyObject *
+ph_testing_span_view(PyObject *Py_UNUSED(type), PyObject *arg)
 {
     unsigned long long name = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) {
         return NULL;
     }
-    char *address = ph_span_address(id_of(name));
+    char *address = ph_span_address(span_id_of(name));
     if (address == NULL) {
         Py_RETURN_NONE;
     }
     return Py_BuildValue("(KKN)", (unsigned long long)(uintptr_t)address,
-                         (unsigned long long)ph_span_size(id_of(name)),
-                         PyBool_FromLong(ph_span_is_ours(id_of(name))));
+                         (unsigned long long)ph_span_size(span_id_of(name)),
+                         PyBool_FromLong(ph_span_is_ours(span_id_of(name))));
 }
 
 /* Publish (or take) a message that holds these, at the word at this address. */
-static PyObject *
-span_message(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *
+ph_testing_span_message(PyObject *Py_UNUSED(type), PyObject *args)
 {
     int take;
     PyObject *names;
     unsigned long long position, value;
-    if (!PyArg_ParseTuple(args, "pO!KK:_span_message", &take, &PyTuple_Type, &names,
+    if (!PyArg_ParseTuple(args, "pO!KK:span_message", &take, &PyTuple_Type, &names,
                           &position, &value)) {
         return NULL;
     }
     ph_span_id ids[PH_MESSAGE_SPANS + 1];
     Py_ssize_t n = PyTuple_GET_SIZE(names);
     for (Py_ssize_t i = 0; i < n && i <= (Py_ssize_t)PH_MESSAGE_SPANS; i++) {
-        ids[i] = id_of(PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(names, i)));
+        ids[i] = span_id_of(PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(names, i)));
         if (PyErr_Occurred()) {
             return NULL;
         }
@@ -109,18 +112,18 @@ span_message(PyObject *Py_UNUSED(module), PyObject *args)
     _Atomic uint64_t *word = (_Atomic uint64_t *)(uintptr_t)position;
     ph_status status = (take ? ph_spans_take : ph_spans_publish)(ids, (uint32_t)n, word,
                                                                  value);
-    return status == PH_OK ? Py_NewRef(Py_None) : raise_status(status);
+    return status == PH_OK ? Py_NewRef(Py_None) : raise_span_status(status);
 }
 
 /* Make a ring of a channel's span if there is none, and send a message with these. */
-static PyObject *
-span_send(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *
+ph_testing_span_send(PyObject *Py_UNUSED(type), PyObject *args)
 {
     unsigned long long channel, name;
-    if (!PyArg_ParseTuple(args, "KK:_span_send", &channel, &name)) {
+    if (!PyArg_ParseTuple(args, "KK:span_send", &channel, &name)) {
         return NULL;
     }
-    ph_ring *ring = ph_span_address(id_of(channel));
+    ph_ring *ring = ph_span_address(span_id_of(channel));
     if (ring == NULL) {
         PyErr_SetString(PyExc_ValueError, "not held");
         return NULL;
@@ -129,16 +132,16 @@ span_send(PyObject *Py_UNUSED(module), PyObject *args)
     if (ph_ring_capacity(ring) == 0) {
         status = ph_ring_init(ring, PH_PAGE);
     }
-    ph_span_id id = id_of(name);
+    ph_span_id id = span_id_of(name);
     ph_outgoing message = {.n_spans = 1, .spans = &id, .bytes = "", .size = 0};
     if (status == PH_OK) {
         status = ph_ring_send(ring, &message, PH_FOREVER);
     }
-    return status == PH_OK ? Py_NewRef(Py_None) : raise_status(status);
+    return status == PH_OK ? Py_NewRef(Py_None) : raise_span_status(status);
 }
 
-static PyObject *
-span_sweep(PyObject *Py_UNUSED(module), PyObject *give_back)
+PyObject *
+ph_testing_span_sweep(PyObject *Py_UNUSED(type), PyObject *give_back)
 {
     uint64_t bytes = ph_spans_sweep();
     if (PyObject_IsTrue(give_back)) {
@@ -149,7 +152,7 @@ span_sweep(PyObject *Py_UNUSED(module), PyObject *give_back)
 
 /* A span to publish, and one whose first word is the position. */
 static ph_status
-time_messages(ph_span_id id, uint64_t rounds, uint64_t *p_time)
+time_span_messages(ph_span_id id, uint64_t rounds, uint64_t *p_time)
 {
     ph_span_id place;
     ph_status status = ph_span_new(PH_SPAN_BUFFER, PH_PAGE, true, &place);
@@ -187,11 +190,11 @@ time_spans(uint64_t size, uint64_t rounds, uint64_t *p_time)
 }
 
 /* Nanoseconds of: new and drop; publish, take and drop. */
-static PyObject *
-span_times(PyObject *Py_UNUSED(module), PyObject *args)
+PyObject *
+ph_testing_span_times(PyObject *Py_UNUSED(type), PyObject *args)
 {
     unsigned long long size, rounds;
-    if (!PyArg_ParseTuple(args, "KK:_span_times", &size, &rounds)) {
+    if (!PyArg_ParseTuple(args, "KK:span_times", &size, &rounds)) {
         return NULL;
     }
     uint64_t new_time, message_time;
@@ -201,42 +204,11 @@ span_times(PyObject *Py_UNUSED(module), PyObject *args)
         status = ph_span_new(PH_SPAN_BUFFER, size, false, &id);
     }
     if (status == PH_OK) {
-        status = time_messages(id, rounds, &message_time);
+        status = time_span_messages(id, rounds, &message_time);
         ph_span_drop(id);
     }
     return status == PH_OK
            ? Py_BuildValue("(dd)", (double)new_time / (double)rounds,
                            (double)message_time / (double)rounds)
-           : raise_status(status);
-}
-
-/* Be killed at the n-th next death point; 0: not. */
-static PyObject *
-death(PyObject *Py_UNUSED(module), PyObject *arg)
-{
-    long n = PyLong_AsLong(arg);
-    if (n == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    ph_death_arm(n);
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef methods[] = {
-    {"_span_new", span_new, METH_VARARGS, NULL},
-    {"_span_hold", span_hold, METH_VARARGS, NULL},
-    {"_span_drop", span_drop, METH_O, NULL},
-    {"_span_view", span_view, METH_O, NULL},
-    {"_span_message", span_message, METH_VARARGS, NULL},
-    {"_span_send", span_send, METH_VARARGS, NULL},
-    {"_span_sweep", span_sweep, METH_O, NULL},
-    {"_span_times", span_times, METH_VARARGS, NULL},
-    {"_death", death, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
-};
-
-int
-ph_testing_spans_add(PyObject *module)
-{
-    return PyModule_AddFunctions(module, methods);
+           : raise_span_status(status);
 }

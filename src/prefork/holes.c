@@ -1,22 +1,22 @@
 /* holes.c -- taking the free memory of a process that is about to fork.
 
-   What a process has freed lies between what it still uses, on pages that its
-   children will share.  Whoever is to fork takes all of it, so that what is
-   allocated from then on, in children too, comes from untouched pages.
+   Memory that a process has freed lies in holes between objects in use, on pages that its
+   children will share.  A process that is about to fork takes all holes.  So later
+   allocations, in children too, come from untouched pages.
 
-   - What is taken stays taken, or each call would copy the pages of the children
-     that are there.  Only new holes are filled by a later call.
-   - It must not grow without bound: objects that lived between the holes die,
-     and then it is the filling that keeps their memory.  So when as much again
-     has been taken as a full round took, all is given back and taken anew:
-     what nothing else lives in is free then.  A process that forks again and
-     again keeps at most twice what one full round needs, and GROWTH. */
+   - Holes that are taken stay taken: to give them back would copy the pages of existing
+     children.  A later call takes new holes only.
+   - Taken memory must not grow without bound: objects between the holes die, and then only
+     the taken holes keep their memory.  So when twice as much is taken as a full round took,
+     all of it is given back and a new full round begins.  Pages with nothing else on them
+     are free then.  A process that forks again and again keeps at most twice the memory of
+     one full round, and GROWTH. */
 
 #include "prefork/holes.h"
 
 #include "core/os/os.h"
 
-#define GROWTH PH_MIB               /* below it, giving back is not worth while */
+#define GROWTH PH_MIB               /* too little to be worth giving back */
 
 static bool
 has_grown(const ph_filling *filling)
@@ -32,7 +32,7 @@ ph_empty(ph_filling *filling)
     ph_os_give_back(&filling->heap);
 }
 
-/* The heap of the C library first: the allocator's arenas are not in it. */
+/* Takes the heap of the C library first: the allocator's arenas are not in it. */
 const char *
 ph_fill(ph_filling *filling, bool pools, bool heap)
 {

@@ -5,16 +5,15 @@
 
 #include "layout/layout.h"
 
-/* What an interpreter has taken.  Zero at first. */
-typedef struct {
+/* The memory that an interpreter has taken.  Zeroed initially. */
+typedef struct ph_filling {
     ph_taken pools;                 /* of the allocator of objects */
     ph_free_chunks heap;            /* of the C library */
     uint64_t full_round;            /* bytes that the last full round took */
 } ph_filling;
 
-/* Take the free memory of the allocator of objects, of the C library's heap, or
-   of both.  Returns NULL, or why that of the allocator cannot be taken.
-   O(what is taken). */
+/* Take the free memory of the allocator of objects, of the C library's heap, or of both.
+   Returns NULL, or why that of the allocator cannot be taken.  O(memory taken). */
 const char *ph_fill(ph_filling *filling, bool pools, bool heap);
 /* Give back all of it. */
 void ph_empty(ph_filling *filling);

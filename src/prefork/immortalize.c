@@ -1,11 +1,11 @@
-/* immortalize.c -- walking a graph of ordinary objects and pinning each.
+/* immortalize.c -- walking a graph of ordinary objects and making each immortal in place.
 
-   That an object is immortal says that the walk has been there, so that it
-   needs no other memory of where it was: what was immortal before is taken to
-   be done, with all that it holds.  (Roots are always walked again.)
+   An immortal object counts as visited, so the walk needs no table of where it has been:
+   an object that was immortal before is treated as done, with all that it holds.  (Roots
+   are always walked again.)
 
-   No Python code runs during the walk, and nothing is freed: references are
-   borrowed.  Only the report, which allocates, owns what it speaks of. */
+   No Python code runs during the walk, and nothing is freed: references are borrowed.  Only
+   the report, which allocates, owns the objects that it names. */
 
 #include "prefork/immortalize.h"
 
@@ -22,27 +22,27 @@ typedef struct {
 typedef struct {
     const ph_interpreter *interp;
     bool strict, warm;
-    PyObject **todo;                /* pinned, and not looked into yet */
+    PyObject **todo;                /* immortal, and not looked into yet */
     size_t todo_used, todo_size;
-    PyObject **code;                /* to be warmed when its constants are pinned */
+    PyObject **code;                /* to be warmed once its constants are immortal */
     size_t code_used, code_size;
     ph_memo numbers;                /* type -> its number in counts, from 1 */
     type_count *counts;
     size_t counts_used, counts_size;
-    ph_memo left;                   /* objects left mortal -> why (const char *) */
+    ph_memo left;                   /* object left mortal -> why, a const char * */
 } walker;
 
 static type_count *
 count_of(walker *w, PyTypeObject *type)
 {
-    uintptr_t number = (uintptr_t)ph_memo_get(&w->numbers, (PyObject *)type);
+    uintptr_t number = (uintptr_t)ph_memo_get(&w->numbers, type);
     if (number == 0) {
         if (ph_grow(&w->counts, w->counts_used, &w->counts_size,
                     sizeof(type_count)) < 0) {
             return NULL;
         }
         number = ++w->counts_used;
-        if (ph_memo_set(&w->numbers, (PyObject *)type, (PyObject *)number) != PH_OK) {
+        if (ph_memo_set(&w->numbers, type, (void *)number) != PH_OK) {
             w->counts_used--;
             return NULL;
         }
@@ -52,7 +52,7 @@ count_of(walker *w, PyTypeObject *type)
 }
 
 static int
-push(walker *w, PyObject *obj)
+push_todo(walker *w, PyObject *obj)
 {
     if (ph_grow(&w->todo, w->todo_used, &w->todo_size, sizeof(PyObject *)) < 0) {
         return -1;
@@ -71,7 +71,7 @@ remember_code(walker *w, PyObject *code)
     return 0;
 }
 
-/* Why an object is to be left mortal, in words that follow its name; or NULL. */
+/* Say why an object must be left mortal, in words that follow its name; or NULL. */
 static const char *
 why_mortal(const walker *w, PyObject *obj)
 {
@@ -84,9 +84,9 @@ why_mortal(const walker *w, PyObject *obj)
                                                               : ph_why_mortal(obj);
 }
 
-/* A visitproc: pin an object that is met, unless it must stay mortal. */
+/* A visitproc: make an object that is met immortal, unless it must stay mortal. */
 static int
-meet(PyObject *obj, void *arg)
+immortalize_met(PyObject *obj, void *arg)
 {
     walker *w = arg;
     if (_Py_IsImmortal(obj)) {
@@ -94,30 +94,31 @@ meet(PyObject *obj, void *arg)
     }
     const char *why = why_mortal(w, obj);
     if (why != NULL) {
-        return ph_memo_set(&w->left, obj, (PyObject *)why) == PH_OK ? 0 : -1;
+        return ph_memo_set(&w->left, obj, why) == PH_OK ? 0 : -1;
     }
     type_count *count = count_of(w, Py_TYPE(obj));
-    if (count == NULL || push(w, obj) < 0) {
+    if (count == NULL || push_todo(w, obj) < 0) {
         return -1;
     }
     count->objects++;
     count->bytes += ph_size_in_place(obj);
     ph_pin(obj);
+    assert(_Py_IsImmortal(obj));    /* the walk does not come here again */
     return 0;
 }
 
 static int
-walk_from(walker *w, PyObject *root)
+immortalize_from(walker *w, PyObject *root)
 {
-    if (meet(root, w) < 0) {
+    if (immortalize_met(root, w) < 0) {
         return -1;
     }
-    if (w->todo_used == 0 && _Py_IsImmortal(root) && push(w, root) < 0) {
+    if (w->todo_used == 0 && _Py_IsImmortal(root) && push_todo(w, root) < 0) {
         return -1;
     }
     while (w->todo_used > 0) {
         PyObject *obj = w->todo[--w->todo_used];
-        if (ph_visit_referents(obj, meet, w) != 0) {
+        if (ph_visit_referents(obj, immortalize_met, w) != 0) {
             return -1;
         }
         if (w->warm && PyCode_Check(obj) && remember_code(w, obj) < 0) {
@@ -129,9 +130,9 @@ walk_from(walker *w, PyObject *root)
 
 /* --- The report ------------------------------------------------------------------- */
 
-/* dict[key] += n; takes over the reference to key. */
+/* Add n to dict[key]; takes over the reference to key. */
 static int
-add(PyObject *dict, PyObject *key, uint64_t n)
+add_to_count(PyObject *dict, PyObject *key, uint64_t n)
 {
     PyObject *before = key ? PyDict_GetItemWithError(dict, key) : NULL;
     PyObject *sum = NULL;
@@ -151,8 +152,8 @@ report_pinned(const walker *w, PyObject *objects, PyObject *bytes)
     for (size_t i = 0; i < w->counts_used; i++) {
         const type_count *count = &w->counts[i];
         const char *name = count->type->tp_name;
-        if (add(objects, PyUnicode_FromString(name), count->objects) < 0
-            || add(bytes, PyUnicode_FromString(name), count->bytes) < 0) {
+        if (add_to_count(objects, PyUnicode_FromString(name), count->objects) < 0
+            || add_to_count(bytes, PyUnicode_FromString(name), count->bytes) < 0) {
             return -1;
         }
     }
@@ -162,20 +163,19 @@ report_pinned(const walker *w, PyObject *objects, PyObject *bytes)
 static int
 report_left(const walker *w, PyObject *left)
 {
-    for (uint64_t i = 0; w->left.slots && i <= w->left.mask; i++) {
-        PyObject *obj = w->left.slots[i].source;
-        if (obj != NULL) {
-            const char *why = (const char *)w->left.slots[i].copy;
-            if (add(left, Py_BuildValue("ss", Py_TYPE(obj)->tp_name, why), 1) < 0) {
-                return -1;
-            }
+    ph_memo_slot entry;
+    for (uint64_t i = 0; ph_memo_next(&w->left, &i, &entry);) {
+        const PyObject *obj = entry.key;
+        const char *why = entry.value;
+        if (add_to_count(left, Py_BuildValue("ss", Py_TYPE(obj)->tp_name, why), 1) < 0) {
+            return -1;
         }
     }
     return 0;
 }
 
 static PyObject *
-report(const walker *w)
+make_report(const walker *w)
 {
     PyObject *objects = PyDict_New(), *bytes = PyDict_New(), *left = PyDict_New();
     PyObject *result = NULL;
@@ -197,13 +197,13 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool 
     ph_memo_init(&w.left);
     int result = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(roots) && result == 0; i++) {
-        result = walk_from(&w, PyList_GET_ITEM(roots, i));
+        result = immortalize_from(&w, PyList_GET_ITEM(roots, i));
     }
     for (size_t i = 0; i < w.code_used; i++) {
         ph_warm_code((PyCodeObject *)w.code[i]);
     }
     ph_memo_make_strong(&w.left);   /* the report allocates: the collector may run */
-    PyObject *counts = result == 0 ? report(&w) : NULL;
+    PyObject *counts = result == 0 ? make_report(&w) : NULL;
     if (result < 0) {
         ph_raise(&interp->exceptions);
     }
@@ -217,14 +217,14 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool 
 
 /* --- At exit ------------------------------------------------------------------------ */
 
-/* A visitproc: collect, borrowed, what has a finalizer that has not run. */
+/* A visitproc: collect, borrowed, an object whose finalizer has not run. */
 static int
-meet_waiting(PyObject *obj, void *arg)
+collect_waiting(PyObject *obj, void *arg)
 {
     walker *w = arg;
     bool waits = Py_TYPE(obj)->tp_finalize != NULL && PyObject_IS_GC(obj)
                  && !PyObject_GC_IsFinalized(obj);
-    return waits ? push(w, obj) : 0;
+    return waits ? push_todo(w, obj) : 0;
 }
 
 PyObject *
@@ -232,7 +232,7 @@ ph_with_finalizer(const ph_interpreter *interp)
 {
     walker w = {.interp = interp};
     PyObject *found = NULL;
-    int result = ph_visit_tracked(meet_waiting, &w);
+    int result = ph_visit_tracked(collect_waiting, &w);
     if (result == 0) {
         found = PyList_New((Py_ssize_t)w.todo_used);    /* the collector is off */
     }

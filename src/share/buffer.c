@@ -1,33 +1,35 @@
 /* buffer.c -- the type Buffer: shared memory with one owner, or many readers.
 
-   A Buffer is a hold on a span (spans.h) and a way to see it: it exports the span's
-   memory through the buffer protocol.  In each state it may do this:
+   A Buffer is a hold on a span (spans.h), and exports the span's memory through the buffer
+   protocol.  Its states:
 
        writable    --move()-->        on the move --sent-->  released
        writable    --toreadonly()-->  read-only   --share()--> (handles)
        any of them --release()-->     released
 
-   1. At most one Buffer of a process is writable for a span; it is the owner.
-      move() and a message hand the hold on and release the Buffer that they take it
-      from.  (A forked child inherits what its parent has, as with any shared memory.)
-   2. Read-only is for good.  A Buffer becomes so when nobody can have a writable view:
-      it exports none, and neither another process nor a message holds the span.  All
-      that is made from it is read-only: further Buffers, handles, messages.
-   3. While it is exported it has its hold: release() and move() refuse.  A view
-      keeps the Buffer alive, and the Buffer the span.
-   4. While a message waits to be sent, its Buffers are pinned: they can be neither
-      released nor moved, and one that is on the move is not exported either.  Pins are
-      capsules in ph_writer.moved, so that they end with the writer, whatever happens.
+   1. At most one Buffer of a process is writable for a span: the owner.  move() and a
+      message hand the hold on, and release the Buffer that they take it from.  (A forked
+      child inherits its parent's Buffers, as with any shared memory.)
+   2. Read-only is for good.  A Buffer becomes read-only only if no writable view can exist:
+      it has no exports, and neither another process nor a message holds the span.  All that
+      is made from it is read-only: further Buffers, handles, messages.
+   3. An exported Buffer keeps its hold: release() and move() refuse.  A view keeps the
+      Buffer alive, and the Buffer the span.
+   4. The Buffers of a message that waits to be sent are pinned: they can be neither
+      released nor moved.  A pinned Buffer that is on the move is not exported.  Pins are
+      capsules in ph_writer.moved, so they end with the writer, also after an error.
 
-   All fields are written with the interpreter's GIL held: a Buffer belongs to one
-   interpreter.  What it is a hold on is shared. */
+   A Buffer belongs to one interpreter, and all its fields are written with that
+   interpreter's GIL held.  Only the span is shared. */
 
 #include "share/buffer.h"
 
 #include <stddef.h>
 #include <string.h>
 
-#define LARGE (256 * (Py_ssize_t)PH_KIB)    /* from here on without the GIL */
+#include "core/family/family.h"
+
+#define LARGE (256 * (Py_ssize_t)PH_KIB)    /* bytes that are copied without the GIL */
 #define PIN "permaheap.Buffer in a message"
 #define READONLY 1u                 /* flag of a Buffer in a message */
 
@@ -37,7 +39,7 @@ typedef struct {
     Py_ssize_t size;                /* bytes */
     ph_span_id span;                /* held once, unless released */
     Py_ssize_t exports;             /* Py_buffers that are not released */
-    Py_ssize_t pins;                /* messages that wait to be sent with it */
+    Py_ssize_t pins;                /* messages with it that wait to be sent */
     bool readonly;                  /* for good */
     bool moving;                    /* the next message takes it */
     PyObject *weakrefs;
@@ -54,11 +56,11 @@ buffer_of(PyObject *op)
 static const ph_exceptions *
 exceptions_of(PyTypeObject *type)
 {
-    return PyType_GetModuleState(type);
+    return &ph_interpreter_of_type(type)->exceptions;
 }
 
 static int
-check_here(BufferObject *self)
+check_not_released(BufferObject *self)
 {
     if (self->address == NULL) {
         PyErr_SetString(PyExc_ValueError,
@@ -68,7 +70,7 @@ check_here(BufferObject *self)
     return 0;
 }
 
-/* Is there nothing that relies on this Buffer as it is? */
+/* Fail if an export or a message relies on this Buffer as it is. */
 static int
 check_idle(BufferObject *self, const char *what)
 {
@@ -86,7 +88,7 @@ check_idle(BufferObject *self, const char *what)
     return 0;
 }
 
-/* Invariant 2. */
+/* Fail if another process could have a writable view (invariant 2). */
 static int
 check_alone(BufferObject *self)
 {
@@ -94,7 +96,7 @@ check_alone(BufferObject *self)
         return -1;
     }
     if (!ph_span_is_ours(self->span)) {
-        (void)ph_spans_sweep();     /* of children that have ended, say */
+        (void)ph_spans_sweep();     /* a child that had it may have ended */
         if (!ph_span_is_ours(self->span)) {
             PyErr_SetString(PyExc_BufferError, "toreadonly: another process could "
                             "write to this Buffer, since it was forked while the "
@@ -107,28 +109,30 @@ check_alone(BufferObject *self)
 }
 
 static void
-let_go(BufferObject *self)
+drop_hold(BufferObject *self)
 {
     if (self->address != NULL) {
+        assert(self->exports == 0);             /* invariant 3 */
         self->address = NULL;
         ph_span_drop(self->span);
     }
 }
 
-/* The caller's hold becomes the Buffer's. */
+/* Give a new Buffer the caller's hold on a span. */
 static void
-take_hold(BufferObject *self, ph_span_id id)
+set_hold(BufferObject *self, ph_span_id id)
 {
+    assert(self->address == NULL);
     self->span = id;
     self->size = (Py_ssize_t)ph_span_size(id);
     self->address = ph_span_address(id);
 }
 
-/* One more Buffer onto a span, with a hold of its own. */
+/* Make one more Buffer onto a span, with a hold of its own. */
 static PyObject *
 buffer_onto(PyTypeObject *type, ph_span_id id, bool readonly)
 {
-    BufferObject *self = buffer_of(type->tp_alloc(type, 0));
+    BufferObject *self = buffer_of(ph_instance_new(type));
     if (self == NULL) {
         return NULL;
     }
@@ -142,7 +146,7 @@ buffer_onto(PyTypeObject *type, ph_span_id id, bool readonly)
         Py_DECREF(self);
         return NULL;
     }
-    take_hold(self, id);
+    set_hold(self, id);
     self->readonly = readonly;
     return (PyObject *)self;
 }
@@ -179,7 +183,7 @@ buffer_make(PyTypeObject *type, Py_ssize_t size, bool zeroed)
         Py_DECREF(self);
         return NULL;
     }
-    take_hold(buffer_of(self), id);
+    set_hold(buffer_of(self), id);
     return self;
 }
 
@@ -209,9 +213,9 @@ buffer_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return buffer_make(type, size, true);
 }
 
-/* The bytes of `view` in C order, also when they do not lie so. */
+/* Copy the bytes of `view` in C order, whatever their order in memory. */
 static int
-copy_in(char *to, Py_buffer *view)
+copy_view(char *to, Py_buffer *view)
 {
     if (!PyBuffer_IsContiguous(view, 'C')) {
         return PyBuffer_ToContiguous(to, view, view->len, 'C');
@@ -240,7 +244,7 @@ buffer_of_bytes(PyObject *type, PyObject *data)
         return NULL;
     }
     PyObject *self = buffer_make((PyTypeObject *)type, view.len, false);
-    if (self != NULL && copy_in(buffer_of(self)->address, &view) < 0) {
+    if (self != NULL && copy_view(buffer_of(self)->address, &view) < 0) {
         Py_CLEAR(self);
     }
     PyBuffer_Release(&view);
@@ -254,7 +258,7 @@ buffer_dealloc(PyObject *op)
     if (buffer_of(op)->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    let_go(buffer_of(op));
+    drop_hold(buffer_of(op));
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -273,7 +277,7 @@ buffer_release(PyObject *op, PyObject *Py_UNUSED(ignored))
         if (check_idle(self, "release") < 0) {
             return NULL;
         }
-        let_go(self);
+        drop_hold(self);
     }
     Py_RETURN_NONE;
 }
@@ -281,7 +285,7 @@ buffer_release(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 buffer_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return check_here(buffer_of(op)) < 0 ? NULL : Py_NewRef(op);
+    return check_not_released(buffer_of(op)) < 0 ? NULL : Py_NewRef(op);
 }
 
 static PyObject *
@@ -297,7 +301,7 @@ buffer_get(PyObject *op, Py_buffer *view, int flags)
 {
     BufferObject *self = buffer_of(op);
     view->obj = NULL;
-    if (check_here(self) < 0) {
+    if (check_not_released(self) < 0) {
         return -1;
     }
     if (self->moving && self->pins > 0) {
@@ -316,16 +320,17 @@ buffer_get(PyObject *op, Py_buffer *view, int flags)
 static void
 buffer_put(PyObject *op, Py_buffer *Py_UNUSED(view))
 {
+    assert(buffer_of(op)->exports > 0 && buffer_of(op)->address != NULL);
     buffer_of(op)->exports--;
 }
 
 static Py_ssize_t
 buffer_length(PyObject *op)
 {
-    return check_here(buffer_of(op)) < 0 ? -1 : buffer_of(op)->size;
+    return check_not_released(buffer_of(op)) < 0 ? -1 : buffer_of(op)->size;
 }
 
-/* Indices and slices are a memoryview's. */
+/* Indices and slices work as those of a memoryview. */
 static PyObject *
 buffer_subscript(PyObject *op, PyObject *key)
 {
@@ -358,7 +363,7 @@ buffer_get_nbytes(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 buffer_get_readonly(PyObject *op, void *Py_UNUSED(closure))
 {
-    return check_here(buffer_of(op)) < 0 ? NULL
+    return check_not_released(buffer_of(op)) < 0 ? NULL
                                          : PyBool_FromLong(buffer_of(op)->readonly);
 }
 
@@ -391,7 +396,7 @@ static PyObject *
 buffer_toreadonly(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     BufferObject *self = buffer_of(op);
-    if (check_here(self) < 0 || (!self->readonly && check_alone(self) < 0)) {
+    if (check_not_released(self) < 0 || (!self->readonly && check_alone(self) < 0)) {
         return NULL;
     }
     PyObject *other = buffer_onto(Py_TYPE(op), self->span, true);
@@ -412,16 +417,26 @@ buffer_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 
 /* --- Handing it on ------------------------------------------------------------------ */
 
-PyObject *
-ph_buffer_move(PyTypeObject *type, PyObject *obj)
+PyDoc_STRVAR(move_doc,
+"move($module, buf, /)\n--\n\n"
+"Take a Buffer's ownership, to hand it on: a new Buffer onto the same memory,\n"
+"on the move; buf itself is released.\n\n"
+"A Channel takes it over when the message was sent; if that fails it is still\n"
+"yours.  Raises BufferError while a view exports buf, ValueError when it is\n"
+"released, TypeError for what is no Buffer.  O(1), whatever its size.\n\n"
+"The idea is from the actor languages: what is sent is no longer the sender's.");
+
+static PyObject *
+core_move(PyObject *module, PyObject *obj)
 {
+    PyTypeObject *type = ph_interpreter_of(module)->buffer_type;
     BufferObject *self = buffer_of(obj);
     if (Py_TYPE(obj) != type) {
         PyErr_Format(PyExc_TypeError, "move: a Buffer is needed, not %s",
                      Py_TYPE(obj)->tp_name);
         return NULL;
     }
-    if (check_here(self) < 0 || check_idle(self, "move") < 0) {
+    if (check_not_released(self) < 0 || check_idle(self, "move") < 0) {
         return NULL;
     }
     BufferObject *moved = buffer_of(type->tp_alloc(type, 0));
@@ -440,7 +455,7 @@ int
 ph_buffer_share(PyObject *buffer, ph_handle *handle)
 {
     BufferObject *self = buffer_of(buffer);
-    if (check_here(self) < 0) {
+    if (check_not_released(self) < 0) {
         return -1;
     }
     if (!self->readonly) {
@@ -466,20 +481,21 @@ ph_buffer_resolve(PyTypeObject *type, const ph_handle *handle)
 /* --- In messages ---------------------------------------------------------------------- */
 
 static void
-unpin(PyObject *pin)
+unpin_buffer(PyObject *pin)
 {
     BufferObject *self = PyCapsule_GetPointer(pin, PIN);
+    assert(self->pins > 0);
     self->pins--;
     Py_DECREF(self);
 }
 
 static int
-pin_for(ph_writer *writer, BufferObject *self)
+pin_buffer(ph_writer *writer, BufferObject *self)
 {
     if (writer->moved == NULL && (writer->moved = PyList_New(0)) == NULL) {
         return -1;
     }
-    PyObject *pin = PyCapsule_New(self, PIN, unpin);
+    PyObject *pin = PyCapsule_New(self, PIN, unpin_buffer);
     if (pin == NULL) {
         return -1;
     }
@@ -495,7 +511,7 @@ ph_buffer_consume(PyObject *pin)
 {
     BufferObject *self = PyCapsule_GetPointer(pin, PIN);
     if (self->moving) {
-        let_go(self);
+        drop_hold(self);
     }
 }
 
@@ -503,7 +519,7 @@ static int
 buffer_write(ph_writer *writer, PyObject *op)
 {
     BufferObject *self = buffer_of(op);
-    if (check_here(self) < 0) {
+    if (check_not_released(self) < 0) {
         return -1;
     }
     if (!self->readonly && !self->moving) {
@@ -511,28 +527,15 @@ buffer_write(ph_writer *writer, PyObject *op)
                         "send move(buf), or buf.toreadonly()");
         return -1;
     }
-    if ((self->moving && check_idle(self, "send") < 0) || pin_for(writer, self) < 0
+    if ((self->moving && check_idle(self, "send") < 0) || pin_buffer(writer, self) < 0
         || ph_write_word(writer, self->readonly ? READONLY : 0) < 0) {
         return -1;
     }
     return ph_write_span(writer, self->span);
 }
 
-static PyObject *buffer_read(const ph_travels *travels, ph_reader *reader);
-
-/* Ours in that interpreter. */
-static PyTypeObject *
-type_in(const ph_travels *travels)
-{
-    const ph_traveller *traveller = travels->traveller;
-    while (traveller->read != buffer_read) {
-        traveller++;
-    }
-    return traveller->type;
-}
-
-/* A Buffer with a hold of its own, if the span is a Buffer's, and then the hold of
-   the message is no longer needed. */
+/* Make a Buffer with a hold of its own, if the span is a Buffer's.  The message's hold is
+   not needed afterwards. */
 static PyObject *
 buffer_read(const ph_travels *travels, ph_reader *reader)
 {
@@ -546,7 +549,7 @@ buffer_read(const ph_travels *travels, ph_reader *reader)
         ph_message_damaged(travels, "a Buffer of an unknown kind");
     }
     else {
-        self = buffer_onto(type_in(travels), id, flags & READONLY);
+        self = buffer_onto(travels->interp->buffer_type, id, flags & READONLY);
     }
     ph_span_drop(id);
     return self;
@@ -581,7 +584,7 @@ static PyMemberDef buffer_members[] = {
 
 PyDoc_STRVAR(buffer_doc,
 "Buffer(nbytes)\n--\n\n"
-"Memory that the family shares: so many bytes, all zero.\n\n"
+"Memory that the family shares: nbytes bytes, all zero.\n\n"
 "It supports the buffer protocol: memoryview, numpy.frombuffer, readinto and\n"
 "whatever else takes a writable bytes-like object work on it without a copy.\n"
 "It has one owner: move() hands it on, toreadonly() makes it read-only for\n"
@@ -613,16 +616,22 @@ static PyType_Spec buffer_spec = {
     .slots = buffer_slots,
 };
 
+static PyMethodDef buffer_functions[] = {
+    {"move", core_move, METH_O, move_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 int
-ph_buffer_add(PyObject *module, ph_travels *travels, PyTypeObject **p_type)
+ph_buffer_add(PyObject *module)
 {
-    *p_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec, NULL);
-    if (*p_type == NULL || PyModule_AddType(module, *p_type) < 0) {
+    ph_interpreter *interp = ph_interpreter_of(module);
+    interp->buffer_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &buffer_spec,
+                                                                   NULL);
+    if (interp->buffer_type == NULL || PyModule_AddType(module, interp->buffer_type) < 0) {
         return -1;
     }
-    assert(travels->n < PH_TRAVELLERS);
-    travels->traveller[travels->n++] = (ph_traveller){
-        .type = *p_type, .write = buffer_write, .read = buffer_read,
-    };
-    return 0;
+    ph_travels_add(interp->wire, (ph_traveller){
+        .type = interp->buffer_type, .write = buffer_write, .read = buffer_read,
+    });
+    return PyModule_AddFunctions(module, buffer_functions);
 }

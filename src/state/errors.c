@@ -1,4 +1,4 @@
-/* errors.c -- see errors.h. */
+/* errors.c -- the one place where the core's errors become Python exceptions. */
 
 #include "state/errors.h"
 

@@ -1,4 +1,4 @@
-/* memo.c -- see memo.h. */
+/* memo.c -- a map from addresses to one word each: see memo.h. */
 
 #include "state/memo.h"
 
@@ -15,11 +15,11 @@ ph_memo_init(ph_memo *memo)
 void
 ph_memo_clear(ph_memo *memo)
 {
-    /* Dropping a source may run Python code: let it find an empty memo. */
+    /* Dropping a key may run Python code: let it find an empty memo. */
     ph_memo old = *memo;
     ph_memo_init(memo);
     for (uint64_t i = 0; old.strong && old.slots && i <= old.mask; i++) {
-        Py_XDECREF(old.slots[i].source);
+        Py_XDECREF((PyObject *)old.slots[i].key);
     }
     ph_table_free(old.slots, (old.mask + 1) * sizeof(ph_memo_slot));
 }
@@ -32,30 +32,32 @@ ph_memo_make_strong(ph_memo *memo)
     }
     memo->strong = true;
     for (uint64_t i = 0; memo->slots && i <= memo->mask; i++) {
-        Py_XINCREF(memo->slots[i].source);
+        Py_XINCREF((PyObject *)memo->slots[i].key);
     }
 }
 
-/* Where the probe for a source starts. */
+/* Return the slot where the probe for a key starts. */
 static uint64_t
-start_of(PyObject *source, uint64_t mask)
+first_memo_slot(const void *key, uint64_t mask)
 {
-    uint64_t i = ((uint64_t)(uintptr_t)source >> 4) * 0x9e3779b97f4a7c15ull;
+    uint64_t i = ((uint64_t)(uintptr_t)key >> 4) * 0x9e3779b97f4a7c15ull;
     return (i >> 20) & mask;
 }
 
+/* Find the slot that has a key, or the one where it would be put. */
 static ph_memo_slot *
-find(ph_memo_slot *slots, uint64_t mask, PyObject *source)
+find_memo_slot(ph_memo_slot *slots, uint64_t mask, const void *key)
 {
-    for (uint64_t i = start_of(source, mask);; i = (i + 1) & mask) {
-        if (slots[i].source == source || slots[i].source == NULL) {
+    assert(key != NULL);
+    for (uint64_t i = first_memo_slot(key, mask);; i = (i + 1) & mask) {
+        if (slots[i].key == key || slots[i].key == NULL) {
             return &slots[i];
         }
     }
 }
 
 static ph_status
-grow(ph_memo *memo)
+grow_memo(ph_memo *memo)
 {
     uint64_t size = memo->slots ? 2 * (memo->mask + 1) : SLOTS_LEAST;
     ph_memo_slot *slots = ph_table_new(size * sizeof(ph_memo_slot));
@@ -63,8 +65,8 @@ grow(ph_memo *memo)
         return ph_fail(PH_NOMEM, "permaheap: out of memory");
     }
     for (uint64_t i = 0; memo->slots && i <= memo->mask; i++) {
-        if (memo->slots[i].source != NULL) {
-            *find(slots, size - 1, memo->slots[i].source) = memo->slots[i];
+        if (memo->slots[i].key != NULL) {
+            *find_memo_slot(slots, size - 1, memo->slots[i].key) = memo->slots[i];
         }
     }
     ph_table_free(memo->slots, (memo->mask + 1) * sizeof(ph_memo_slot));
@@ -73,41 +75,58 @@ grow(ph_memo *memo)
     return PH_OK;
 }
 
-PyObject *
-ph_memo_get(const ph_memo *memo, PyObject *source)
+void *
+ph_memo_get(const ph_memo *memo, const void *key)
 {
     if (memo->slots == NULL) {
         return NULL;
     }
-    return find(memo->slots, memo->mask, source)->copy;
+    return (void *)find_memo_slot(memo->slots, memo->mask, key)->value;
+}
+
+bool
+ph_memo_next(const ph_memo *memo, uint64_t *p_i, ph_memo_slot *p_entry)
+{
+    while (memo->slots != NULL && *p_i <= memo->mask) {
+        *p_entry = memo->slots[(*p_i)++];
+        if (p_entry->key != NULL) {
+            return true;
+        }
+    }
+    return false;
 }
 
 void
-ph_memo_prefetch(const ph_memo *memo, PyObject *source)
+ph_memo_prefetch(const ph_memo *memo, const void *key)
 {
     if (memo->slots != NULL) {
-        __builtin_prefetch(&memo->slots[start_of(source, memo->mask)]);
+        __builtin_prefetch(&memo->slots[first_memo_slot(key, memo->mask)]);
     }
 }
 
 ph_status
-ph_memo_set(ph_memo *memo, PyObject *source, PyObject *copy)
+ph_memo_set(ph_memo *memo, const void *key, const void *value)
 {
+    assert(value != NULL);
     ph_memo_slot *slot = NULL;
     if (memo->slots != NULL) {
-        slot = find(memo->slots, memo->mask, source);
+        slot = find_memo_slot(memo->slots, memo->mask, key);
     }
-    if (slot == NULL || slot->source == NULL) {
+    if (slot == NULL || slot->key == NULL) {
         if (slot == NULL || 2 * (memo->used + 1) > memo->mask + 1) {
-            ph_status status = grow(memo);
+            ph_status status = grow_memo(memo);
             if (status != PH_OK) {
                 return status;
             }
-            slot = find(memo->slots, memo->mask, source);
+            slot = find_memo_slot(memo->slots, memo->mask, key);
         }
-        slot->source = memo->strong ? Py_NewRef(source) : source;
+        slot->key = key;
+        if (memo->strong) {
+            Py_INCREF((PyObject *)key);
+        }
         memo->used++;
+        assert(2 * memo->used <= memo->mask + 1);
     }
-    slot->copy = copy;
+    slot->value = value;
     return PH_OK;
 }

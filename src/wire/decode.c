@@ -1,45 +1,45 @@
-/* decode.c -- a value on its way in.  Nothing in the bytes is trusted.
+/* decode.c -- a value on its way in, from the bytes of format.h.  They are not trusted.
 
-   The walk is depth first, over a stack of frames: one for each container that is
-   open.  A container of plain items (numbers, text and the like), as most are, is
-   read in one go and never gets a frame.
+   The walk is depth first, over a stack with one frame for each open container.  Most
+   containers have plain items only (numbers, text and the like): these are read in one go,
+   without a frame.
 
-   No Python code runs meanwhile, so that nobody sees a container before it is whole.
+   No Python code runs during the walk, so no code sees a container before it is whole.
    (Hashing and comparing keys runs the code of built-in types only.)
 
    Invariants:
 
-   1. When a container is opened, the items that it and all open ones still wait for
-      are no more than the bytes left, since each takes a byte at least.  So no count
-      makes us allocate more than a few words for each byte of the message.
-   2. The memo owns what it has.  An entry is NULL until its object is made; that of
-      a list, dict, set or tuple is there while it is open.
-   3. A tuple that is open is referred to only from inside of a list, dict or set
-      inside of it, and nothing that leads to it is hashed. */
+   1. When a container is opened, all open containers together wait for no more items than
+      bytes are left, since each item takes at least one byte.  So a false count cannot
+      allocate more than a few words for each byte of the message.
+   2. The memo owns its objects.  An entry is NULL until its object is made.  A list, dict,
+      set or tuple is in its entry while it is open.
+   3. A back reference to an open tuple is allowed only from inside a list, dict or set that
+      is inside the tuple.  No object that leads to an open tuple is hashed. */
 
 #include "wire/format.h"
 
 #include <string.h>
 
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/family.h"
+#include "core/family/handle.h"
 
-#define LARGE 65536                 /* bytes from which on the collector waits */
-#define FRAMES_AT_HAND 16           /* so many take no memory */
+#define LARGE 65536                 /* bytes of a message for which the collector waits */
+#define FRAMES_AT_HAND 16           /* without allocating memory */
 #define MEMO_AT_HAND 32
 
-/* What the functions below return. */
+/* The functions below return one of these. */
 enum { FAILED = -1, MADE = 0, OPENED = 1 };
 
 #define NOT_REMEMBERED UINT32_MAX
 
 /* An open container. */
 typedef struct {
-    PyObject *made;                 /* owned: itself; or what it will be made of, a
-                                       tuple for a slice and a proxy, a dict for a
-                                       frozendict */
+    PyObject *made;                 /* owned: the container; or its parts, in a tuple for
+                                       a slice and a proxy, a dict for a frozendict */
     PyObject *key;                  /* owned: waits for its value; or NULL */
-    PyObject **slot;                /* of the next item; NULL: they are hashed */
+    PyObject **slot;                /* of the next item; NULL: items are hashed */
     size_t next, n;                 /* items; a key and a value are two */
     uint32_t index;                 /* in the memo, or NOT_REMEMBERED */
     uint32_t last_mutable;          /* number of the last frame up to this one that
@@ -57,9 +57,9 @@ typedef struct {
 
 typedef struct {
     const ph_travels *travels;
-    ph_reader *reader;              /* is where we are only for travellers */
+    ph_reader *reader;              /* its `at` is current only during read_traveller() */
     const char *at, *end;
-    size_t next_block;              /* of ballast: due when less than this is left */
+    size_t next_block;              /* of ballast: due when fewer bytes are left */
     uint64_t owed;                  /* items that open containers wait for */
     read_frame *frames;
     size_t frames_used, frames_size;
@@ -68,7 +68,7 @@ typedef struct {
     PyObject **shapes;              /* owned: dicts of keys with None */
     size_t shapes_used, shapes_size;
     uint8_t depth;                  /* of the object made last */
-    bool blameless;                 /* the error is of a traveller */
+    bool blameless;                 /* the error is that of a type in the table */
     read_frame frames_at_hand[FRAMES_AT_HAND];
     read_memo memo_at_hand[MEMO_AT_HAND];
 } reading;
@@ -78,24 +78,24 @@ typedef struct {
 int
 ph_message_damaged(const ph_travels *travels, const char *what)
 {
-    PyErr_Format(travels->exceptions->message_error,
+    PyErr_Format(travels->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %s", what);
     return -1;
 }
 
 static int
-damaged(const reading *r, const char *what)
+raise_damaged(const reading *r, const char *what)
 {
     return ph_message_damaged(r->travels, what);
 }
 
-/* What a constructor has complained about was wrong in the message; other errors are
-   as they are. */
+/* Turn an error of a constructor into a MessageError: the message was wrong.  Other errors
+   stay. */
 static void
 blame_message(const reading *r)
 {
-    if (r->blameless || PyErr_ExceptionMatches(r->travels->exceptions->handle_error)
-        || PyErr_ExceptionMatches(r->travels->exceptions->message_error)
+    if (r->blameless || PyErr_ExceptionMatches(r->travels->interp->exceptions.handle_error)
+        || PyErr_ExceptionMatches(r->travels->interp->exceptions.message_error)
         || !(PyErr_ExceptionMatches(PyExc_TypeError)
              || PyErr_ExceptionMatches(PyExc_ValueError)
              || PyErr_ExceptionMatches(PyExc_OverflowError)
@@ -103,7 +103,7 @@ blame_message(const reading *r)
         return;
     }
     PyObject *cause = PyErr_GetRaisedException();
-    PyErr_Format(r->travels->exceptions->message_error,
+    PyErr_Format(r->travels->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %S", cause);
     Py_DECREF(cause);
 }
@@ -111,7 +111,7 @@ blame_message(const reading *r)
 /* --- Bytes --------------------------------------------------------------------------- */
 
 static inline size_t
-left(const reading *r)
+bytes_left(const reading *r)
 {
     return (size_t)(r->end - r->at);
 }
@@ -128,7 +128,7 @@ read_long_varint(reading *r, uint64_t *p_value)
             return 0;
         }
     }
-    return damaged(r, "a number does not end");
+    return raise_damaged(r, "a number does not end");
 }
 
 static inline int
@@ -141,12 +141,12 @@ read_varint(reading *r, uint64_t *p_value)
     return read_long_varint(r, p_value);
 }
 
-/* `size` bytes of it, or NULL. */
+/* Take the next `size` bytes; NULL if there are fewer. */
 static inline const char *
-take(reading *r, size_t size)
+take_bytes(reading *r, size_t size)
 {
-    if (size > left(r)) {
-        damaged(r, "it ends too early");
+    if (size > bytes_left(r)) {
+        raise_damaged(r, "it ends too early");
         return NULL;
     }
     const char *bytes = r->at;
@@ -179,6 +179,7 @@ ph_read_word(ph_reader *reader, uint64_t *word)
 int
 ph_read_span(ph_reader *reader, ph_span_id *id)
 {
+    assert(reader->next_span <= reader->n_spans);
     if (reader->next_span == reader->n_spans) {
         return ph_message_damaged(reader->travels, "it lacks a span");
     }
@@ -186,7 +187,7 @@ ph_read_span(ph_reader *reader, ph_span_id *id)
     return 0;
 }
 
-/* The length of what follows, of so many bytes for each; it is there. */
+/* Read a count, and take the items that follow, of `each` bytes; NULL if some are missing. */
 static inline const char *
 take_counted(reading *r, size_t each, size_t *p_n)
 {
@@ -194,19 +195,19 @@ take_counted(reading *r, size_t each, size_t *p_n)
     if (read_varint(r, &n) < 0) {
         return NULL;
     }
-    if (n > left(r) / each) {
-        damaged(r, "it ends too early");
+    if (n > bytes_left(r) / each) {
+        raise_damaged(r, "it ends too early");
         return NULL;
     }
     *p_n = (size_t)n;
-    return take(r, (size_t)n * each);
+    return take_bytes(r, (size_t)n * each);
 }
 
 /* --- Memo ---------------------------------------------------------------------------- */
 
 /* Make room for one more item in an array that begins at hand. */
 static int
-grow(void *p_items, const void *at_hand, size_t used, size_t *p_size, size_t item)
+grow_from_hand(void *p_items, const void *at_hand, size_t used, size_t *p_size, size_t item)
 {
     void *items = *(void **)p_items;
     void *grown = items == at_hand ? ph_malloc(2 * *p_size * item)
@@ -223,17 +224,17 @@ grow(void *p_items, const void *at_hand, size_t used, size_t *p_size, size_t ite
     return 0;
 }
 
-/* The next number of a remembered object. */
+/* Make the memo's entry of the next object that may be met again. */
 static int
-remember(reading *r, uint32_t *p_index)
+reserve_index(reading *r, uint32_t *p_index)
 {
     if (r->memo_used == r->memo_size
-        && grow(&r->memo, r->memo_at_hand, r->memo_used, &r->memo_size,
+        && grow_from_hand(&r->memo, r->memo_at_hand, r->memo_used, &r->memo_size,
                 sizeof(read_memo)) < 0) {
         return FAILED;
     }
     if (r->memo_used == NOT_REMEMBERED) {
-        return damaged(r, "it has too many objects");
+        return raise_damaged(r, "it has too many objects");
     }
     *p_index = (uint32_t)r->memo_used;
     r->memo[r->memo_used++] = (read_memo){.obj = NULL};
@@ -248,13 +249,14 @@ read_reference(reading *r, PyObject **p_obj)
         return FAILED;
     }
     if (index >= r->memo_used || r->memo[index].obj == NULL) {
-        return damaged(r, "it refers to what is not there");
+        return raise_damaged(r, "it refers to what is not there");
     }
     const read_memo *entry = &r->memo[index];
     r->depth = entry->depth;
+    assert(entry->open <= r->frames_used);      /* invariant 2 */
     if (entry->open && !ph_tag_is_mutable(r->frames[entry->open - 1].tag)) {
         if (r->frames[r->frames_used - 1].last_mutable < entry->open) {
-            return damaged(r, "a tuple holds itself");
+            return raise_damaged(r, "a tuple holds itself");
         }
         r->depth = PH_NEVER_HASHED;
     }
@@ -286,7 +288,7 @@ static PyObject *
 read_float(reading *r)
 {
     double value;
-    const char *bytes = take(r, sizeof(value));
+    const char *bytes = take_bytes(r, sizeof(value));
     if (bytes == NULL) {
         return NULL;
     }
@@ -298,7 +300,7 @@ static PyObject *
 read_complex(reading *r)
 {
     Py_complex value;
-    const char *bytes = take(r, sizeof(value));
+    const char *bytes = take_bytes(r, sizeof(value));
     if (bytes == NULL) {
         return NULL;
     }
@@ -334,8 +336,9 @@ place_of_key(const char *bytes, size_t n)
     return (hash >> 32) % PH_KEYS_KEPT;
 }
 
-/* A str of 1-byte characters that is a key: the one of an earlier message, if it is
-   kept. */
+/* Read a key, a str of 1-byte characters.  Keys of earlier messages are kept and used
+   again: the same names come again and again, and to make and hash a str takes longer than
+   to find it. */
 static PyObject *
 read_key(reading *r)
 {
@@ -345,7 +348,7 @@ read_key(reading *r)
         return NULL;
     }
     PyObject **kept = n < 2 || n > KEY_MOST ? NULL
-                      : &r->travels->keys[place_of_key(bytes, n)];
+                      : &r->travels->kept->keys[place_of_key(bytes, n)];
     if (kept != NULL && *kept != NULL && (size_t)PyUnicode_GET_LENGTH(*kept) == n
         && memcmp(PyUnicode_1BYTE_DATA(*kept), bytes, n) == 0) {
         return Py_NewRef(*kept);
@@ -357,7 +360,7 @@ read_key(reading *r)
     return key;
 }
 
-/* Characters of 2 or 4 bytes, copied to where they are aligned. */
+/* Read a str with characters of 2 or 4 bytes, which are copied to aligned memory. */
 static PyObject *
 read_wide_str(reading *r, int kind)
 {
@@ -377,7 +380,7 @@ read_wide_str(reading *r, int kind)
         str = PyUnicode_FromKindAndData(kind, aligned, (Py_ssize_t)n);
     }
     else {
-        damaged(r, "it has a character that there is not");
+        raise_damaged(r, "it has a character that there is not");
     }
     ph_free(aligned);
     return str;
@@ -399,7 +402,7 @@ read_bytearray(reading *r)
     return bytes ? PyByteArray_FromStringAndSize(bytes, (Py_ssize_t)n) : NULL;
 }
 
-/* A number, a str or the like, of its own: most of what there is. */
+/* Is it a number, a str or the like, which holds no other value? */
 static inline bool
 is_plain(uint8_t tag)
 {
@@ -429,7 +432,7 @@ read_plain(reading *r, uint8_t tag)
 static int
 need_datetime(const reading *r)
 {
-    return ph_need_datetime(r->travels->has_datetime);
+    return ph_need_datetime(&r->travels->interp->has_datetime);
 }
 
 static PyObject *
@@ -437,27 +440,27 @@ read_permanent(reading *r)
 {
     ph_handle handle;
     const size_t rest = sizeof(handle) - offsetof(ph_handle, block);
-    const char *bytes = take(r, rest);
+    const char *bytes = take_bytes(r, rest);
     if (bytes == NULL) {
         return NULL;
     }
     if (ph_heap_ready() != PH_OK) {
-        ph_raise(r->travels->exceptions);
+        ph_raise(&r->travels->interp->exceptions);
         return NULL;
     }
     memcpy(handle.family, ph_heap.header->family, sizeof(handle.family));
     memcpy(&handle.block, bytes, rest);
-    PyObject *obj;
+    void *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
-        ph_raise(r->travels->exceptions);
+        ph_raise(&r->travels->interp->exceptions);
         return NULL;
     }
     if ((flags & PH_BLOCK_DATETIME) && need_datetime(r) < 0) {
         return NULL;
     }
     if (obj == NULL) {
-        damaged(r, "it names no object");
+        raise_damaged(r, "it names no object");
         return NULL;
     }
     return Py_NewRef(obj);
@@ -471,7 +474,7 @@ read_traveller(reading *r)
         return NULL;
     }
     if (number >= r->travels->n) {
-        damaged(r, "it has an object of a type that there is not");
+        raise_damaged(r, "it has an object of a type that there is not");
         return NULL;
     }
     r->reader->at = r->at;
@@ -485,11 +488,11 @@ read_traveller(reading *r)
 
 static PyObject *read_atom(reading *r, uint8_t tag);
 
-/* A value that is an atom: not a container. */
+/* Read a value that must be an atom, not a container. */
 static PyObject *
 read_inner(reading *r)
 {
-    const char *tag = take(r, 1);
+    const char *tag = take_bytes(r, 1);
     if (tag == NULL) {
         return NULL;
     }
@@ -498,7 +501,7 @@ read_inner(reading *r)
     if ((uint8_t)*tag == PH_TAG_REFERENCE) {
         return read_reference(r, &obj) < 0 ? NULL : obj;
     }
-    if (((uint8_t)*tag & PH_REMEMBER) && remember(r, &index) < 0) {
+    if (((uint8_t)*tag & PH_REMEMBER) && reserve_index(r, &index) < 0) {
         return NULL;
     }
     obj = read_atom(r, (uint8_t)*tag & (uint8_t)~PH_REMEMBER);
@@ -521,7 +524,7 @@ read_range(reading *r)
         range = PyObject_Vectorcall((PyObject *)&PyRange_Type, parts, 3, NULL);
     }
     else if (parts[i] != NULL) {
-        damaged(r, "a range is not of ints");
+        raise_damaged(r, "a range is not of ints");
     }
     for (i = 0; i < 3; i++) {
         Py_XDECREF(parts[i]);
@@ -532,7 +535,7 @@ read_range(reading *r)
 static int
 read_fields(reading *r, int *fields, size_t n)
 {
-    const char *bytes = take(r, n * sizeof(*fields));
+    const char *bytes = take_bytes(r, n * sizeof(*fields));
     if (bytes == NULL) {
         return FAILED;
     }
@@ -546,7 +549,7 @@ read_zone(reading *r)
     PyObject *zone = read_inner(r);
     if (zone != NULL && Py_TYPE(zone) != ph_datetime.timezone) {
         Py_CLEAR(zone);
-        damaged(r, "a tzinfo is no timezone");
+        raise_damaged(r, "a tzinfo is no timezone");
     }
     return zone;
 }
@@ -578,7 +581,7 @@ read_timezone(reading *r)
     PyObject *name = read_inner(r), *zone = NULL;
     PyObject *offset = name ? ph_delta_new(fields) : NULL;
     if (offset != NULL && name != Py_None && !PyUnicode_CheckExact(name)) {
-        damaged(r, "the name of a timezone is no str");
+        raise_damaged(r, "the name of a timezone is no str");
     }
     else if (offset != NULL) {
         zone = ph_timezone_new(offset, name == Py_None ? NULL : name);
@@ -622,41 +625,40 @@ read_atom(reading *r, uint8_t tag)
     case PH_TAG_PERMANENT: return read_permanent(r);
     case PH_TAG_TRAVELLER: return read_traveller(r);
     default:
-        damaged(r, "it has a value of a kind that there is not, or not there");
+        raise_damaged(r, "it has a value of a kind that there is not, or not there");
         return NULL;
     }
 }
 
 /* --- Ballast ------------------------------------------------------------------------
 
-   CPython gives an arena (1 MiB) back to the system once nothing is left in it.  Who
-   receives one value after the other, and drops each, may have the same memory mapped
-   and cleared again and again, which takes as long as all the rest.  So a few blocks
-   stay allocated among the objects of the last values, and with them their arenas: some
-   6 MiB at most, since a byte of a message becomes about three.  A short message gets
-   one block, at another place each time, so that sooner or later one is where a new
-   arena begins. */
+   CPython gives an arena (1 MiB) back to the system once it is empty.  An interpreter that
+   receives values and drops each may map and clear the same memory again and again, which
+   takes as long as all the rest.  So a few blocks stay allocated among the objects of the
+   last values, and keep their arenas: 6 MiB at most, since a byte of a message becomes
+   about three.  A short message gets one block, at another place each time, so that sooner
+   or later one block is where a new arena begins. */
 
-#define SHORTEST 2048               /* bytes of a message that gets a block */
-#define FOR_A_BLOCK 32768           /* and for each so many another one */
+#define SHORTEST 2048               /* bytes of a message that gets a block, */
+#define FOR_A_BLOCK 32768           /* and another one for each of these */
 
 static void
 first_ballast(reading *r)
 {
-    size_t size = left(r);
-    size_t part = size < FOR_A_BLOCK ? r->travels->ballast->turn % 8 : 0;
+    size_t size = bytes_left(r);
+    size_t part = size < FOR_A_BLOCK ? r->travels->kept->ballast_turn % 8 : 0;
     r->next_block = size < SHORTEST ? 0 : size - size / 8 * part;
 }
 
-/* A block beside an object that has just been made. */
+/* Allocate a block beside an object that has just been made, in place of the oldest. */
 static Py_NO_INLINE void
 add_ballast(reading *r, PyObject *made)
 {
-    ph_ballast *ballast = r->travels->ballast;
-    void **block = &ballast->block[ballast->turn++ % PH_BALLAST];
+    ph_wire_kept *kept = r->travels->kept;
+    void **block = &kept->ballast[kept->ballast_turn++ % PH_BALLAST];
     PyObject_Free(*block);
     *block = PyObject_Malloc(ph_front_size(Py_TYPE(made)) + ph_body_size(made));
-    r->next_block = left(r) < FOR_A_BLOCK ? 0 : left(r) - FOR_A_BLOCK;
+    r->next_block = bytes_left(r) < FOR_A_BLOCK ? 0 : bytes_left(r) - FOR_A_BLOCK;
 }
 
 /* --- Containers --------------------------------------------------------------------------------- */
@@ -666,13 +668,13 @@ new_defaultdict(reading *r, uint8_t factory)
 {
     PyObject *made = ph_message_factory(factory);
     if (made == NULL) {
-        damaged(r, "it has a defaultdict of an unknown kind");
+        raise_damaged(r, "it has a defaultdict of an unknown kind");
         return NULL;
     }
     return PyObject_CallOneArg((PyObject *)r->travels->interp->defaultdict, made);
 }
 
-/* An empty container, or what it will be made of. */
+/* Make an empty container, or the one that has its parts. */
 static PyObject *
 new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
 {
@@ -691,7 +693,7 @@ new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
     }
 }
 
-/* How many items it announces; invariant 1. */
+/* Read how many items a container announces; invariant 1. */
 static int
 read_count(reading *r, uint8_t tag, size_t *p_n)
 {
@@ -700,16 +702,17 @@ read_count(reading *r, uint8_t tag, size_t *p_n)
         return FAILED;
     }
     uint64_t items = ph_tag_is_mapping(tag) ? 2 * n : n;
-    if (n > left(r) || r->owed + items > left(r)) {
-        return damaged(r, "it ends too early");
+    if (n > bytes_left(r) || r->owed + items > bytes_left(r)) {
+        return raise_damaged(r, "it ends too early");
     }
     r->owed += items;
+    assert(r->owed <= bytes_left(r));
     *p_n = (size_t)items;
     return 0;
 }
 
-/* Where the items of a container go if only their order tells, and how far they are
-   from each other; or NULL. */
+/* Return where the items of a container go, if they go there in order, and how far they
+   are apart; else NULL. */
 static inline PyObject **
 slots_of(PyObject *made, uint8_t tag, uint8_t *p_stride)
 {
@@ -727,17 +730,17 @@ slots_of(PyObject *made, uint8_t tag, uint8_t *p_stride)
     }
 }
 
-/* How long is the str with one-byte characters that comes next, if it is a short one?
-   Or -1. */
+/* Return the length of the str that comes next, if it is short and has one-byte characters;
+   else -1. */
 static inline Py_ssize_t
-short_str(const char *at, const char *end)
+length_of_short_str(const char *at, const char *end)
 {
     bool is_short = end - at > 1 && (uint8_t)at[0] == PH_TAG_STR_1
                     && (uint8_t)at[1] < 0x80 && end - at - 2 >= (uint8_t)at[1];
     return is_short ? (uint8_t)at[1] : -1;
 }
 
-/* Read up to n plain items that come next into slots.  Returns how many, or -1. */
+/* Read up to n plain items that come next into slots.  Returns their number, or -1. */
 static inline Py_ssize_t
 read_plain_items(reading *r, PyObject **slot, size_t stride, size_t n)
 {
@@ -745,8 +748,8 @@ read_plain_items(reading *r, PyObject **slot, size_t stride, size_t n)
     for (; i < n && r->at < r->end && is_plain((uint8_t)*r->at); i++) {
         PyObject *obj;
         const char *at = r->at;
-        Py_ssize_t length = short_str(at, r->end);
-        if (length >= 0) {          /* most are, so this shortcut tells */
+        Py_ssize_t length = length_of_short_str(at, r->end);
+        if (length >= 0) {          /* the usual case, so this shortcut is worth while */
             r->at = at + 2 + length;
             obj = ph_str_new(at + 2, (size_t)length);
         }
@@ -760,16 +763,17 @@ read_plain_items(reading *r, PyObject **slot, size_t stride, size_t n)
         *slot = obj;
         slot += stride;
     }
+    assert(r->owed >= i);
     r->owed -= i;
     return (Py_ssize_t)i;
 }
 
-/* An empty container of n items has been made; takes the reference. */
+/* Push a frame for an empty container of n items; takes the reference. */
 static int
-push_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
+push_read_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
 {
     if (r->frames_used == r->frames_size
-        && grow(&r->frames, r->frames_at_hand, r->frames_used, &r->frames_size,
+        && grow_from_hand(&r->frames, r->frames_at_hand, r->frames_used, &r->frames_size,
                 sizeof(read_frame)) < 0) {
         Py_DECREF(made);
         return FAILED;
@@ -788,9 +792,10 @@ push_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index)
     return OPENED;
 }
 
-/* As push_frame(); but if its items are all plain, it is read as a whole. */
+/* Read a container without a frame if all of its items are plain; else push its frame.
+   Takes the reference. */
 static int
-begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
+begin_container(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
       PyObject **p_obj)
 {
     uint8_t stride;
@@ -803,7 +808,7 @@ begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
     if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
                               || tag == PH_TAG_TUPLE)) {
         r->depth = n > 0 && tag == PH_TAG_TUPLE;
-        if (left(r) < r->next_block) {
+        if (bytes_left(r) < r->next_block) {
             add_ballast(r, made);
         }
         if (index != NOT_REMEMBERED) {
@@ -812,7 +817,7 @@ begin(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t index,
         *p_obj = made;
         return MADE;
     }
-    int result = push_frame(r, made, tag, n, index);
+    int result = push_read_frame(r, made, tag, n, index);
     if (result == OPENED && slots != NULL) {
         read_frame *frame = &r->frames[r->frames_used - 1];
         frame->next = (size_t)done;
@@ -827,7 +832,7 @@ open_container(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
     size_t n;
     uint8_t factory = 0;
     if (tag == PH_TAG_DEFAULTDICT) {
-        const char *byte = take(r, 1);
+        const char *byte = take_bytes(r, 1);
         if (byte == NULL) {
             return FAILED;
         }
@@ -837,7 +842,7 @@ open_container(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
         return FAILED;
     }
     PyObject *made = new_container(r, tag, factory, n);
-    return made ? begin(r, made, tag, n, index, p_obj) : FAILED;
+    return made ? begin_container(r, made, tag, n, index, p_obj) : FAILED;
 }
 
 static int
@@ -850,16 +855,16 @@ read_keys(reading *r, PyObject *shape, size_t n)
         }
         int result = PyUnicode_CheckExact(key)
                      ? PyDict_SetItem(shape, key, Py_None)
-                     : damaged(r, "a key of a record is no str");
+                     : raise_damaged(r, "a key of a record is no str");
         Py_DECREF(key);
         if (result < 0) {
             return FAILED;
         }
     }
-    return (size_t)PyDict_GET_SIZE(shape) == n ? 0 : damaged(r, "it has a key twice");
+    return (size_t)PyDict_GET_SIZE(shape) == n ? 0 : raise_damaged(r, "it has a key twice");
 }
 
-/* A new shape becomes the last one. */
+/* Read a new shape, which becomes the last one. */
 static int
 read_shape(reading *r)
 {
@@ -868,13 +873,13 @@ read_shape(reading *r)
         return FAILED;
     }
     if (n == 0 || n > PH_SHAPE_MOST) {
-        return damaged(r, "a record has too many keys");
+        return raise_damaged(r, "a record has too many keys");
     }
     if (ph_grow(&r->shapes, r->shapes_used, &r->shapes_size, sizeof(PyObject *)) < 0) {
         PyErr_NoMemory();
         return FAILED;
     }
-    PyObject *shape = PyDict_New();     /* of str: one made for so many would not be */
+    PyObject *shape = PyDict_New();     /* its table is for str keys, unlike a sized one */
     if (shape == NULL || read_keys(r, shape, (size_t)n) < 0) {
         Py_XDECREF(shape);
         return FAILED;
@@ -891,16 +896,17 @@ open_record(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
         return FAILED;
     }
     if (number >= r->shapes_used) {
-        return damaged(r, "a record is of no shape that there is");
+        return raise_damaged(r, "a record is of no shape that there is");
     }
     PyObject *shape = r->shapes[number];
     size_t n = (size_t)PyDict_GET_SIZE(shape);
-    if (r->owed + n > left(r)) {
-        return damaged(r, "it ends too early");
+    if (r->owed + n > bytes_left(r)) {
+        return raise_damaged(r, "it ends too early");
     }
     r->owed += n;
+    assert(r->owed <= bytes_left(r));
     PyObject *made = ph_record_new(shape);
-    return made ? begin(r, made, PH_TAG_RECORD, n, index, p_obj) : FAILED;
+    return made ? begin_container(r, made, PH_TAG_RECORD, n, index, p_obj) : FAILED;
 }
 
 static inline bool
@@ -909,7 +915,7 @@ is_container(uint8_t tag)
     return tag >= PH_TAG_TUPLE && tag <= PH_TAG_PROXY;
 }
 
-/* Is a key what comes next? */
+/* Does the innermost container wait for a key? */
 static inline bool
 waits_for_key(const reading *r)
 {
@@ -920,11 +926,11 @@ waits_for_key(const reading *r)
     return ph_tag_is_mapping(frame->tag) && frame->key == NULL;
 }
 
-/* An atom, or a container that has been opened. */
+/* Read an atom, or open a container. */
 static int
 read_value(reading *r, PyObject **p_obj)
 {
-    const char *byte = take(r, 1);
+    const char *byte = take_bytes(r, 1);
     if (byte == NULL) {
         return FAILED;
     }
@@ -934,7 +940,7 @@ read_value(reading *r, PyObject **p_obj)
         return read_reference(r, p_obj);
     }
     if (tag & PH_REMEMBER) {
-        if (remember(r, &index) < 0) {
+        if (reserve_index(r, &index) < 0) {
             return FAILED;
         }
         tag &= (uint8_t)~PH_REMEMBER;
@@ -948,7 +954,7 @@ read_value(reading *r, PyObject **p_obj)
     if (*p_obj == NULL) {
         return FAILED;
     }
-    r->depth = 0;                   /* whatever was read inside of it */
+    r->depth = 0;                   /* also if an inner value has set it */
     if (index != NOT_REMEMBERED) {
         r->memo[index].obj = Py_NewRef(*p_obj);
     }
@@ -963,7 +969,7 @@ set_value(const read_frame *frame, PyObject *key, PyObject *value)
            : PyDict_SetItem(frame->made, key, value);
 }
 
-/* A key, which waits, or its value. */
+/* Give a mapping a key, which then waits, or the value of that key.  Takes the reference. */
 static int
 give_mapping(read_frame *frame, PyObject *obj)
 {
@@ -978,8 +984,9 @@ give_mapping(read_frame *frame, PyObject *obj)
 }
 
 static inline void
-put(read_frame *frame, PyObject *obj)
+put_item(read_frame *frame, PyObject *obj)
 {
+    assert(frame->next < frame->n);
     *frame->slot = obj;
     frame->slot += frame->stride;
     frame->next++;
@@ -992,7 +999,7 @@ give_hashed(reading *r, read_frame *frame, PyObject *obj)
     frame->next++;
     if (r->depth > PH_HASHED_DEPTH_MOST && !(mapping && frame->key != NULL)) {
         Py_DECREF(obj);
-        return damaged(r, "a key is nested too deep");
+        return raise_damaged(r, "a key is nested too deep");
     }
     if (mapping) {
         return give_mapping(frame, obj);
@@ -1002,9 +1009,9 @@ give_hashed(reading *r, read_frame *frame, PyObject *obj)
     return result;
 }
 
-/* Give the object made last to the open container.  Takes the reference. */
+/* Give the object made last to the innermost container.  Takes the reference. */
 static int
-give(reading *r, PyObject *obj)
+give_item(reading *r, PyObject *obj)
 {
     read_frame *frame = &r->frames[r->frames_used - 1];
     if (r->depth > frame->depth) {
@@ -1013,7 +1020,7 @@ give(reading *r, PyObject *obj)
     if (frame->slot == NULL) {
         return give_hashed(r, frame, obj);
     }
-    put(frame, obj);
+    put_item(frame, obj);
     if (frame->tag == PH_TAG_RECORD) {
         ph_record_holds(frame->made, obj);
     }
@@ -1033,9 +1040,9 @@ fill_plain(reading *r, read_frame *frame)
     return MADE;
 }
 
-/* Read what the open container holds.  OPENED: another one has been opened in it. */
+/* Read the items of the innermost container.  OPENED: another one has been opened in it. */
 static int
-fill(reading *r)
+fill_container(reading *r)
 {
     read_frame *frame = &r->frames[r->frames_used - 1];
     int result = MADE;
@@ -1050,7 +1057,7 @@ fill(reading *r)
         r->owed--;
         result = read_value(r, &obj);
         if (result == MADE) {
-            result = give(r, obj);
+            result = give_item(r, obj);
         }
     }
     return result;
@@ -1061,15 +1068,15 @@ make_proxy(reading *r, PyObject *parts)
 {
     PyObject *dict = PyTuple_GET_ITEM(parts, 0);
     if (!PyDict_CheckExact(dict)) {
-        damaged(r, "a mappingproxy shows no dict");
+        raise_damaged(r, "a mappingproxy shows no dict");
         return NULL;
     }
     return PyDictProxy_New(dict);
 }
 
-/* The container of a frame all of whose items are there. */
+/* Make the container of a frame, all of whose items are there. */
 static PyObject *
-make(reading *r, const read_frame *frame)
+make_container(reading *r, const read_frame *frame)
 {
     PyObject *made = frame->made;
     switch (frame->tag) {
@@ -1096,27 +1103,29 @@ check_whole(const reading *r, const read_frame *frame)
         n = (size_t)PySet_GET_SIZE(frame->made);
     }
     if (n != frame->n) {
-        return damaged(r, "it has a key twice");
+        return raise_damaged(r, "it has a key twice");
     }
     if (ph_tag_is_recursive(frame->tag)
         && ph_depth_over(frame->tag, frame->depth) > PH_FREED_DEPTH_MOST) {
-        return damaged(r, "it is nested too deep");
+        return raise_damaged(r, "it is nested too deep");
     }
     return 0;
 }
 
-/* A container has all its items. */
+/* Close the innermost container: all of its items are there. */
 static int
 close_container(reading *r, PyObject **p_obj)
 {
     read_frame *frame = &r->frames[r->frames_used - 1];
-    if (check_whole(r, frame) < 0 || (*p_obj = make(r, frame)) == NULL) {
+    assert(frame->next == frame->n);
+    if (check_whole(r, frame) < 0 || (*p_obj = make_container(r, frame)) == NULL) {
         return FAILED;
     }
     r->depth = frame->n == 0 ? 0 : ph_depth_over(frame->tag, frame->depth);
     Py_DECREF(frame->made);
     if (frame->index != NOT_REMEMBERED) {
         read_memo *entry = &r->memo[frame->index];
+        assert(entry->open == 0 || entry->open == r->frames_used);
         if (entry->obj == NULL) {
             entry->obj = Py_NewRef(*p_obj);
         }
@@ -1128,28 +1137,29 @@ close_container(reading *r, PyObject **p_obj)
 }
 
 static PyObject *
-walk(reading *r)
+read_graph(reading *r)
 {
     PyObject *obj = NULL;
     int result = read_value(r, &obj);
     while (result != FAILED && r->frames_used > 0) {
-        result = fill(r);
+        result = fill_container(r);
         if (result == MADE) {
             result = close_container(r, &obj);
         }
         if (result == MADE && r->frames_used > 0) {
-            result = give(r, obj);
+            result = give_item(r, obj);
         }
     }
+    assert(result == FAILED || r->owed == 0);
     if (result != FAILED && r->at != r->end) {
         Py_DECREF(obj);
-        result = damaged(r, "something follows its end");
+        result = raise_damaged(r, "something follows its end");
     }
     return result == FAILED ? NULL : obj;
 }
 
 static void
-drop_all(reading *r)
+drop_reading(reading *r)
 {
     while (r->frames_used > 0) {
         const read_frame *frame = &r->frames[--r->frames_used];
@@ -1171,10 +1181,22 @@ drop_all(reading *r)
     }
 }
 
+void
+ph_wire_kept_clear(ph_wire_kept *kept)
+{
+    for (size_t i = 0; i < PH_KEYS_KEPT; i++) {
+        Py_CLEAR(kept->keys[i]);
+    }
+    for (size_t i = 0; i < PH_BALLAST; i++) {
+        PyObject_Free(kept->ballast[i]);
+        kept->ballast[i] = NULL;
+    }
+}
+
 PyObject *
 ph_message_read(const ph_travels *travels, ph_reader *reader)
 {
-    reading r;                      /* what is at hand is not set */
+    reading r;                      /* the arrays at hand stay uninitialized */
     memset(&r, 0, offsetof(reading, frames_at_hand));
     reader->travels = travels;
     r.travels = travels;
@@ -1186,20 +1208,20 @@ ph_message_read(const ph_travels *travels, ph_reader *reader)
     r.memo = r.memo_at_hand;
     r.memo_size = MEMO_AT_HAND;
     first_ballast(&r);
-    /* Nothing of this is garbage yet, and no code of users runs: through a large value
-       the collector would look several times for nothing. */
-    int collected = left(&r) > LARGE ? PyGC_Disable() : 0;
-    PyObject *obj = walk(&r);
+    /* None of this is garbage yet, and no user code runs: the collector would look through a
+       large value several times in vain. */
+    int collected = bytes_left(&r) > LARGE ? PyGC_Disable() : 0;
+    PyObject *obj = read_graph(&r);
     if (collected) {
         PyGC_Enable();
     }
     if (obj == NULL) {
         blame_message(&r);
         PyObject *error = PyErr_GetRaisedException();
-        drop_all(&r);
+        drop_reading(&r);
         PyErr_SetRaisedException(error);
         return NULL;
     }
-    drop_all(&r);
+    drop_reading(&r);
     return obj;
 }

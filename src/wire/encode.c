@@ -1,30 +1,30 @@
-/* encode.c -- a value on its way out.
+/* encode.c -- a value on its way out, as the bytes of format.h.
 
-   The walk is depth first, over a stack of frames of its own: one for each container
-   that is open.  Nothing of Python runs and the GIL is held, so that nothing
-   changes meanwhile, and borrowed references are enough.
+   The walk is depth first, over a stack of its own with one frame for each open container.
+   No Python code runs and the GIL is held, so nothing changes during the walk, and borrowed
+   references are enough.
 
-   The memo has each object that more than one reference leads to, in a table with
-   open addressing.  A slot of an earlier message counts as free, so that a new
+   The memo knows each object that has more than one reference, in an open-addressing table
+   that is at most half full.  A slot of an earlier message counts as free.  So a new
    message begins with an empty memo at no cost.
 
-   Records are dicts that have the same str objects as keys, in the same order.  The
-   second one of a shape defines it in the message, and later ones are values only.
-   The shapes met last are in a small cache, by first key and length. */
+   Records are dicts with the same str objects as keys, in the same order.  The second
+   record of a shape defines the shape in the message; later ones are values only.  A small
+   cache, indexed by first key and length, has the last shapes that were met. */
 
 #include "wire/format.h"
 
 #include <string.h>
 
 #include "core/base/array.h"
-#include "share/handle.h"
+#include "core/family/handle.h"
 
 #define SLOTS_LEAST 64u
-#define SLOTS_KEPT 16384u           /* a larger memo, and */
-#define FRAMES_KEPT 4096u           /* a larger stack, is given back */
+#define SLOTS_KEPT 16384u           /* a larger memo is given back after the message, */
+#define FRAMES_KEPT 4096u           /* and so is a larger stack */
 #define BYTES_LEAST 256u
 
-/* What the functions below return beside PH_WRITTEN and PH_NOT_OURS. */
+/* The functions below also return these, beside PH_WRITTEN and PH_NOT_OURS. */
 enum { FAILED = -1, FRESH = 2 };
 
 typedef struct ph_write_slot {
@@ -53,7 +53,7 @@ typedef struct ph_write_frame {
 #define SHAPES_CACHED 16u
 #define UNDEFINED UINT32_MAX
 
-/* The keys of a dict that was met. */
+/* The keys of a dict that was met in this message. */
 typedef struct ph_write_shape {
     uint32_t epoch;                 /* as for slots */
     uint32_t number;                /* in the message; UNDEFINED: met only once */
@@ -69,16 +69,10 @@ typedef struct {
 
 static int write_value(writing *w, PyObject *obj);
 
-static int
-core_failed(const writing *w)
-{
-    return ph_raise(w->travels->exceptions);
-}
-
 /* --- Bytes ------------------------------------------------------------------------ */
 
 static int
-grow_bytes(ph_writer *writer, size_t more)
+grow_message(ph_writer *writer, size_t more)
 {
     size_t size = writer->used + more;
     size = size < BYTES_LEAST ? BYTES_LEAST : size + size / 2;
@@ -92,11 +86,11 @@ grow_bytes(ph_writer *writer, size_t more)
     return 0;
 }
 
-/* Room for so many bytes at the end, which the caller then uses; or NULL. */
+/* Return room for `more` bytes at the end, which the caller then uses; or NULL. */
 static inline char *
-room(ph_writer *writer, size_t more)
+reserve_bytes(ph_writer *writer, size_t more)
 {
-    if (more > writer->size - writer->used && grow_bytes(writer, more) < 0) {
+    if (more > writer->size - writer->used && grow_message(writer, more) < 0) {
         return NULL;
     }
     return writer->bytes + writer->used;
@@ -114,15 +108,16 @@ put_varint(char *p, uint64_t value)
 }
 
 static inline void
-used_up_to(ph_writer *writer, const char *p)
+set_used(ph_writer *writer, const char *p)
 {
+    assert(p >= writer->bytes && (size_t)(p - writer->bytes) <= writer->size);
     writer->used = (size_t)(p - writer->bytes);
 }
 
 int
 ph_write_bytes(ph_writer *writer, const void *bytes, size_t size)
 {
-    char *p = room(writer, size);
+    char *p = reserve_bytes(writer, size);
     if (p == NULL) {
         return -1;
     }
@@ -153,7 +148,7 @@ ph_write_span(ph_writer *writer, ph_span_id id)
 static int
 write_tag(ph_writer *writer, int tag)
 {
-    char *p = room(writer, 1);
+    char *p = reserve_bytes(writer, 1);
     if (p == NULL) {
         return FAILED;
     }
@@ -162,11 +157,11 @@ write_tag(ph_writer *writer, int tag)
     return PH_WRITTEN;
 }
 
-/* A tag, a number, and so many bytes. */
+/* Write a tag, a number, and `size` bytes. */
 static int
 write_counted(ph_writer *writer, int tag, uint64_t n, const void *bytes, size_t size)
 {
-    char *p = room(writer, 1 + PH_VARINT_MOST + size);
+    char *p = reserve_bytes(writer, 1 + PH_VARINT_MOST + size);
     if (p == NULL) {
         return FAILED;
     }
@@ -175,14 +170,14 @@ write_counted(ph_writer *writer, int tag, uint64_t n, const void *bytes, size_t 
     if (size > 0) {
         memcpy(p, bytes, size);
     }
-    used_up_to(writer, p + size);
+    set_used(writer, p + size);
     return PH_WRITTEN;
 }
 
 /* --- Memo -------------------------------------------------------------------------- */
 
 static ph_write_slot *
-find(const ph_writer *writer, PyObject *source)
+find_write_slot(const ph_writer *writer, PyObject *source)
 {
     size_t mask = writer->slots_mask;
     uint64_t hash = ((uint64_t)(uintptr_t)source >> 4) * 0x9e3779b97f4a7c15ull;
@@ -195,7 +190,7 @@ find(const ph_writer *writer, PyObject *source)
 }
 
 static int
-grow_slots(ph_writer *writer)
+grow_write_slots(ph_writer *writer)
 {
     ph_write_slot *old = writer->slots;
     size_t old_size = old ? writer->slots_mask + 1 : 0;
@@ -209,7 +204,7 @@ grow_slots(ph_writer *writer)
     writer->slots_mask = size - 1;
     for (size_t i = 0; i < old_size; i++) {
         if (old[i].epoch == writer->epoch) {
-            *find(writer, old[i].source) = old[i];
+            *find_write_slot(writer, old[i].source) = old[i];
         }
     }
     ph_free(old);
@@ -217,34 +212,38 @@ grow_slots(ph_writer *writer)
 }
 
 static ph_write_frame *
-top(const ph_writer *writer)
+innermost_frame(const ph_writer *writer)
 {
+    assert(writer->frames_used > 0);
     return &writer->frames[writer->frames_used - 1];
 }
 
-/* The item in work of the open container has this depth. */
+/* Note the depth of the item in work of the innermost container. */
 static int
 note_depth(ph_writer *writer, uint8_t depth)
 {
     if (writer->frames_used == 0 || depth == 0) {
         return PH_WRITTEN;
     }
-    ph_write_frame *frame = top(writer);
+    ph_write_frame *frame = innermost_frame(writer);
     if (depth > frame->depth) {
         frame->depth = depth;
     }
     return frame->hashing && depth > PH_HASHED_DEPTH_MOST ? PH_NOT_OURS : PH_WRITTEN;
 }
 
-/* What is referred to from inside of it must be there, there. */
+/* A back reference to an open container is allowed only if the reader has already created
+   that container. */
 static int
 write_reference(ph_writer *writer, const ph_write_slot *slot)
 {
     uint8_t depth = slot->depth;
     if (slot->open) {
+        assert(slot->open <= writer->frames_used);
         const ph_write_frame *frame = &writer->frames[slot->open - 1];
         if (!ph_tag_is_mutable(frame->tag)) {
-            if (frame->tag != PH_TAG_TUPLE || top(writer)->last_mutable < slot->open) {
+            if (frame->tag != PH_TAG_TUPLE
+                || innermost_frame(writer)->last_mutable < slot->open) {
                 return PH_NOT_OURS;
             }
             depth = PH_NEVER_HASHED;
@@ -255,10 +254,10 @@ write_reference(ph_writer *writer, const ph_write_slot *slot)
            ? write_counted(writer, PH_TAG_REFERENCE, slot->index, NULL, 0) : result;
 }
 
-/* Refer to an object that has been written; or else FRESH, and its tag with what
-   must be added to it. */
+/* Write a back reference to an object that was written before.  Otherwise return FRESH and
+   the tag to write, which has PH_REMEMBER if the object may be met again. */
 static inline int
-meet(writing *w, PyObject *obj, int tag, int *p_tag)
+refer_or_remember(writing *w, PyObject *obj, int tag, int *p_tag)
 {
     *p_tag = tag;
     if (Py_REFCNT(obj) == 1) {
@@ -266,16 +265,17 @@ meet(writing *w, PyObject *obj, int tag, int *p_tag)
     }
     ph_writer *writer = w->writer;
     if (2 * (writer->slots_used + 1) > writer->slots_mask
-        && grow_slots(writer) < 0) {
+        && grow_write_slots(writer) < 0) {
         return FAILED;
     }
-    ph_write_slot *slot = find(writer, obj);
+    ph_write_slot *slot = find_write_slot(writer, obj);
     if (slot->epoch == writer->epoch) {
         return write_reference(writer, slot);
     }
     *slot = (ph_write_slot){.source = obj, .epoch = writer->epoch,
                             .index = w->remembered++};
     writer->slots_used++;
+    assert(2 * writer->slots_used <= writer->slots_mask + 1);
     *p_tag |= PH_REMEMBER;
     return w->remembered == UINT32_MAX ? PH_NOT_OURS : FRESH;
 }
@@ -286,13 +286,13 @@ static int
 write_large_int(writing *w, PyObject *obj)
 {
     size_t size = ph_int_room(obj);
-    char *p = room(w->writer, 1 + PH_VARINT_MOST + size);
+    char *p = reserve_bytes(w->writer, 1 + PH_VARINT_MOST + size);
     if (p == NULL) {
         return FAILED;
     }
     *p++ = PH_TAG_LARGE_INT;
     p = put_varint(p, size);
-    used_up_to(w->writer, p + size);
+    set_used(w->writer, p + size);
     return ph_int_bytes(obj, p, size);
 }
 
@@ -317,7 +317,7 @@ write_int(writing *w, PyObject *obj)
 static int
 write_plain(writing *w, int tag, const void *bytes, size_t size)
 {
-    char *p = room(w->writer, 1 + size);
+    char *p = reserve_bytes(w->writer, 1 + size);
     if (p == NULL) {
         return FAILED;
     }
@@ -347,8 +347,8 @@ write_str(writing *w, PyObject *obj)
     int kind = PyUnicode_KIND(obj), result = FRESH;
     int tag = kind == 1 ? PH_TAG_STR_1 : kind == 2 ? PH_TAG_STR_2 : PH_TAG_STR_4;
     Py_ssize_t n = PyUnicode_GET_LENGTH(obj);
-    if (n > 1 || kind > 1) {        /* the others are static */
-        result = meet(w, obj, tag, &tag);
+    if (n > 1 || kind > 1) {        /* shorter ones are static */
+        result = refer_or_remember(w, obj, tag, &tag);
     }
     return result != FRESH ? result
            : write_counted(w->writer, tag, (uint64_t)n, PyUnicode_DATA(obj),
@@ -358,7 +358,7 @@ write_str(writing *w, PyObject *obj)
 static int
 write_buffer(writing *w, PyObject *obj, int tag, const char *bytes, Py_ssize_t n)
 {
-    int result = meet(w, obj, tag, &tag);
+    int result = refer_or_remember(w, obj, tag, &tag);
     return result != FRESH ? result
            : write_counted(w->writer, tag, (uint64_t)n, bytes, (size_t)n);
 }
@@ -366,13 +366,13 @@ write_buffer(writing *w, PyObject *obj, int tag, const char *bytes, Py_ssize_t n
 static int
 write_permanent(writing *w, PyObject *obj)
 {
-    int tag, result = meet(w, obj, PH_TAG_PERMANENT, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_PERMANENT, &tag);
     if (result != FRESH) {
         return result;
     }
     ph_handle handle;
     if (ph_handle_make(obj, &handle) != PH_OK) {
-        return core_failed(w);
+        return ph_raise(&w->travels->interp->exceptions);
     }
     return write_plain(w, tag, &handle.block,
                        sizeof(handle) - offsetof(ph_handle, block));
@@ -431,7 +431,7 @@ tag_of_datetime(PyTypeObject *type)
 static int
 write_datetime(writing *w, PyObject *obj, int plain)
 {
-    int fields[3], tag, result = meet(w, obj, plain, &tag);
+    int fields[3], tag, result = refer_or_remember(w, obj, plain, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -452,7 +452,7 @@ write_datetime(writing *w, PyObject *obj, int plain)
 /* --- Containers ------------------------------------------------------------------------------ */
 
 static int
-push_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
+push_write_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
 {
     if (ph_grow(&writer->frames, writer->frames_used, &writer->frames_size,
                 sizeof(ph_write_frame)) < 0) {
@@ -462,7 +462,7 @@ push_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
     }
     uint8_t plain = (uint8_t)(tag & ~PH_REMEMBER);
     uint32_t number = (uint32_t)writer->frames_used + 1;
-    uint32_t last = writer->frames_used ? top(writer)->last_mutable : 0;
+    uint32_t last = writer->frames_used ? innermost_frame(writer)->last_mutable : 0;
     writer->frames[writer->frames_used++] = (ph_write_frame){
         .source = obj, .keys = keys, .tag = plain,
         .remembered = (tag & PH_REMEMBER) != 0,
@@ -470,7 +470,7 @@ push_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
         .hashing = plain == PH_TAG_SET || plain == PH_TAG_FROZENSET,
     };
     if (tag & PH_REMEMBER) {
-        find(writer, obj)->open = number;
+        find_write_slot(writer, obj)->open = number;
     }
     return PH_WRITTEN;
 }
@@ -478,25 +478,25 @@ push_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
 static int
 open_counted(writing *w, PyObject *obj, int tag, Py_ssize_t n)
 {
-    int result = meet(w, obj, tag, &tag);
+    int result = refer_or_remember(w, obj, tag, &tag);
     if (result != FRESH) {
         return result;
     }
     result = write_counted(w->writer, tag, (uint64_t)n, NULL, 0);
     return result != PH_WRITTEN || (n == 0 && !(tag & PH_REMEMBER)) ? result
-           : push_frame(w->writer, obj, tag, NULL);
+           : push_write_frame(w->writer, obj, tag, NULL);
 }
 
-/* Of a fixed number of items. */
+/* Open a container with a fixed number of items. */
 static int
 open_fixed(writing *w, PyObject *obj, int tag)
 {
-    int result = meet(w, obj, tag, &tag);
+    int result = refer_or_remember(w, obj, tag, &tag);
     if (result != FRESH) {
         return result;
     }
     result = write_tag(w->writer, tag);
-    return result != PH_WRITTEN ? result : push_frame(w->writer, obj, tag, NULL);
+    return result != PH_WRITTEN ? result : push_write_frame(w->writer, obj, tag, NULL);
 }
 
 static bool
@@ -525,8 +525,8 @@ note_shape(const ph_writer *writer, ph_write_shape *shape, const ph_entry *entri
     }
 }
 
-/* The shape of a dict with these 1 to PH_SHAPE_MOST items, if it was met before; else
-   it is noted.  -1 with MemoryError. */
+/* Find the shape of a dict with these 1 to PH_SHAPE_MOST items.  If it was not met before,
+   note it; *p_shape is NULL then.  FAILED with MemoryError. */
 static int
 find_shape(ph_writer *writer, const ph_entry *entries, Py_ssize_t n,
            ph_write_shape **p_shape)
@@ -551,16 +551,17 @@ find_shape(ph_writer *writer, const ph_entry *entries, Py_ssize_t n,
     return PH_WRITTEN;
 }
 
-/* What comes after the tag of a shape. */
+/* Write the number of keys and the keys, which follow the tag of a shape. */
 static int
 write_keys(writing *w, ph_write_shape *shape)
 {
     ph_writer *writer = w->writer;
-    char *p = room(writer, PH_VARINT_MOST);
+    char *p = reserve_bytes(writer, PH_VARINT_MOST);
     if (p == NULL) {
         return FAILED;
     }
-    used_up_to(writer, put_varint(p, (uint64_t)shape->n));
+    set_used(writer, put_varint(p, (uint64_t)shape->n));
+    assert(shape->number == UNDEFINED);
     shape->number = writer->n_shapes++;
     int result = PH_WRITTEN;
     for (Py_ssize_t i = 0; i < shape->n && result == PH_WRITTEN; i++) {
@@ -570,10 +571,10 @@ write_keys(writing *w, ph_write_shape *shape)
 }
 
 static int
-open_record(writing *w, PyObject *obj, ph_write_shape *shape, const ph_entry *entries)
+begin_record(writing *w, PyObject *obj, ph_write_shape *shape, const ph_entry *entries)
 {
     bool first = shape->number == UNDEFINED;
-    int tag, result = meet(w, obj, first ? PH_TAG_SHAPE : PH_TAG_RECORD, &tag);
+    int tag, result = refer_or_remember(w, obj, first ? PH_TAG_SHAPE : PH_TAG_RECORD, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -586,10 +587,10 @@ open_record(writing *w, PyObject *obj, ph_write_shape *shape, const ph_entry *en
     }
     tag = PH_TAG_RECORD | (tag & PH_REMEMBER);
     if (result == PH_WRITTEN) {
-        result = push_frame(w->writer, obj, tag, NULL);
+        result = push_write_frame(w->writer, obj, tag, NULL);
     }
     if (result == PH_WRITTEN) {
-        top(w->writer)->entries = entries;
+        innermost_frame(w->writer)->entries = entries;
     }
     return result;
 }
@@ -605,7 +606,7 @@ open_dict(writing *w, PyObject *obj)
             return FAILED;
         }
         if (shape != NULL) {
-            return open_record(w, obj, shape, entries);
+            return begin_record(w, obj, shape, entries);
         }
     }
     return open_counted(w, obj, PH_TAG_DICT, n);
@@ -615,7 +616,7 @@ static int
 write_range(writing *w, PyObject *obj)
 {
     PyObject *parts[4];
-    int tag, result = meet(w, obj, PH_TAG_RANGE, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_RANGE, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -627,7 +628,7 @@ write_range(writing *w, PyObject *obj)
     return result;
 }
 
-/* Attributes of its own are not for us. */
+/* Does an object have attributes of its own, which the format cannot carry? */
 static bool
 has_attributes(PyObject *obj)
 {
@@ -642,8 +643,8 @@ open_counter(writing *w, PyObject *obj)
            : open_counted(w, obj, PH_TAG_COUNTER, PyDict_GET_SIZE(obj));
 }
 
-/* An OrderedDict has its order elsewhere: only its iterator knows it, which hashes
-   keys.  Of other types than these they might run Python code. */
+/* Does hashing a key run no Python code?  Only its iterator knows the order of an
+   OrderedDict, and that hashes the keys. */
 static bool
 is_simple_key(PyObject *key)
 {
@@ -672,7 +673,7 @@ open_ordered_dict(writing *w, PyObject *obj)
     if (has_attributes(obj)) {
         return PH_NOT_OURS;
     }
-    int tag, result = meet(w, obj, PH_TAG_ORDERED_DICT, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_ORDERED_DICT, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -686,7 +687,7 @@ open_ordered_dict(writing *w, PyObject *obj)
         Py_DECREF(keys);
         return result;
     }
-    return push_frame(w->writer, obj, tag, keys);
+    return push_write_frame(w->writer, obj, tag, keys);
 }
 
 PyObject *
@@ -726,23 +727,23 @@ open_defaultdict(writing *w, PyObject *obj)
     if (result != PH_WRITTEN) {
         return result;
     }
-    result = meet(w, obj, PH_TAG_DEFAULTDICT, &tag);
+    result = refer_or_remember(w, obj, PH_TAG_DEFAULTDICT, &tag);
     if (result != FRESH) {
         return result;
     }
-    char *p = room(w->writer, 2 + PH_VARINT_MOST);
+    char *p = reserve_bytes(w->writer, 2 + PH_VARINT_MOST);
     if (p == NULL) {
         return FAILED;
     }
     *p++ = (char)tag;
     *p++ = (char)number;
-    used_up_to(w->writer, put_varint(p, (uint64_t)PyDict_GET_SIZE(obj)));
-    return push_frame(w->writer, obj, tag, NULL);
+    set_used(w->writer, put_varint(p, (uint64_t)PyDict_GET_SIZE(obj)));
+    return push_write_frame(w->writer, obj, tag, NULL);
 }
 
 /* --- Any value ----------------------------------------------------------------------------------- */
 
-/* The number of its type; there is none if that is travels->n. */
+/* Return the number of an object's type in the table; travels->n if it has none. */
 static uint32_t
 number_of_traveller(const ph_travels *travels, PyObject *obj)
 {
@@ -751,6 +752,13 @@ number_of_traveller(const ph_travels *travels, PyObject *obj)
         i++;
     }
     return i;
+}
+
+void
+ph_travels_add(ph_travels *travels, ph_traveller traveller)
+{
+    assert(travels->n < PH_TRAVELLERS);
+    travels->traveller[travels->n++] = traveller;
 }
 
 bool
@@ -768,7 +776,7 @@ write_traveller(writing *w, PyObject *obj)
         w->writer->refused = Py_TYPE(obj);
         return PH_NOT_OURS;
     }
-    int tag, result = meet(w, obj, PH_TAG_TRAVELLER, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_TRAVELLER, &tag);
     if (result != FRESH) {
         return result;
     }
@@ -869,14 +877,14 @@ write_value(writing *w, PyObject *obj)
 /* --- The walk --------------------------------------------------------------------------------------- */
 
 static PyObject *
-item_or_end(PyObject *const *items, Py_ssize_t n, Py_ssize_t *p_pos)
+next_part(PyObject *const *items, Py_ssize_t n, Py_ssize_t *p_pos)
 {
     return *p_pos < n ? items[(*p_pos)++] : NULL;
 }
 
-/* The next key or value of a mapping. */
+/* Return the next key or value of a mapping, borrowed; NULL at the end. */
 static PyObject *
-next_of_mapping(ph_write_frame *frame)
+next_in_mapping(ph_write_frame *frame)
 {
     PyObject *key, *value = frame->value;
     frame->hashing = value == NULL;
@@ -895,9 +903,9 @@ next_of_mapping(ph_write_frame *frame)
     return frame->value ? key : NULL;
 }
 
-/* The next item of an open container, borrowed, or NULL. */
+/* Return the next item of an open container, borrowed; NULL at the end. */
 static PyObject *
-next_item(ph_write_frame *frame)
+next_to_write(ph_write_frame *frame)
 {
     PyObject *source = frame->source, *item, *parts[3];
     switch (frame->tag) {
@@ -915,30 +923,31 @@ next_item(ph_write_frame *frame)
         return ph_set_next(source, &frame->pos, &item) ? item : NULL;
     case PH_TAG_SLICE:
         ph_slice_parts(source, parts);
-        return item_or_end(parts, 3, &frame->pos);
+        return next_part(parts, 3, &frame->pos);
     case PH_TAG_PROXY:
         item = ph_proxy_target(source);
-        return item_or_end(&item, 1, &frame->pos);
+        return next_part(&item, 1, &frame->pos);
     default:
-        return next_of_mapping(frame);
+        return next_in_mapping(frame);
     }
 }
 
-/* A container is complete. */
+/* Close the innermost container: all of its items are written. */
 static int
-close_frame(ph_writer *writer)
+close_write_frame(ph_writer *writer)
 {
-    ph_write_frame frame = *top(writer);
+    ph_write_frame frame = *innermost_frame(writer);
     uint8_t depth = ph_depth_over(frame.tag, frame.depth);
     writer->frames_used--;
     if (frame.keys != NULL) {
         Py_DECREF(frame.keys);
-        if (PyErr_Occurred()) {     /* there is no key that there was */
+        if (PyErr_Occurred()) {     /* a key is no longer there */
             return FAILED;
         }
     }
     if (frame.remembered) {
-        ph_write_slot *slot = find(writer, frame.source);
+        ph_write_slot *slot = find_write_slot(writer, frame.source);
+        assert(slot->open == writer->frames_used + 1);
         slot->open = 0;
         slot->depth = depth;
     }
@@ -949,13 +958,13 @@ close_frame(ph_writer *writer)
 }
 
 static int
-walk(writing *w, PyObject *root)
+write_graph(writing *w, PyObject *root)
 {
     ph_writer *writer = w->writer;
     int result = write_value(w, root);
     while (result == PH_WRITTEN && writer->frames_used > 0) {
-        PyObject *item = next_item(top(writer));
-        result = item != NULL ? write_value(w, item) : close_frame(writer);
+        PyObject *item = next_to_write(innermost_frame(writer));
+        result = item != NULL ? write_value(w, item) : close_write_frame(writer);
     }
     return result;
 }
@@ -971,7 +980,7 @@ drop_frames(ph_writer *writer)
 }
 
 static void
-free_memo(ph_writer *writer)
+free_write_memo(ph_writer *writer)
 {
     ph_free(writer->slots);
     ph_free(writer->shapes);
@@ -989,7 +998,7 @@ ph_writer_reset(ph_writer *writer)
     writer->n_spans = 0;
     Py_CLEAR(writer->moved);
     if (writer->slots_mask >= SLOTS_KEPT) {
-        free_memo(writer);
+        free_write_memo(writer);
     }
     if (writer->frames_size > FRAMES_KEPT) {
         ph_free(writer->frames);
@@ -998,12 +1007,12 @@ ph_writer_reset(ph_writer *writer)
     }
 }
 
-/* An empty memo, at no cost but once in 2**32 messages. */
+/* Begin with an empty memo: at no cost, except once in 2**32 messages. */
 static void
-begin_memo(ph_writer *writer)
+begin_write_memo(ph_writer *writer)
 {
     if (writer->epoch == UINT32_MAX) {
-        free_memo(writer);
+        free_write_memo(writer);
     }
     writer->slots_used = 0;
     writer->n_shapes = 0;
@@ -1016,8 +1025,8 @@ ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer)
     writing w = {.travels = travels, .writer = writer};
     ph_writer_reset(writer);
     writer->refused = NULL;
-    begin_memo(writer);
-    int result = walk(&w, obj);
+    begin_write_memo(writer);
+    int result = write_graph(&w, obj);
     if (result != PH_WRITTEN) {
         ph_writer_reset(writer);
     }
@@ -1030,7 +1039,7 @@ ph_writer_clear(ph_writer *writer)
     ph_writer_reset(writer);
     ph_free(writer->bytes);
     ph_free(writer->spans);
-    free_memo(writer);
+    free_write_memo(writer);
     ph_free(writer->frames);
     memset(writer, 0, sizeof(*writer));
 }

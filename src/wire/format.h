@@ -20,13 +20,15 @@
        timezone                        tag, the offset's fields, a value: str or None
        back reference                  tag, varint index
        permanent object                tag, offset of block, offset, tag (8 bytes each)
-       traveller                       tag, number of its type, what that writes
+       traveller                       tag, number of its type, whatever that writes
 
-   in the byte order of the machine; varint: 7 bits a byte, least first, the top bit
-   says that there is more.  An object that may be met again has PH_REMEMBER in its
-   tag; such objects are numbered in the order of their tags, and a back reference
-   names one by that.  Shapes are numbered likewise.  A list, dict or set may be referred to from inside of it.  A
-   tuple may as well, where a list or the like is in between. */
+   Numbers are in the byte order of the machine.  A varint has 7 bits in each byte, the
+   least first; the top bit says that more follow.
+
+   An object that may be met again has PH_REMEMBER in its tag.  Such objects are numbered in
+   the order of their tags, and a back reference names one by its number.  Shapes are
+   numbered likewise.  A list, dict or set may be referred to from inside of it.  So may a
+   tuple, if there is a list, dict or set in between. */
 
 #ifndef PH_WIRE_FORMAT_H
 #define PH_WIRE_FORMAT_H
@@ -38,8 +40,8 @@ enum {
     PH_TAG_INT, PH_TAG_LARGE_INT, PH_TAG_FLOAT, PH_TAG_COMPLEX,
     PH_TAG_STR_1, PH_TAG_STR_2, PH_TAG_STR_4, PH_TAG_BYTES, PH_TAG_BYTEARRAY,
     PH_TAG_TUPLE, PH_TAG_LIST, PH_TAG_SET, PH_TAG_FROZENSET, PH_TAG_SLICE,
-    PH_TAG_SHAPE, PH_TAG_RECORD, PH_TAG_DICT, PH_TAG_ORDERED_DICT, PH_TAG_COUNTER, PH_TAG_DEFAULTDICT,
-    PH_TAG_FROZENDICT, PH_TAG_PROXY,
+    PH_TAG_SHAPE, PH_TAG_RECORD, PH_TAG_DICT, PH_TAG_ORDERED_DICT, PH_TAG_COUNTER,
+    PH_TAG_DEFAULTDICT, PH_TAG_FROZENDICT, PH_TAG_PROXY,
     PH_TAG_RANGE, PH_TAG_DATE, PH_TAG_TIME, PH_TAG_AWARE_TIME, PH_TAG_DATETIME,
     PH_TAG_AWARE_DATETIME, PH_TAG_DELTA, PH_TAG_TIMEZONE,
     PH_TAG_REFERENCE, PH_TAG_PERMANENT, PH_TAG_TRAVELLER,
@@ -49,25 +51,25 @@ enum {
 
 #define PH_VARINT_MOST 10           /* bytes */
 
-/* CPython hashes a tuple in a tuple by recursion, and frees a slice in a slice or a
-   defaultdict in a defaultdict so (before 3.14).  Both passes count how deep that goes,
-   and neither is to be deeper than this. */
+/* CPython hashes a tuple in a tuple by recursion.  Before 3.14 it also frees a slice in a
+   slice, or a defaultdict in a defaultdict, by recursion.  Both passes count how deep that
+   goes, and refuse what is deeper than this. */
 #define PH_HASHED_DEPTH_MOST 200u
 #define PH_FREED_DEPTH_MOST 50u
-#define PH_NEVER_HASHED 255u        /* depth of what holds a tuple that is not whole yet */
+#define PH_NEVER_HASHED 255u        /* depth of a container with an open tuple in it */
 
-/* What a defaultdict may make on its own: None or a type, borrowed.  NULL: no such
-   number. */
+/* The factory of a defaultdict by its number: None or a type, borrowed.  NULL: there is no
+   such number. */
 PyObject *ph_message_factory(uint8_t number);
 
-/* Is it made of keys, each with its value? */
+/* Does a container of this tag consist of keys, each with its value? */
 static inline bool
 ph_tag_is_mapping(uint8_t tag)
 {
     return tag >= PH_TAG_DICT && tag <= PH_TAG_FROZENDICT;
 }
 
-/* May it hold itself, because it is there before its content is? */
+/* May it hold itself, since it exists before its content? */
 static inline bool
 ph_tag_is_mutable(uint8_t tag)
 {
@@ -75,15 +77,15 @@ ph_tag_is_mutable(uint8_t tag)
            || (tag >= PH_TAG_SHAPE && tag <= PH_TAG_DEFAULTDICT);
 }
 
-/* Is it freed by recursion? */
+/* Does CPython free it by recursion? */
 static inline bool
 ph_tag_is_recursive(uint8_t tag)
 {
     return tag == PH_TAG_SLICE || tag == PH_TAG_PROXY || tag == PH_TAG_DEFAULTDICT;
 }
 
-/* The depth of a container whose items have this one at most.  Hashing what is
-   mutable raises at once. */
+/* The depth of a container, given the greatest depth of its items.  It is 0 for a mutable
+   container, since hashing that raises at once. */
 static inline uint8_t
 ph_depth_over(uint8_t tag, uint8_t items)
 {

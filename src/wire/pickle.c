@@ -1,27 +1,25 @@
-/* pickle.c -- what only pickle can carry, and in it what need not be pickled.
+/* pickle.c -- objects that only pickle can carry, with references to those that travel by
+   name.
 
-   Objects of users' types are for pickle, which takes all that they lead to.  Permanent
-   objects, Buffers, Channels, Handles and loans in them would be copied by that, or
-   refused.  So pickle is told to leave them out: it asks for a *persistent id* of each
-   object, which is pickled in its place, and asks for the object of an id when it
-   unpickles.  The id is a number in a tuple of *references*, which is an ordinary value
-   that travels beside the pickle (encode.c).
+   An object of a user's type is pickled, with all that it leads to.  Pickle would copy or
+   refuse the permanent objects, Buffers, Channels, Handles and loans in it.  So it leaves
+   them out: pickle asks for a *persistent id* of each object, pickles the id in its place,
+   and asks for the object of an id when it unpickles.  Here the id is an index into a tuple
+   of *references*.  The tuple travels beside the pickle, as an ordinary value (encode.c).
 
-   pickle's own memo, and the one of the message, keep shared objects shared: an
-   object that is referred to twice is in the tuple twice, and is one there.
+   Shared objects stay shared.  An object that is referred to twice is in the tuple twice;
+   the memo of the message makes it one object at the receiver.
 
-   The classes are pickle's, asked for when the first object needs them, since few
-   programs do; and subclassed, so that an object of them has attributes.
+   Pickler and Unpickler are subclassed, so that their instances have attributes.
 
-   The idea is that of Python's documentation of pickle, "Persistence of External
-   Objects". */
+   The idea is from Python's documentation of pickle, "Persistence of External Objects". */
 
 #include "wire/pickle.h"
 
 #define PROTOCOL 5
 
 static int
-get(PyObject *module, const char *name, PyObject **p_attribute)
+get_attribute(PyObject *module, const char *name, PyObject **p_attribute)
 {
     PyObject *attribute = PyObject_GetAttrString(module, name);
     if (attribute == NULL) {
@@ -32,7 +30,7 @@ get(PyObject *module, const char *name, PyObject **p_attribute)
 }
 
 static int
-subclass(PyObject *module, const char *name, PyObject **p_type)
+make_subclass(PyObject *module, const char *name, PyObject **p_type)
 {
     PyObject *base = PyObject_GetAttrString(module, name);
     PyObject *type = base ? PyObject_CallFunction((PyObject *)&PyType_Type, "s(O){}",
@@ -45,9 +43,9 @@ subclass(PyObject *module, const char *name, PyObject **p_type)
     return 0;
 }
 
-/* `loads` is set last, and says that all are there. */
+/* Import the classes.  `loads` is set last: if it is there, all are. */
 static int
-need(ph_pickles *pickles)
+need_pickle(ph_pickles *pickles)
 {
     if (pickles->loads != NULL) {
         return 0;
@@ -55,10 +53,10 @@ need(ph_pickles *pickles)
     PyObject *io = PyImport_ImportModule("io");
     PyObject *pickle = io ? PyImport_ImportModule("pickle") : NULL;
     int result = -1;
-    if (pickle != NULL && get(io, "BytesIO", &pickles->bytes_io) == 0
-        && subclass(pickle, "Pickler", &pickles->pickler) == 0
-        && subclass(pickle, "Unpickler", &pickles->unpickler) == 0) {
-        result = get(pickle, "loads", &pickles->loads);
+    if (pickle != NULL && get_attribute(io, "BytesIO", &pickles->bytes_io) == 0
+        && make_subclass(pickle, "Pickler", &pickles->pickler) == 0
+        && make_subclass(pickle, "Unpickler", &pickles->unpickler) == 0) {
+        result = get_attribute(pickle, "loads", &pickles->loads);
     }
     Py_XDECREF(io);
     Py_XDECREF(pickle);
@@ -84,13 +82,14 @@ ph_pickles_clear(ph_pickles *pickles)
     Py_CLEAR(pickles->loads);
 }
 
-/* --- There ----------------------------------------------------------------------- */
+/* --- Pickling -------------------------------------------------------------------- */
 
-/* A bound function: of (our module, list of the references so far). */
+/* Return an object's index among the references, or None to pickle it.  Bound to (module
+   permaheap._core, list of the references so far). */
 static PyObject *
 persistent_id(PyObject *bound, PyObject *obj)
 {
-    const ph_pickles *pickles = ph_pickles_of(PyTuple_GET_ITEM(bound, 0));
+    const ph_pickles *pickles = ph_interpreter_of(PyTuple_GET_ITEM(bound, 0))->pickles;
     if (!ph_travels_by_name(pickles->travels, obj)) {
         Py_RETURN_NONE;
     }
@@ -104,7 +103,7 @@ persistent_id(PyObject *bound, PyObject *obj)
 static PyMethodDef persistent_id_def = {"persistent_id", persistent_id, METH_O, NULL};
 
 static int
-set_function(PyObject *pickler, PyObject *module, PyObject *references)
+set_persistent_id(PyObject *pickler, PyObject *module, PyObject *references)
 {
     PyObject *bound = PyTuple_Pack(2, module, references);
     PyObject *function = bound ? PyCFunction_New(&persistent_id_def, bound) : NULL;
@@ -115,8 +114,8 @@ set_function(PyObject *pickler, PyObject *module, PyObject *references)
     return result;
 }
 
-/* All by position: 3.12.1 shares what it knows of the keywords between interpreters, and
-   aborts at its end. */
+/* Pass all arguments by position: 3.12.1 shares its parser's keywords between
+   interpreters, and aborts at its end. */
 static PyObject *
 new_pickler(ph_pickles *pickles, PyObject *file, PyObject *buffers)
 {
@@ -132,18 +131,18 @@ new_pickler(ph_pickles *pickles, PyObject *file, PyObject *buffers)
 }
 
 static PyObject *
-dump(ph_pickles *pickles, PyObject *obj, PyObject *buffers, PyObject *references)
+dump_object(ph_pickles *pickles, PyObject *obj, PyObject *buffers, PyObject *references)
 {
     PyObject *file = PyObject_CallNoArgs(pickles->bytes_io);
     PyObject *pickler = file ? new_pickler(pickles, file, buffers) : NULL;
     PyObject *none = NULL, *bytes = NULL;
-    if (pickler != NULL && set_function(pickler, pickles->module, references) == 0) {
+    if (pickler != NULL && set_persistent_id(pickler, pickles->module, references) == 0) {
         none = PyObject_CallMethod(pickler, "dump", "(O)", obj);
     }
     if (none != NULL) {
         bytes = PyObject_CallMethod(file, "getvalue", NULL);
     }
-    if (bytes != NULL && !PyBytes_Check(bytes)) {   /* somebody has replaced BytesIO */
+    if (bytes != NULL && !PyBytes_Check(bytes)) {   /* a program has replaced BytesIO */
         PyErr_Format(PyExc_TypeError, "pickling gave %s, not bytes",
                      Py_TYPE(bytes)->tp_name);
         Py_CLEAR(bytes);
@@ -173,8 +172,8 @@ write_references(ph_pickles *pickles, PyObject *list, ph_writer *references)
 PyObject *
 ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers, ph_writer *references)
 {
-    PyObject *list = need(pickles) == 0 ? PyList_New(0) : NULL;
-    PyObject *bytes = list ? dump(pickles, obj, buffers, list) : NULL;
+    PyObject *list = need_pickle(pickles) == 0 ? PyList_New(0) : NULL;
+    PyObject *bytes = list ? dump_object(pickles, obj, buffers, list) : NULL;
     if (bytes != NULL && write_references(pickles, list, references) < 0) {
         Py_CLEAR(bytes);
     }
@@ -182,11 +181,11 @@ ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers, ph_writer *refe
     return bytes;
 }
 
-/* --- And back -------------------------------------------------------------------- */
+/* --- Unpickling ------------------------------------------------------------------ */
 
-/* Call with a view of the bytes, and the buffers. */
+/* Call with the bytes (a view, or a file of them), and the buffers if there are any. */
 static PyObject *
-with_buffers(PyObject *callable, PyObject *bytes, PyObject *buffers)
+call_with_buffers(PyObject *callable, PyObject *bytes, PyObject *buffers)
 {
     if (buffers == NULL || PyList_GET_SIZE(buffers) == 0) {
         return PyObject_CallOneArg(callable, bytes);
@@ -200,10 +199,10 @@ with_buffers(PyObject *callable, PyObject *bytes, PyObject *buffers)
 }
 
 static PyObject *
-load(ph_pickles *pickles, PyObject *bytes, PyObject *buffers, PyObject *references)
+load_object(ph_pickles *pickles, PyObject *bytes, PyObject *buffers, PyObject *references)
 {
     PyObject *file = PyObject_CallOneArg(pickles->bytes_io, bytes);
-    PyObject *unpickler = file ? with_buffers(pickles->unpickler, file, buffers) : NULL;
+    PyObject *unpickler = file ? call_with_buffers(pickles->unpickler, file, buffers) : NULL;
     PyObject *item = unpickler ? PyObject_GetAttrString(references, "__getitem__") : NULL;
     PyObject *obj = NULL;
     if (item != NULL && PyObject_SetAttrString(unpickler, "persistent_load", item) == 0) {
@@ -233,14 +232,14 @@ PyObject *
 ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size, PyObject *buffers,
             ph_reader *references)
 {
-    PyObject *tuple = need(pickles) == 0 ? read_references(pickles, references) : NULL;
+    PyObject *tuple = need_pickle(pickles) == 0 ? read_references(pickles, references) : NULL;
     PyObject *view = tuple ? PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)size,
                                                      PyBUF_READ) : NULL;
     PyObject *obj = NULL;
     if (view != NULL) {
-        obj = PyTuple_GET_SIZE(tuple) == 0          /* then it goes more quickly */
-              ? with_buffers(pickles->loads, view, buffers)
-              : load(pickles, view, buffers, tuple);
+        obj = PyTuple_GET_SIZE(tuple) == 0          /* the quicker way */
+              ? call_with_buffers(pickles->loads, view, buffers)
+              : load_object(pickles, view, buffers, tuple);
     }
     Py_XDECREF(view);
     Py_XDECREF(tuple);

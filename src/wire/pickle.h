@@ -1,34 +1,32 @@
-/* pickle.h -- what only pickle can carry, and in it what need not be pickled. */
+/* pickle.h -- objects that only pickle can carry, with references to those that travel by
+   name. */
 
 #ifndef PH_WIRE_PICKLE_H
 #define PH_WIRE_PICKLE_H
 
 #include "wire/wire.h"
 
-/* Per interpreter. */
+/* The part of an interpreter's state.  Its classes are asked for by the first object that
+   is pickled, since few programs pickle any. */
 typedef struct ph_pickles {
-    PyObject *module;               /* that has this as its state; borrowed */
+    PyObject *module;               /* permaheap._core, whose state this is; borrowed */
     const ph_travels *travels;
     /* All owned; NULL: not asked for yet. */
     PyObject *pickler, *unpickler;  /* subclasses of pickle's: theirs have no attributes */
     PyObject *bytes_io, *loads;
 } ph_pickles;
 
-/* The part of a module's state; by module.c. */
-ph_pickles *ph_pickles_of(PyObject *module);
-
 int ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg);
 void ph_pickles_clear(ph_pickles *pickles);
 
-/* Pickle an object, by protocol 5.  What ph_message_write() sends by reference is left
-   out: the pickle has numbers for it, and the tuple of these references is the
-   message in `references`, which has no bytes if there are none.  `buffers`: a list to
-   which out-of-band buffers are added; or NULL.  A bytes object; NULL with whatever
-   pickling raises.  O(the graph). */
+/* Pickle an object, by protocol 5.  Objects that travel by name are left out: the pickle
+   has a number for each, and the message in `references` is the tuple of them, without
+   bytes if it would be empty.  `buffers`: a list to which out-of-band buffers are added, or
+   NULL.  Returns a bytes object; NULL with whatever pickling raises.  O(the graph). */
 PyObject *ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers,
                     ph_writer *references);
-/* The object again.  `buffers`: a list of the out-of-band buffers, or NULL.  NULL with
-   MessageError for damaged references, or whatever unpickling raises. */
+/* Unpickle the object.  `buffers`: a list of the out-of-band buffers, or NULL.  NULL with
+   MessageError for damaged references, or with whatever unpickling raises. */
 PyObject *ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size,
                       PyObject *buffers, ph_reader *references);
 

@@ -1,37 +1,37 @@
 /* wire.h -- ordinary values as bytes: one pass out, one pass in.
 
-   Each object arrives as the same type: a list as a list.  What was one object
-   stays one (shared lists, cycles through lists, dicts and sets); permanent
-   objects travel by reference, to be the same object there.  As with pickle,
-   numbers are equal there and no more; equal keys may become one str.  Nothing that arrives is trusted: damaged
-   bytes are an error, never a crash.
+   Each object arrives with the same type: a list as a list.  An object that was shared is
+   shared at the receiver, and lists, dicts and sets may hold themselves.  Permanent objects
+   travel by reference, and the receiver gets the same object.  As with pickle, a number
+   arrives as an equal one and no more; equal keys may become one str.
 
-   format.h draws the bytes; encode.c and decode.c are the
-   two passes. */
+   The receiver trusts nothing that arrives: damaged bytes are an error, never a crash.
+
+   format.h draws the bytes; encode.c and decode.c are the two passes; pickle.c carries
+   objects of other types. */
 
 #ifndef PH_WIRE_H
 #define PH_WIRE_H
 
-#include "freeze/freeze.h"
 #include "core/span/spans.h"
+#include "state/interpreter.h"
 
 struct ph_travels;
 struct ph_write_slot;
 struct ph_write_shape;
 struct ph_write_frame;
 
-/* A value on its way out.  Zeroed at first; may write one message after another,
-   in the same memory; ph_writer_clear() gives that back. */
+/* A value on its way out.  Zeroed initially.  It may write one message after another in
+   the same memory; ph_writer_clear() gives that back. */
 typedef struct {
     char *bytes;
     size_t used, size;
-    ph_span_id *spans;              /* that the message is to hold; borrowed holds */
+    ph_span_id *spans;              /* that the message will hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
-    const PyTypeObject *refused;    /* after PH_NOT_OURS the type of which that is so;
+    const PyTypeObject *refused;    /* after PH_NOT_OURS: the type that cannot be written,
                                        or NULL; borrowed, so use it at once */
-    /* Of encode.c: the memo, the shapes of dicts, and the way from the root to
-       where it is. */
+    /* Of encode.c: the memo, the shapes of dicts, and the open containers. */
     struct ph_write_slot *slots;
     size_t slots_mask, slots_used;
     uint32_t epoch;                 /* of this message: older slots are free */
@@ -41,22 +41,21 @@ typedef struct {
     size_t frames_used, frames_size;
 } ph_writer;
 
-/* A value on its way in. */
+/* A value on its way in.  The hold on each span from next_span on belongs to the owner of
+   the reader, also after an error: the owner drops it. */
 typedef struct {
     const struct ph_travels *travels;   /* set by ph_message_read() */
     const char *at, *end;
-    const ph_span_id *spans;        /* that the message held, now this process */
+    const ph_span_id *spans;        /* held by the message before, now by this process */
     uint32_t n_spans;
-    uint32_t next_span;             /* not asked for yet: holds from here on are
-                                       still to be dropped, by the owner of the
-                                       reader, also after an error */
+    uint32_t next_span;             /* the first that no object has taken */
 } ph_reader;
 
 typedef struct ph_travels ph_travels;
 
-/* A type whose objects travel by what names them: Buffer (moved or shared), Channel,
-   Handle, Loan.  Each has a file of its own, which enters it in the interpreter's
-   table: all of them in the same order in all interpreters of the family. */
+/* A type whose objects travel by name: Buffer (moved or shared), Channel, Handle, Loan and
+   Borrowed.  The file of each type enters it in the interpreter's table, in the same order
+   in all interpreters of the family. */
 typedef struct {
     PyTypeObject *type;             /* exact; borrowed */
     /* Append what names obj, with the ph_write_* functions.  -1 with an exception.
@@ -64,63 +63,58 @@ typedef struct {
     int (*write)(ph_writer *writer, PyObject *obj);
     /* Make the object.  NULL with an exception.  Runs no Python code. */
     PyObject *(*read)(const ph_travels *travels, ph_reader *reader);
-    void *context;                  /* for `read`: the type's module state */
 } ph_traveller;
 
 #define PH_TRAVELLERS 8
 
-/* Short str that were keys of dicts in earlier messages: the same names come again and
-   again, and making and hashing one takes longer than finding it.  By their bytes;
-   owned, or NULL. */
+/* Kept from message to message by decode.c, which explains why.  All owned, or NULL. */
 #define PH_KEYS_KEPT 256u
-
-/* Blocks of memory that stay allocated among the objects of the last values: see
-   decode.c. */
 #define PH_BALLAST 64u
 typedef struct {
-    void *block[PH_BALLAST];        /* owned, or NULL */
-    uint32_t turn;                  /* so many were put there so far */
-} ph_ballast;
+    PyObject *keys[PH_KEYS_KEPT];   /* short str, at a place that their bytes tell */
+    void *ballast[PH_BALLAST];      /* blocks of memory */
+    uint32_t ballast_turn;          /* blocks allocated so far */
+} ph_wire_kept;
 
-/* Per interpreter. */
+/* The wire's part of an interpreter's state. */
 struct ph_travels {
-    const ph_exceptions *exceptions;
-    const ph_interpreter *interp;
-    bool *has_datetime;             /* imported in this interpreter */
-    PyObject **keys;                /* PH_KEYS_KEPT of them */
-    ph_ballast *ballast;
-    struct ph_pickles *pickles;     /* for what is not ours */
+    ph_interpreter *interp;
+    ph_wire_kept *kept;
     ph_traveller traveller[PH_TRAVELLERS];
     uint32_t n;
 };
+
+/* Enter a type in the table. */
+void ph_travels_add(ph_travels *travels, ph_traveller traveller);
+void ph_wire_kept_clear(ph_wire_kept *kept);
 
 /* Append.  -1 with MemoryError. */
 int ph_write_word(ph_writer *writer, uint64_t word);
 int ph_write_bytes(ph_writer *writer, const void *bytes, size_t size);
 int ph_write_span(ph_writer *writer, ph_span_id id);
-/* 0, or -1 with a MessageError: there is no such word left. */
+/* Read the next word.  0, or -1 with MessageError if there is none. */
 int ph_read_word(ph_reader *reader, uint64_t *word);
-/* *p_bytes points into the message. */
+/* Likewise for bytes; *p_bytes points into the message. */
 int ph_read_bytes(ph_reader *reader, const void **p_bytes, size_t size);
-/* The hold becomes the caller's. */
+/* Take the next span.  Its hold becomes the caller's. */
 int ph_read_span(ph_reader *reader, ph_span_id *id);
-/* Raise MessageError.  -1. */
+/* Raise MessageError.  Returns -1. */
 int ph_message_damaged(const ph_travels *travels, const char *what);
 
-/* Write one message, from the start of writer->bytes.  PH_WRITTEN; PH_NOT_OURS:
-   something in it is of another type, and nothing is set (then pickle it); -1 with an
+/* Write one message, from the start of writer->bytes.  PH_WRITTEN; or PH_NOT_OURS without
+   an exception, if something in it is of another type (then pickle it); or -1 with an
    exception.  In the last two cases there are no bytes, spans or moved Buffers.
    O(objects). */
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
 int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer);
-/* Does it travel by what names it, and not by its content: a permanent object, or one of
-   a traveller's type? */
+/* Does an object travel by name and not by its content: is it permanent, or of a type in
+   the table? */
 bool ph_travels_by_name(const ph_travels *travels, PyObject *obj);
 /* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
-   HandleError (a permanent object is not there any more), ImportError (no datetime in
-   this interpreter), MemoryError, or what a traveller raises.  O(bytes). */
+   HandleError (a permanent object is no longer there), ImportError (no datetime in this
+   interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
 PyObject *ph_message_read(const ph_travels *travels, ph_reader *reader);
-/* Let go of what the message holds; of the memory as well. */
+/* Drop the message's references; with ph_writer_clear() the memory as well. */
 void ph_writer_reset(ph_writer *writer);
 void ph_writer_clear(ph_writer *writer);
 

@@ -16,6 +16,7 @@
    killed receiver excuses the loss of that one message, not of another. */
 
 #define _GNU_SOURCE
+#include <stddef.h>
 #include <sys/wait.h>
 
 #include "ring_common.h"

@@ -41,17 +41,6 @@ ph_free(void *p)
     free(p);
 }
 
-void
-ph_death_point(void)
-{
-}
-
-bool
-ph_fault(void)
-{
-    return false;
-}
-
 /* Called once for each lock that a dead owner left: drivers may count them. */
 _Atomic uint64_t *ring_mended;
 
@@ -63,6 +52,8 @@ ph_journal_mend(void)
     }
     return PH_OK;
 }
+
+void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
 
 /* Span 0 does not exist; the others always do. */
 static ph_status

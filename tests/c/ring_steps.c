@@ -13,6 +13,7 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
+#include "core/family/family.h"
 #include "ring_common.h"
 
 #define CAPACITY 16384
@@ -182,6 +183,7 @@ main(int argc, char **argv)
     CPU_ZERO(&one);
     CPU_SET(sched_getcpu(), &one);
     (void)sched_setaffinity(0, sizeof(one), &one);
+    ph_rings_init();
     ph_heap_init();
     if (ph_span_new(PH_SPAN_CHANNEL, ph_ring_span_size(CAPACITY), true, &channel) != PH_OK
         || ph_span_new(PH_SPAN_BUFFER, 100, true, &span) != PH_OK) {

@@ -1,9 +1,10 @@
-/* array.h -- arrays that grow: room for one more item. */
+/* array.h -- an array that grows: room for one more item. */
 
 #ifndef PH_BASE_ARRAY_H
 #define PH_BASE_ARRAY_H
 
-#include "core/heap/heap.h"
+#include "core/base/status.h"
+#include "core/os/os.h"
 
 static inline int
 ph_no_memory(void)
@@ -12,9 +13,9 @@ ph_no_memory(void)
     return -1;
 }
 
-/* Make room for one more item in an array (*p_items, a pointer to items of
-   `item` bytes, ph_free() by its owner) that has `used` of *p_size.  -1 after
-   ph_fail(): the array is as it was.  O(1), amortized. */
+/* Make room for one more item in an array that uses `used` of its *p_size items.
+   *p_items is a pointer to items of `item` bytes, NULL initially; the owner passes it
+   to ph_free().  -1 after ph_fail(): the array is as it was.  O(1), amortized. */
 static inline int
 ph_grow(void *p_items, size_t used, size_t *p_size, size_t item)
 {

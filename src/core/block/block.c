@@ -1,27 +1,31 @@
-/* block.c -- building blocks in extents, and finding them again.
+/* block.c -- building a block: what one freeze writes.
 
-   A *run* is an extent of ours with the position up to which it is filled.
-   Runs that no build uses wait in a list; a build takes one out, so that
-   nested and concurrent builds (user code that freezes inside of a freeze,
-   other threads, other interpreters) never share one and need no lock while
-   they write:
+   A block is built at its final addresses, in an extent that this process owns
+   (open_extents.c), and written through the window.  Other processes do not see it
+   before it is committed.
 
-       idle  --begin-->  building  --commit-->  idle, filled further
-                             |
-                             +------abort---->  idle, filled as before
+        begin --> objects --> seal ------------> commit: one store of `filled`
+                    |  ^       the list of used     (invariant 5 of heap.c)
+                    |  |       blocks, a number,
+                    v  |       and uses
+                    spill: go on in another open extent
+        abort, at any time: all of it is given back
 
-   When the run is full the build goes on in another (it *spills*); the last
-   one is `block->run`, the home run the end of its list.
+   The open extents of a block are linked: `block->open` is the current one, that of the
+   home segment is the end of the list.
 
-   Fields valid in each state: idle runs have pos == committed; building runs
-   have committed <= pos <= allocated <= end.  Only commit moves `committed`
-   (with the shared `filled`, invariant 5 of heap.c).
+   Invariants:
 
-   The list belongs to the process and is guarded by ph_os_lock().
+   1. Only commit moves `committed` of an open extent, with the shared `filled`.
+   2. The blocks that this one refers to are gathered while it is built, and written
+      behind its objects when it is sealed.  Sealing counts the use of each of them in
+      the block table: so none of them can have been released when this block is
+      committed.
+   3. In a child forked since the block was begun, nothing of it is written: the window
+      is the parent's.
 
-   Which other blocks this one refers to is gathered while it is built, and
-   written behind its objects when it is sealed.  Sealing pins them in the ledger:
-   so none of them can have been released when this block is committed. */
+   State: the nonces belong to the process, under ph_os_lock(); a block to the thread
+   that builds it. */
 
 #include "core/block/block.h"
 
@@ -29,141 +33,26 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "core/heap/extents.h"
 
-#define CHUNK_LEAST (64 * PH_KIB)   /* memory is allocated ahead in chunks */
-#define CHUNK_MOST (8 * PH_MIB)
-#define RUN_LEAST 512               /* free bytes that are worth keeping */
-#define KEEP_ALLOCATED CHUNK_LEAST  /* that a run may keep ahead of itself */
+#define POPULATE_LEAST (64 * PH_KIB)
 
-static ph_run *idle_runs;           /* of this process; under ph_os_lock() */
-static uint64_t nonce_seed, nonce_count;    /* likewise */
+static uint64_t nonce_seed, nonce_count;    /* under ph_os_lock() */
 
 void
 ph_blocks_after_fork(void)
 {
-    while (idle_runs != NULL) {
-        ph_run *run = idle_runs;
-        idle_runs = run->next;
-        ph_free(run);
-    }
     nonce_seed = 0;
 }
 
-/* --- Runs ------------------------------------------------------------------ */
+/* --- Building ----------------------------------------------------------------- */
 
-static ph_run *
-idle_run_take(uint64_t size)
-{
-    for (ph_run **p = &idle_runs; *p != NULL; p = &(*p)->next) {
-        ph_run *run = *p;
-        if (run->end - run->pos >= size) {
-            *p = run->next;
-            return run;
-        }
-    }
-    return NULL;
-}
-
+/* Put the header of a new segment at the front of `open`, which becomes the current
+   one.  The caller has seen to its memory. */
 static void
-idle_run_give(ph_run *run)
+segment_begin(ph_block *block, ph_open_extent *open)
 {
-    if (run->end - run->pos < RUN_LEAST) {
-        ph_extent_leave(run->extent);
-        ph_free(run);
-        return;
-    }
-    run->next = idle_runs;
-    idle_runs = run;
-}
-
-void
-ph_blocks_leave_gone(void)
-{
-    for (ph_run **p = &idle_runs, *run; (run = *p) != NULL;) {
-        const ph_extent *extent = &ph_heap.header->extent[run->extent];
-        uint64_t filled = atomic_load(&extent->filled);
-        if (filled == 0 || atomic_load(&extent->gone) != filled) {
-            p = &run->next;
-            continue;
-        }
-        *p = run->next;
-        ph_extent_leave(run->extent);
-        ph_free(run);
-    }
-}
-
-static ph_status
-run_new(uint64_t size, uint64_t hint, ph_run **p_run)
-{
-    ph_run *run = ph_malloc(sizeof(ph_run));
-    if (run == NULL) {
-        return ph_fail(PH_NOMEM, "permaheap: out of memory");
-    }
-    ph_status status = ph_extent_acquire(size, hint, &run->extent);
-    if (status != PH_OK) {
-        ph_free(run);
-        return status;
-    }
-    ph_extent *extent = &ph_heap.header->extent[run->extent];
-    uint64_t offset = atomic_load(&extent->offset);
-    run->end = offset + extent->size;
-    run->committed = run->pos = offset + atomic_load(&extent->filled);
-    run->allocated = ph_page_down(run->pos);
-    *p_run = run;
-    return PH_OK;
-}
-
-static ph_status
-run_take(uint64_t size, uint64_t hint, ph_run **p_run)
-{
-    ph_os_lock();
-    ph_status status = PH_OK;
-    *p_run = idle_run_take(size);
-    if (*p_run == NULL) {
-        status = run_new(size, hint, p_run);
-    }
-    ph_os_unlock();
-    return status;
-}
-
-/* Make sure that [run->pos, run->pos + size) has memory.  Chunks grow with
-   what the extent already has, so that small extents stay small. */
-static ph_status
-run_allocate(ph_run *run, uint64_t size)
-{
-    uint64_t need = run->pos + size;
-    if (need <= run->allocated) {
-        return PH_OK;
-    }
-    uint64_t start = atomic_load(&ph_heap.header->extent[run->extent].offset);
-    uint64_t chunk = (run->allocated - start) / 8;
-    chunk = chunk < CHUNK_LEAST ? CHUNK_LEAST : chunk;
-    chunk = chunk > CHUNK_MOST ? CHUNK_MOST : chunk;
-    uint64_t target = run->allocated + chunk;
-    target = target < need ? need : target;
-    target = ph_page_up(target);
-    target = target > run->end ? run->end : target;
-    ph_status status = ph_heap_allocate(run->allocated, target - run->allocated);
-    if (status == PH_NOMEM && target > ph_page_up(need)) {
-        target = ph_page_up(need);          /* no memory to go ahead with */
-        status = ph_heap_allocate(run->allocated, target - run->allocated);
-    }
-    if (status == PH_OK) {
-        ph_os_populate_write((char *)ph_address_of(run->allocated)
-                             + ph_heap.window, target - run->allocated);
-        run->allocated = target;
-    }
-    return status;
-}
-
-/* --- Building -------------------------------------------------------------- */
-
-/* Put the header of a new segment at the front of `run`, which becomes the
-   current run.  The caller has seen to the memory. */
-static void
-segment_begin(ph_block *block, ph_run *run)
-{
-    uint64_t offset = run->pos;
+    uint64_t offset = open->pos;
     if (block->segments++ == 0) {
         block->home = offset;
     }
@@ -171,18 +60,18 @@ segment_begin(ph_block *block, ph_run *run)
     ph_segment *segment = ph_writable(block, block->pos);
     *segment = (ph_segment){.nonce = block->nonce, .home = block->home};
     block->pos += sizeof(ph_segment);
-    block->limit = ph_address_of(run->allocated);
-    run->next = block->run;
-    block->run = run;
+    block->limit = ph_address_of(open->allocated);
+    open->next = block->open;
+    block->open = open;
 }
 
 static void
 segment_end(ph_block *block)
 {
-    ph_run *run = block->run;
-    ph_segment *segment = ph_writable(block, ph_address_of(run->pos));
-    segment->size = (uint64_t)(block->pos - (char *)ph_address_of(run->pos));
-    run->pos += segment->size;
+    ph_open_extent *open = block->open;
+    ph_segment *segment = ph_writable(block, ph_address_of(open->pos));
+    segment->size = (uint64_t)(block->pos - (char *)ph_address_of(open->pos));
+    open->pos += segment->size;
 }
 
 static ph_status
@@ -202,94 +91,78 @@ new_nonce(uint64_t *p_nonce)
     return err ? ph_fail(PH_SYSTEM, "permaheap: no random numbers") : PH_OK;
 }
 
-/* Give back the memory behind run->pos, but for a little. */
-static void
-run_trim(ph_run *run)
+/* An open extent with room for `size` bytes, of which `need` have memory. */
+static ph_status
+take_open_extent(uint64_t size, uint64_t hint, uint64_t need, ph_open_extent **p_open)
 {
-    uint64_t whole = ph_page_up(run->pos);
-    if (run->allocated > whole + KEEP_ALLOCATED) {
-        ph_heap_punch(whole, run->allocated - whole);
-        run->allocated = whole;
+    ph_status status = ph_open_extent_take(size, hint, p_open);
+    if (status != PH_OK) {
+        return status;
     }
-}
-
-static void
-run_give_back(ph_run *run)
-{
-    run->pos = run->committed;
-    run_trim(run);
-    idle_run_give(run);
+    status = ph_open_extent_allocate(*p_open, need);
+    if (status != PH_OK) {
+        ph_os_lock();
+        ph_open_extent_give_back(*p_open);
+        ph_os_unlock();
+    }
+    return status;
 }
 
 ph_status
 ph_block_begin(ph_block *block)
 {
     memset(block, 0, sizeof(*block));
-    ph_status status = ph_heap_ready();
-    if (status == PH_OK) {
-        status = new_nonce(&block->nonce);
+    if (ph_heap.state != PH_OK) {
+        return ph_heap.state;
     }
-    ph_run *run = NULL;
-    if (status == PH_OK) {
-        block->forks = atomic_load(&ph_heap.forks);
-        status = run_take(RUN_LEAST, 0, &run);
-    }
+    ph_status status = new_nonce(&block->nonce);
     if (status != PH_OK) {
         return status;
     }
-    block->window = ph_heap.window;
-    status = run_allocate(run, sizeof(ph_segment));
-    if (status != PH_OK) {
-        ph_os_lock();
-        run_give_back(run);
-        ph_os_unlock();
-        return status;
+    ph_open_extent *open;
+    block->forks = atomic_load(&ph_heap.forks);
+    status = take_open_extent(PH_OPEN_EXTENT_LEAST, 0, sizeof(ph_segment), &open);
+    if (status == PH_OK) {
+        block->window = ph_heap.window;
+        segment_begin(block, open);
     }
-    segment_begin(block, run);
-    return PH_OK;
+    return status;
 }
 
-/* Go on in another run.  Its size follows the block's, so that a block of any
+/* Go on in another open extent.  Its size follows the block's, so that a block of any
    size has few segments. */
 static ph_status
 spill(ph_block *block, uint64_t size)
 {
     uint64_t need = sizeof(ph_segment) + size;
-    ph_run *run;
-    ph_status status = run_take(need, 2 * block->payload, &run);
+    ph_open_extent *open;
+    ph_status status = take_open_extent(need, 2 * block->payload, need, &open);
     if (status != PH_OK) {
         return status;
     }
-    status = run_allocate(run, need);
-    if (status != PH_OK) {
-        ph_os_lock();
-        run_give_back(run);
-        ph_os_unlock();
-        return status;
-    }
-    ph_segment *segment = ph_writable(block, ph_address_of(block->run->pos));
-    segment->next = run->pos;
+    ph_segment *segment = ph_writable(block, ph_address_of(block->open->pos));
+    segment->next = open->pos;
     segment_end(block);
-    segment_begin(block, run);
+    segment_begin(block, open);
     return PH_OK;
 }
 
 ph_status
 ph_block_grow(ph_block *block, uint64_t size)
 {
-    ph_run *run = block->run;
-    assert(block->limit == (char *)ph_address_of(run->allocated));  /* no room */
-    uint64_t built = (uint64_t)(block->pos - (char *)ph_address_of(run->pos));
+    ph_open_extent *open = block->open;
+    assert(block->limit == (char *)ph_address_of(open->allocated));  /* no room */
+    uint64_t built = (uint64_t)(block->pos - (char *)ph_address_of(open->pos));
     size += 8;                              /* what ph_block_alloc() asks for */
-    if (run->end - run->pos < built + size) {
+    if (open->end - open->pos < built + size) {
         return spill(block, size);
     }
-    ph_status status = run_allocate(run, built + size);
-    block->limit = ph_address_of(run->allocated);
+    ph_status status = ph_open_extent_allocate(open, built + size);
+    block->limit = ph_address_of(open->allocated);
     return status;
 }
 
-/* --- What it refers to -------------------------------------------------------- */
+/* --- The blocks that it refers to --------------------------------------------- */
 
 static uint64_t *
 use_slot(const ph_block *block, uint64_t offset)
@@ -344,7 +217,7 @@ ph_block_use(ph_block *block, const ph_segment *home)
     return PH_OK;
 }
 
-/* Write the list, and put it into order on the way: back to back. */
+/* Write the hash table as a list: its entries, back to back. */
 static ph_status
 write_uses(ph_block *block)
 {
@@ -366,9 +239,9 @@ write_uses(ph_block *block)
     return PH_OK;
 }
 
-/* Pin all of them, or none. */
+/* Count the use of all of them, or of none. */
 static ph_status
-pin_uses(const ph_block *block)
+count_uses(const ph_block *block)
 {
     ph_status status = PH_OK;
     uint32_t i = 0;
@@ -393,42 +266,42 @@ ph_block_seal(ph_block *block)
         status = ph_ledger_number(&block->number);
     }
     if (status == PH_OK) {
-        status = pin_uses(block);
+        status = count_uses(block);
     }
     return status;
 }
 
-/* --- Commit and abort ------------------------------------------------------- */
+/* --- Commit and abort --------------------------------------------------------- */
 
 static void
-write_directory(const ph_run *run, uint64_t segment)
+write_directory(const ph_open_extent *open, uint64_t segment)
 {
     uint64_t page = ph_page_up(segment);
-    for (; page < run->pos; page += PH_PAGE) {
+    for (; page < open->pos; page += PH_PAGE) {
         *ph_directory_entry(page) = segment;
     }
 }
 
 static void
-announce_spill(const ph_block *block, const ph_run *run)
+announce_spill(const ph_block *block, const ph_open_extent *open)
 {
-    ph_extent *extent = &ph_heap.header->extent[run->extent];
+    ph_extent *extent = &ph_heap.header->extent[open->index];
     extent->spill_nonce = block->nonce;
-    extent->spill_filled = run->pos - atomic_load(&extent->offset);
+    extent->spill_filled = open->pos - atomic_load(&extent->offset);
     atomic_store(&extent->spill_block, block->home);
 }
 
 static void
-set_filled(ph_run *run)
+set_filled(ph_open_extent *open)
 {
-    ph_extent *extent = &ph_heap.header->extent[run->extent];
-    atomic_store(&extent->filled, run->pos - atomic_load(&extent->offset));
+    ph_extent *extent = &ph_heap.header->extent[open->index];
+    atomic_store(&extent->filled, open->pos - atomic_load(&extent->offset));
     atomic_store(&extent->spill_block, 0);
 }
 
-/* A page that we copied by a stray write while it was partly filled does not
-   show what we have built there since (invariant 6).  `end` is the offset
-   behind what has been built. */
+/* Show what we have built on a page that was partly filled before: if we copied it by
+   a stray write, it does not show that by itself (invariant 6 of heap.c).  `end` is the
+   offset behind the last byte built. */
 static void
 show_first_page(const ph_block *block, uint64_t segment, uint64_t end)
 {
@@ -441,9 +314,9 @@ show_first_page(const ph_block *block, uint64_t segment, uint64_t end)
 void
 ph_block_show(const ph_block *block)
 {
-    for (const ph_run *run = block->run; run != NULL; run = run->next) {
-        uint64_t end = run == block->run ? run->allocated : run->pos;
-        show_first_page(block, run->committed, end);
+    for (const ph_open_extent *open = block->open; open != NULL; open = open->next) {
+        uint64_t end = open == block->open ? open->allocated : open->pos;
+        show_first_page(block, open->committed, end);
     }
 }
 
@@ -473,31 +346,30 @@ publish(void)
     }
 }
 
-/* Map what we have written for reading, too: a page that only a child maps
-   would be accounted to that child alone. */
+/* Map what we have written for reading, too: a page that only a child maps would be
+   charged to that child alone. */
 static void
-populate(const ph_run *run)
+populate(const ph_open_extent *open)
 {
-    uint64_t start = ph_page_down(run->committed);
-    if (run->pos - start >= CHUNK_LEAST) {
-        uint64_t end = ph_page_up(run->pos);
+    uint64_t start = ph_page_down(open->committed);
+    if (open->pos - start >= POPULATE_LEAST) {
+        uint64_t end = ph_page_up(open->pos);
         ph_os_populate_read(ph_address_of(start), end - start);
     }
 }
 
-/* The window shows the same pages once more: do not count them twice. */
+/* Take the pages out of the window, which shows them a second time: or they would be
+   counted twice. */
 static void
-forget_window(const ph_block *block, const ph_run *run)
+forget_window(const ph_block *block, const ph_open_extent *open)
 {
-    uint64_t start = ph_page_up(run->committed), end = ph_page_down(run->pos);
+    uint64_t start = ph_page_up(open->committed), end = ph_page_down(open->pos);
     ph_os_forget((char *)ph_address_of(start) + block->window, end - start);
 }
 
-void
-ph_block_commit(ph_block *block, void *root)
+static void
+write_home(const ph_block *block, const void *root)
 {
-    assert(!ph_block_is_foreign(block));
-    segment_end(block);
     ph_segment *home = ph_writable(block, ph_address_of(block->home));
     home->root = ph_offset_of(root);
     home->payload = block->payload;
@@ -505,33 +377,55 @@ ph_block_commit(ph_block *block, void *root)
     home->segments = block->segments;
     home->number = block->number;
     home->uses = block->uses_used;
-    ph_run *home_run = NULL;
-    for (ph_run *run = block->run; run != NULL; run = run->next) {
-        write_directory(run, run->committed);
-        if (run->next != NULL) {
-            announce_spill(block, run);
+}
+
+/* Write all that makes the block whole except for `filled` of its home's extent, which
+   is returned. */
+static ph_open_extent *
+prepare_commit(const ph_block *block)
+{
+    ph_open_extent *open = block->open;
+    for (;; open = open->next) {
+        write_directory(open, open->committed);
+        if (open->next == NULL) {
+            return open;
         }
-        home_run = run;
+        announce_spill(block, open);
     }
-    set_filled(home_run);                   /* the commit */
+}
+
+/* With ph_os_lock() held, after the commit. */
+static void
+close_open_extent(const ph_block *block, ph_open_extent *open)
+{
+    set_filled(open);
+    show_first_page(block, open->committed, open->pos);
+    ph_extent_seen(open->index);
+    populate(open);
+    if (open->pos - open->committed >= PH_MIB) {
+        ph_open_extent_trim(open);      /* small blocks soon use what is ahead */
+        forget_window(block, open);
+    }
+    open->committed = open->pos;
+    ph_open_extent_give(open);
+}
+
+void
+ph_block_commit(ph_block *block, void *root)
+{
+    assert(!ph_block_is_foreign(block));
+    segment_end(block);
+    write_home(block, root);
+    set_filled(prepare_commit(block));      /* the commit */
     publish_counts(block);
     ph_os_lock();
-    for (ph_run *run = block->run, *next; run != NULL; run = next) {
-        next = run->next;
-        set_filled(run);
-        show_first_page(block, run->committed, run->pos);
-        ph_extent_seen(run->extent);
-        populate(run);
-        if (run->pos - run->committed >= PH_MIB) {
-            run_trim(run);          /* small blocks soon use what is ahead */
-            forget_window(block, run);
-        }
-        run->committed = run->pos;
-        idle_run_give(run);
+    for (ph_open_extent *open = block->open, *next; open != NULL; open = next) {
+        next = open->next;
+        close_open_extent(block, open);
     }
     publish();
     ph_os_unlock();
-    block->run = NULL;
+    block->open = NULL;
     ph_free(block->uses);
 }
 
@@ -540,32 +434,16 @@ ph_block_abort(ph_block *block)
 {
     bool foreign = ph_block_is_foreign(block);
     ph_os_lock();
-    for (ph_run *run = block->run, *next; run != NULL; run = next) {
-        next = run->next;
+    for (ph_open_extent *open = block->open, *next; open != NULL; open = next) {
+        next = open->next;
         if (foreign) {
-            ph_free(run);
+            ph_free(open);
         }
         else {
-            run_give_back(run);
+            ph_open_extent_give_back(open);
         }
     }
     ph_os_unlock();
-    block->run = NULL;
+    block->open = NULL;
     ph_free(block->uses);
-}
-
-/* --- Finding ----------------------------------------------------------------- */
-
-const ph_segment *
-ph_block_of(const void *p)
-{
-    uint64_t offset = ph_offset_of(p);
-    uint64_t page = ph_page_down(offset);
-    uint64_t at = *ph_directory_entry(page);
-    const ph_segment *segment = ph_address_of(at);
-    while (offset - at >= segment->size) {
-        at += segment->size;
-        segment = ph_address_of(at);
-    }
-    return ph_address_of(segment->home);
 }

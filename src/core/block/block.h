@@ -1,48 +1,20 @@
 /* block.h -- building a block: what one freeze writes.
 
-   A block is one or more *segments*, each inside one extent and headed by a
-   ph_segment; behind the header come objects, back to back, 8-aligned.  The
-   first segment is the block's *home*.  block.c says how it is built. */
+   segment.h says what a block is made of, block.c how it is built. */
 
 #ifndef PH_BLOCK_H
 #define PH_BLOCK_H
 
+#include "core/block/open_extents.h"
 #include "core/heap/heap.h"
-
-#define PH_BLOCK_DATETIME 1u    /* holds, or refers to, datetime objects */
-#define PH_BLOCK_LEFTOVER 2u    /* holds objects that the root does not reach */
-
-/* In front of each segment; written by the builder, then never again. */
-typedef struct {
-    uint64_t nonce;         /* random; the same in all segments of a block */
-    uint64_t home;          /* offset of the block's first segment */
-    uint64_t size;          /* bytes, this header included; multiple of 8 */
-    uint64_t root;          /* home: offset of the root object; else 0 */
-    uint64_t payload;       /* home: bytes of objects in all segments; else 0 */
-    uint32_t flags;         /* home: PH_BLOCK_*; else 0 */
-    uint32_t segments;      /* home: how many segments; else 0 */
-    uint64_t next;          /* offset of the block's next segment; 0: the last */
-    uint32_t number;        /* home: place in the ledger; else 0 */
-    uint32_t uses;          /* home: how many other blocks this one refers to;
-                               their offsets are at the end of the last segment */
-} ph_segment;
-
-/* An extent that this process owns, and how far it is used. */
-typedef struct ph_run {
-    struct ph_run *next;
-    uint32_t extent;        /* index */
-    uint64_t end;           /* offset of the extent's end */
-    uint64_t committed;     /* offset behind the last committed block */
-    uint64_t pos;           /* offset behind the last object built */
-    uint64_t allocated;     /* offset up to which memory is allocated */
-} ph_run;
+#include "core/heap/segment.h"
 
 /* A block being built: owned by one call of freeze, in one thread. */
 typedef struct {
     char *pos;              /* where the next object goes */
-    char *limit;            /* end of allocated memory in the current run */
+    char *limit;            /* end of allocated memory in the current extent */
     ptrdiff_t window;       /* write to address p at p + window */
-    ph_run *run;            /* current; linked to the earlier ones, home last */
+    ph_open_extent *open;   /* current; linked to the earlier ones, home last */
     uint64_t home;          /* offset of the home segment */
     uint64_t nonce;
     uint64_t forks;         /* ph_heap.forks when begun: else we are a child */
@@ -50,7 +22,7 @@ typedef struct {
     uint64_t saved;         /* bytes that sharing has saved so far */
     uint32_t flags;
     uint32_t segments;
-    uint32_t number;        /* in the ledger; from ph_block_seal() on */
+    uint32_t number;        /* in the block table; from ph_block_seal() on */
     uint32_t uses_used, uses_size;  /* entries; a power of two, or 0 */
     uint64_t *uses;         /* hash table of the offsets of other blocks; 0: free */
     uint64_t last_use;      /* the one noted last */
@@ -58,7 +30,7 @@ typedef struct {
     uint64_t bytes_of[PH_KINDS];
 } ph_block;
 
-/* Begin a block.  On failure there is nothing to abort. */
+/* Begin a block, after ph_heap_ready().  On failure there is nothing to abort. */
 ph_status ph_block_begin(ph_block *block);
 /* The last step that can fail: the block is whole.  Commit or abort it. */
 ph_status ph_block_seal(ph_block *block);
@@ -68,16 +40,16 @@ void ph_block_commit(ph_block *block, void *root);
    In a child forked since ph_block_begin() it forgets the parent's block. */
 void ph_block_abort(ph_block *block);
 
-/* Has this process been forked off since the block was begun?  Then it must
-   not be written to: the window is the parent's. */
+/* Has this process been forked off since the block was begun?  Then it must not write
+   to it: the window is the parent's. */
 static inline bool
 ph_block_is_foreign(const ph_block *block)
 {
     return block->forks != atomic_load(&ph_heap.forks);
 }
 
-/* This block refers to one that is committed: note it, which must not be released
-   then.  Fails with PH_REFUSED when it is already. */
+/* Note that this block refers to a committed one, which must not be released from
+   ph_block_seal() on.  Fails with PH_REFUSED when it was already. */
 ph_status ph_block_use(ph_block *block, const ph_segment *home);
 
 /* Slow path of ph_block_alloc(). */
@@ -105,16 +77,16 @@ ph_block_alloc(ph_block *block, uint64_t size, uint64_t reach)
     return p;
 }
 
-/* A container's place in the block, taken before its items are frozen, so that
-   reading goes upwards in memory; written when they are. */
+/* A container's place in the block.  It is taken before the items are frozen, so that
+   reading goes upwards in memory, and written when they are. */
 typedef struct {
     char *at;
     uint64_t size;          /* bytes that the container may take */
     uint64_t reach;         /* bytes that stay readable; >= size */
 } ph_room;
 
-/* Take room->size bytes; 0, or after ph_fail() -1.  They do not count as
-   payload until they are written. */
+/* Take room->size bytes: 0, or -1 after ph_fail().  They do not count as payload until
+   they are written. */
 static inline int
 ph_room_take(ph_block *block, ph_room *room)
 {
@@ -161,33 +133,26 @@ ph_writable(const ph_block *block, const void *p)
     return (char *)p + block->window;
 }
 
-/* Where to read what is at p: a page that the block shares with older ones may
-   have been copied by a stray write, and then shows nothing new at p itself
-   (invariant 6 of heap.c).  For permanent objects of other blocks that is p. */
+/* Where to read what is at p.  A page that the block shares with older ones may have
+   been copied by a stray write, and then shows nothing new at p itself (invariant 6 of
+   heap.c).  For permanent objects of other blocks that is p. */
 static inline const void *
 ph_block_view(const ph_block *block, const void *p)
 {
     uint64_t offset = ph_offset_of(p);
-    for (const ph_run *run = block->run; run != NULL; run = run->next) {
-        if (offset - run->committed < run->end - run->committed) {
+    for (const ph_open_extent *open = block->open; open != NULL; open = open->next) {
+        if (offset - open->committed < open->end - open->committed) {
             return (const char *)p + block->window;
         }
     }
     return p;
 }
 
-/* Make the block's first pages show at their final addresses what has been
-   built, for what must read it there. */
+/* Make the block's first pages show at their final addresses the bytes built so far,
+   for code that must read them there. */
 void ph_block_show(const ph_block *block);
 
-/* The home segment of the block that holds the permanent address p: O(1),
-   a walk inside one page. */
-const ph_segment *ph_block_of(const void *p);
-
-/* For heap.c: forget the parent's runs; plain C, lock held. */
+/* In a forked child, with ph_os_lock() held: its nonces are other ones. */
 void ph_blocks_after_fork(void);
-/* For heap.c, lock held: give up idle runs in extents whose blocks are all gone, so
-   that these can be used anew. */
-void ph_blocks_leave_gone(void);
 
 #endif

@@ -1,27 +1,31 @@
-/* block_table.c -- one word for each block: is it released, and who refers to it?
+/* block_table.c -- one word for each block: is it released, and how many blocks refer to
+   it?
 
-   Blocks never change, so what does change about them stands in the ledger, a
-   table behind the page directory.  A block's place in it is its number, which
-   it gets when it is whole, just before it is committed.
+   Blocks never change, so this is kept beside them, in the block table behind the page
+   directory.  A block's place in it is its number, which it gets when it is whole, just
+   before it is committed.
 
-        bit 31    released: nobody gets at it any more
+        bit 31    released: no handle leads to it any more
         bit 30    gone: its memory has been given back
-        bits 0-29 pins: committed blocks that are not released and have a pointer
-                  into this one
+        bits 0-29 uses: committed blocks that are not released and have a pointer into
+                  this one
 
    Invariants:
 
-   1. All changes are made by compare and swap.  live -> released only with no
-      pins; pins are added only while live.  So a block that is committed never
-      points into a released one.
-   2. A builder pins what its block refers to before it commits (block.c), and
-      release.c takes the pins back when that block is released.  A process that is
-      killed in between leaves a pin too many: that block can then not be
-      released.  Never one too few.
-   3. 2**30 - 1 pins stay for ever. */
+   1. All changes are made by compare and swap.  A block is released only without uses, and
+      uses are added only while it is live.  So a committed block never points into a
+      released one.
+   2. A builder adds a use to each block that its own block refers to before it commits
+      (block.c), and release.c takes these uses back when that block is released.  A
+      process killed in between leaves a use too many: that block can then not be
+      released.  There is never one too few.
+   3. 2**30 - 1 uses stay for ever.
+
+   State: the table belongs to the family. */
 
 #include "core/block/block_table.h"
 
+#include "core/heap/heap.h"
 #include "core/heap/processes.h"
 
 #define RELEASED ((uint32_t)1 << 31)
@@ -30,7 +34,7 @@
 
 #define WORDS_PER_PAGE (PH_PAGE / sizeof(uint32_t))
 
-static uint64_t pages_ready;    /* of the ledger: they have memory; by ph_os_lock() */
+static uint64_t pages_ready;    /* of the table: they have memory; under ph_os_lock() */
 
 static _Atomic uint32_t *
 word_of(const ph_segment *home)

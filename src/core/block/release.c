@@ -1,48 +1,41 @@
-/* release.c -- giving a block's memory back once nobody can see it.
+/* release.c -- giving a block's memory back once no process can see it.
 
-   `ph_retire` says that a block is no longer wanted: from then on no handle leads
-   to it.  But processes that had it may go on reading it, until they end or say by
-   `ph_forget` that they do not.  When that holds for all of the family, the pages
-   that only this block uses are punched out of the heap's file.
+   ph_retire() releases a block: from then on no handle leads to it.  Processes that had it
+   may go on reading it, until they end or call ph_forget().  When all of them have, the
+   pages that only this block uses are punched out of the heap's file.
 
         live --ph_retire--> released, waits in retired[] --reclaim--> gone
-             ledger word,     an entry with a stamp        punch, ledger word,
-             take back pins                                free the entry
+             block table,     an entry with a stamp        punch, block table,
+             take back uses                                free the entry
 
-   What is punched: of each segment the whole pages behind its header.
+   Of each segment the whole pages behind its header are punched; of a block of less than
+   two pages nothing is given back.
 
         page     |        |        |        |        |
         segment     H oooooooooooooooooooooo H' o     H: header, o: objects
         punched           |////////|////////|
 
-   So a header stays as long as its extent has a block that is not gone: whoever
-   looks for a neighbour's block walks over it (ph_block_of), and a handle of the
-   block still says that it was released.  Of a block of less than two pages
-   nothing is given back.
-
    Invariants:
 
-   1. A block is released by one compare and swap of its word in the ledger, and
-      only with no pins (block_table.c): no live block refers to it.
-   2. Memory is punched only if the block is released, and each process of the
-      family has ended, or has let go of the block's stamp, or was forked by one
-      that had, or has never looked for blocks as new as this one (processes.c).
-   3. Punching, and what goes with it, is done by whoever holds the record lock on
-      the first byte of the file (and ph_os_lock(); the kernel drops the lock of who
-      dies).  Nobody waits for it: who does not get it leaves the work to others.
-   4. Killed at any point, a process leaves a block that is released and not in
-      the table, or in it twice, or punched and not gone.  All of that is harmless:
-      to release again enters it again, and to punch twice is to punch once.
-   5. The addresses of what is punched are used again only when all blocks of an
-      extent are gone, and nobody builds there.  Then the extent begins anew, in a
-      new generation (invariant 8 of heap.c).  A segment may so outlive the home of
-      its block: it is gone if what stands there has another nonce.
-   6. There is no thread that gives back.  It is done by the next one of ph_retire,
-      ph_forget, ph_reclaim, or by a builder who needs an extent (by stats(), too).
-
-   To forget also drops this process's own copies of the pages (stray writes).  In
-   debug mode (PERMAHEAP_DEBUG) it takes the pages away instead: who touches one
-   gets a SIGSEGV, before which one line tells which block it was.
+   1. A block is released by one compare and swap of its word in the block table, and only
+      without uses (block_table.c): no live block refers to it.
+   2. Memory is punched only if the block is released, and each process of the family has
+      ended, or has forgotten the block's stamp, or was forked by one that had, or has
+      never looked for blocks as new as this one (processes.c).
+   3. A process punches, and reuses extents, only while it holds the record lock on the
+      first byte of the file, and ph_os_lock(); the kernel drops the lock of a dead one.
+      No process waits for it: one that does not get the lock leaves the work to others.
+   4. A process killed at any point leaves a block that is released and not in retired[],
+      or in it twice, or punched and not gone.  All of that is harmless: releasing again
+      enters it again, and punching twice is punching once.
+   5. A header stays as long as its extent has a block that is not gone: ph_block_of()
+      walks over it, and a handle of the block still says that it was released.
+   6. Punched addresses are reused only when all blocks of an extent are gone, and no
+      process builds there.  Then the extent begins again, in a new generation (invariant
+      8 of heap.c).  So a segment may outlive the home of its block: it is gone if another
+      nonce stands there.
+   7. No thread reclaims in the background.  The next call of ph_retire(), ph_forget() or
+      ph_reclaim() does, or the next builder that needs an extent.
 
    State: retired[] belongs to the family. */
 
@@ -52,16 +45,20 @@
 #include <string.h>
 
 #include "core/block/block_table.h"
+#include "core/heap/extents.h"
 #include "core/heap/processes.h"
 
 #define RECLAIM_BYTE 0              /* of the file: invariant 3 */
 #define CLAIMED 1                   /* ph_retired.block: being written */
-#define ATTEMPTS 3                  /* at a look without a birth in it */
+#define ATTEMPTS 3                  /* to look at all slots without a birth */
 #define USES_AT_ONCE 64
 
-static bool debug;                  /* PERMAHEAP_DEBUG, and the handler is set */
+/* PERMAHEAP_DEBUG, and the handler is set: ph_forget() takes the pages away instead of
+   dropping this process's copies, and one line before the SIGSEGV of a later touch tells
+   which block it was. */
+static bool debug;
 
-/* --- A block's parts, as the file has them ---------------------------------------- */
+/* --- A block's parts, as the file has them ------------------------------------ */
 
 static ph_status
 read_segment(uint64_t offset, ph_segment *segment)
@@ -71,8 +68,8 @@ read_segment(uint64_t offset, ph_segment *segment)
 
 typedef void (*range_visitor)(uint64_t start, uint64_t size);
 
-/* Visit the whole pages behind each segment's header.  *p_bytes is the size of the
-   block, *p_visited that of these pages. */
+/* Visit the whole pages behind each segment's header.  *p_bytes is the size of the block,
+   *p_visited that of these pages. */
 static ph_status
 visit_pages(uint64_t home, range_visitor visit, uint64_t *p_bytes,
             uint64_t *p_visited)
@@ -133,7 +130,7 @@ visit_uses(const ph_segment *home, use_visitor visit, void *arg)
     return status;
 }
 
-/* --- Who refers to a block --------------------------------------------------------- */
+/* --- The blocks that refer to a block ----------------------------------------- */
 
 typedef struct {
     uint64_t wanted;                /* offset of a home segment */
@@ -148,8 +145,8 @@ is_wanted(uint64_t used, void *arg)
     return !s->found;
 }
 
-/* A live block that refers to `home`, or NULL.  Others may use an extent anew while
-   we look at it: what is no segment ends the walk there.  O(blocks). */
+/* Find a live block that refers to `home`, or NULL.  Another process may reuse an extent
+   while we look at it: bytes that are no segment end the walk there.  O(blocks). */
 static const ph_segment *
 find_user(const ph_segment *home)
 {
@@ -180,9 +177,10 @@ is_in_use(const ph_segment *home)
     const ph_segment *user = find_user(home);
     if (user == NULL) {
         return ph_fail(PH_REFUSED,
-                       "permaheap: cannot release this block: another one that "
-                       "refers to it was just being frozen; try again (if this "
-                       "stays so, its builder was killed, and the block stays)");
+                       "permaheap: cannot release this block: a block that refers to "
+                       "it is being frozen; try again. If this persists, the process "
+                       "freezing it was killed, and this block can no longer be "
+                       "released");
     }
     return ph_fail(PH_REFUSED,
                    "permaheap: cannot release this block: %u other(s) refer to "
@@ -190,7 +188,7 @@ is_in_use(const ph_segment *home)
                    "%llu", ph_ledger_pins(home), (unsigned long long)user->root);
 }
 
-/* --- The table --------------------------------------------------------------------- */
+/* --- The table ---------------------------------------------------------------- */
 
 static uint32_t
 entries_used(void)
@@ -205,7 +203,7 @@ entry_at(uint32_t index)
     return &ph_heap.header->retired[index];
 }
 
-/* With the nonce: an entry made twice may have outlived its block. */
+/* Compares the nonce too: an entry made twice may have outlived its block. */
 static bool
 has_entry(const ph_segment *home)
 {
@@ -224,7 +222,7 @@ new_stamp(void)
     uint64_t stamp;
     do {
         stamp = atomic_fetch_add(&ph_heap.header->stamps, 1) + 1;
-    } while ((uint32_t)stamp == 0);     /* what no cell of a row may be taken for */
+    } while ((uint32_t)stamp == 0);     /* a cell of a row that was never written */
     return stamp;
 }
 
@@ -260,7 +258,7 @@ ph_retired_waiting(void)
     return waiting;
 }
 
-/* --- Retiring ------------------------------------------------------------------------ */
+/* --- Releasing ---------------------------------------------------------------- */
 
 static bool
 unpin(uint64_t used, void *arg)
@@ -330,7 +328,7 @@ ph_retire(const ph_segment *home)
     return status;
 }
 
-/* --- Forgetting ------------------------------------------------------------------------ */
+/* --- Forgetting --------------------------------------------------------------- */
 
 static void
 drop_pages(uint64_t start, uint64_t size)
@@ -384,9 +382,9 @@ ph_forget(const ph_segment *home)
     return status;
 }
 
-/* --- Giving back -------------------------------------------------------------------------- */
+/* --- Giving back -------------------------------------------------------------- */
 
-/* Can nobody see what the entry has? */
+/* Can no process see the entry's block? */
 static bool
 is_due(uint32_t index)
 {
@@ -396,8 +394,8 @@ is_due(uint32_t index)
     return home > CLAIMED && !ph_members_may_see(number, index, stamp);
 }
 
-/* The entries that are due: one bit for each.  False if a process was born
-   meanwhile, which could have been missed. */
+/* Find the entries that are due: one bit for each.  False if a process joined in the
+   meantime, which could have been missed. */
 static bool
 find_due(uint64_t *due)
 {
@@ -422,7 +420,7 @@ extent_of(uint64_t offset)
     return i;
 }
 
-/* Tell the extents of a block that is gone. */
+/* Count the block in `gone` of its extents. */
 static void
 count_gone(uint64_t home)
 {
@@ -436,7 +434,7 @@ count_gone(uint64_t home)
     }
 }
 
-/* This process need not have mapped the block. */
+/* Punch the entry's block.  This process need not have mapped it. */
 static void
 give_back(ph_retired *entry)
 {
@@ -493,7 +491,7 @@ ph_reclaim(void)
     ph_os_unlock();
 }
 
-/* --- Using an extent anew --------------------------------------------------------------------- */
+/* --- Reusing an extent -------------------------------------------------------- */
 
 static bool
 is_gone(const ph_segment *segment)
@@ -503,7 +501,7 @@ is_gone(const ph_segment *segment)
            && (home.nonce != segment->nonce || ph_ledger_state(&home) == PH_GONE);
 }
 
-/* `gone` may be wrong after somebody was killed, so look at each segment. */
+/* Look at each segment: `gone` may be wrong after a process was killed. */
 static bool
 all_gone(const ph_extent *extent)
 {
@@ -556,9 +554,9 @@ ph_reuse_locked(uint64_t size, uint32_t *p_index)
     return found;
 }
 
-/* --- Debug mode ------------------------------------------------------------------------------ */
+/* --- Debug mode --------------------------------------------------------------- */
 
-/* Before a SIGSEGV: was it a page of a released block?  Reads shared memory, and
+/* Before a SIGSEGV: say so if it was a page of a released block.  Reads shared memory, and
    headers, which stay. */
 static void
 report_touch(const void *address)

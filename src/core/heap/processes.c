@@ -1,53 +1,43 @@
-/* processes.c -- who belongs to the family, and what has each let go of?
+/* processes.c -- the processes of the family, and the released blocks that each has
+   forgotten.
 
-   The header has a slot for each process of the family that lives, and each slot
-   a *row*: for each entry of the table of retired blocks the stamp of what the
-   process has let go of there.  A stamp is used once; so a cell that was written
-   for an earlier block of that entry says nothing, and rows need no clearing.
-   The slot also says how far the process has looked: blocks are numbered, and what
-   was frozen elsewhere since it last looked for new ones it cannot have got hold of.
+   The header has a slot for each live process of the family.  Each slot has a *row*: for
+   each entry of the table of released blocks (release.c) the stamp of the block that the
+   process has forgotten there.  A stamp is used once, so a cell written for an earlier
+   block of that entry says nothing, and rows need no clearing.  A process is its pid and
+   the time when it joined, in one word: a slot is taken, also from a dead process, by one
+   compare and swap.
 
-   A process is its pid and the time when it enlisted, in one word (who was started
-   later has only the same pid): a slot is taken, and taken over from somebody dead,
-   by one compare and swap.
-
-        free --register--> taken --all written--> ready --it ends--> dead
-          ^                                                            |
-          +----------------bury, or another process takes it over------+
+        free --enlist--> taken --row and holds written--> ready --it ends--> dead
+          ^                                                                    |
+          +--------reclaimed, or taken over by another process-----------------+
 
    Invariants:
 
-   1. Who can see a block has a slot that is not dead, or is counted: as unborn in
-      the slot of its parent, or as unlisted.
-   2. A child sees what its parent saw when it forked.  `unborn` is raised before
-      the fork, and lowered by the child when its slot is ready (its row is written,
-      and the spans that it inherits have its bit), so that there is
-      no moment at which nobody speaks for the child.  A slot with unborn
-      children sees everything, and is neither buried nor taken over, dead or not.
-   3. What a child has let go of is what its parent had when it forked.  It
-      takes that from `row`, which is private memory and so is as old as the fork;
-      the parent's row in the header may be newer.
-   4. `seen` is raised before the process asks the ledger whether what it looks for
-      is live; a releaser marks the ledger before it looks at `seen`.  So one of the
-      two notices the other.
-   5. `births` is raised after a slot is ready and before `unborn` is lowered.
-      Who finds it unchanged after looking at all slots has missed no child that
-      got its slot meanwhile.
-   6. Where it cannot be told, a process is taken for alive: nothing is given back
-      that somebody could see.  It is taken for gone only if the kernel says so,
-      or if it has fewer addresses than the heap (it was replaced by exec).
-   7. A process without a slot (there are more than PH_MEMBERS, or its pid belongs
-      to another namespace) is unlisted for ever: nothing is given back from then.
-   8. `holds` is the number of spans that have the slot's bit: spans.c's, like the
-      bits.  They may outlive their process, and who takes the slot clears them
-      first of all.
+   1. A process that can see a block has a slot and is not dead, or is counted: in the
+      `unborn` of its parent's slot, or in `unlisted`.
+   2. A child sees what its parent saw when it forked.  The parent raises its `unborn`
+      before the fork, and the child lowers it when its own slot is ready (its row is
+      written, and the spans that it inherits have its bit): so there is no moment when no
+      slot speaks for the child.  A slot with unborn children sees everything, and is
+      neither freed nor taken over, dead or not.
+   3. A child has forgotten the blocks that its parent had when it forked.  It takes them
+      from `row`, private memory as old as the fork; the row in the header may be newer.
+   4. A process raises `seen` before it asks the block table whether a block is live.  A
+      releaser marks the block table before it looks at `seen`.  So one of them notices
+      the other.
+   5. `births` is raised after a slot is ready and before `unborn` is lowered.  If it is
+      unchanged after a look at all slots, no child that got its slot was missed.
+   6. If it cannot be told, a process counts as alive: nothing is given back that it could
+      see.  It counts as gone only if the kernel says so, or if it has fewer addresses
+      than the heap (exec has replaced it).
+   7. A process without a slot (there are more than PH_MEMBERS, or its pid belongs to
+      another namespace) is unlisted for ever: from then on nothing is given back.
+   8. `holds` is the number of spans that have the slot's bit (spans.c).  The bits may
+      outlive their process: the next process in the slot clears them first of all.
 
-   A child that never comes (the fork failed, or it was killed before its first
-   instruction) leaves its parent's `unborn` raised.  The parent settles that when
-   it next looks: it knows its children.
-
-   State: the slots and rows belong to the family, the statics below to this
-   process, under ph_os_lock(). */
+   State: slots and rows belong to the family, the statics below to this process, under
+   ph_os_lock(). */
 
 #include "core/heap/processes.h"
 
@@ -56,14 +46,15 @@
 #define NO_SLOT PH_MEMBERS
 #define SETTLED_ONE ((uint64_t)1 << 32)     /* in ph_member.unborn */
 #define COUNT_MASK (SETTLED_ONE - 1)
-#define COMING_MOST 1024                    /* processes that settle() compares */
+#define COMING_MOST 1024                    /* processes that may_come() compares */
 
 static uint32_t slot = NO_SLOT;
 static uint32_t row[PH_RETIRED];
 static uint64_t seen;                       /* as in our slot */
 static uint64_t settled;                    /* SETTLED_ONE times, at our last fork */
-static int forked_by = -1;                  /* pid of who last forked here */
-static uint32_t parent = NO_SLOT;           /* slot that our parent had at our birth */
+static int forked_by = -1;                  /* pid of the process that last forked
+                                               here */
+static uint32_t parent = NO_SLOT;           /* our parent's slot when it forked us */
 
 static ph_member *
 member_at(uint32_t index)
@@ -89,10 +80,10 @@ is_dead(const ph_member *member, uint64_t process)
     return !has_unborn(member) && !ph_os_process_may_have(process, ph_heap.size);
 }
 
-/* --- Registering ------------------------------------------------------------- */
+/* --- Registering -------------------------------------------------------------- */
 
-/* Free slots first: to tell that somebody is dead takes system calls.  And rather one
-   whose last owner holds no spans. */
+/* Take a slot, a free one if possible: to tell that a process is dead takes system calls.
+   Prefer one whose last owner holds no spans. */
 static uint32_t
 take_slot(uint64_t me)
 {
@@ -112,14 +103,15 @@ take_slot(uint64_t me)
     return NO_SLOT;
 }
 
-/* If there is no memory for our row we have let go of nothing: a hole is zero. */
+/* If there is no memory for our row, this process has forgotten nothing: a hole in the
+   file reads as zeros. */
 static void
 write_row(void)
 {
     uint64_t n = atomic_load(&ph_heap.header->retired_used);
     uint64_t offset = ph_heap.header->rows + slot * PH_ROW_SIZE;
     if (n == 0) {
-        return;                         /* nobody has ever written to a row */
+        return;                         /* no row was ever written to */
     }
     if (ph_heap_allocate_table(offset, PH_ROW_SIZE) != PH_OK) {
         memset(row, 0, sizeof(row));
@@ -133,8 +125,8 @@ write_row(void)
     }
 }
 
-/* Who sees its parent under the pid that the parent has for itself is in the same
-   namespace; that saves most children a look into /proc. */
+/* If getppid() is the pid that the parent recorded for itself, both are in one pid
+   namespace.  This saves most children a read of /proc. */
 static bool
 is_in_namespace(int parent)
 {
@@ -142,7 +134,7 @@ is_in_namespace(int parent)
            || ph_os_pid_namespace() == ph_heap.header->namespace;
 }
 
-/* parent: the pid of a listed one, or -1. */
+/* Take a slot, or count as unlisted.  parent: the pid of a process with a slot, or -1. */
 static void
 enlist(int parent)
 {
@@ -160,7 +152,7 @@ enlist(int parent)
     atomic_store(&member_at(slot)->seen, seen);
 }
 
-/* From here on we speak for ourselves: rows and holds are there. */
+/* From here on this process speaks for itself: its row and its holds are there. */
 static void
 be_ready(void)
 {
@@ -178,7 +170,7 @@ ph_members_init(void)
     be_ready();
 }
 
-/* --- Around a fork ------------------------------------------------------------- */
+/* --- Around a fork ------------------------------------------------------------ */
 
 void
 ph_members_before_fork(void)
@@ -190,7 +182,7 @@ ph_members_before_fork(void)
     }
 }
 
-/* Our parent may have settled the matter without us. */
+/* Lower `unborn` of our parent, unless it has settled the matter without us. */
 static void
 be_born(ph_member *member)
 {
@@ -232,8 +224,8 @@ is_ready(uint64_t child)
     return false;
 }
 
-/* Is there a process that could still say that it is there?  Children of `parent`, or of
-   anybody (0). */
+/* Is there a process that may still become ready?  Looks at children of `parent`, or of
+   any process (0). */
 static bool
 may_come(int parent)
 {
@@ -252,9 +244,11 @@ may_come(int parent)
     return false;
 }
 
-/* Children that never came.  No fork of that process is under way (it is ours, and we have
-   the lock; or it is dead), so that who will come is there already.  `unborn` was read
-   before it was known who has the slot: whoever takes it changes the high half. */
+/* Discount children that will never come: the fork failed, or the child was killed before
+   its first instruction.  No fork of that process is under way (it is this one, and we
+   have the lock; or it is dead), so that a child that will come exists already.  `unborn`
+   was read before it was known which process has the slot: taking a slot changes the high
+   half. */
 static void
 settle_one(ph_member *member, uint64_t unborn, int parent)
 {
@@ -286,7 +280,7 @@ settle(void)
     }
 }
 
-/* --- For spans.c --------------------------------------------------------------------- */
+/* --- For spans.c -------------------------------------------------------------- */
 
 uint32_t
 ph_member_slot(void)
@@ -319,7 +313,7 @@ ph_member_is_gone(uint32_t index, uint64_t *p_process)
     return *p_process == 0 || (index != slot && is_dead(member_at(index), *p_process));
 }
 
-/* --- Looking, and letting go ------------------------------------------------------- */
+/* --- Seeing, and forgetting --------------------------------------------------- */
 
 static void
 see(uint64_t number)

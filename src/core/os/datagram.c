@@ -1,12 +1,15 @@
-/* datagram.c -- datagram.h for Linux.
+/* datagram.c -- abstract sockets (unix(7)), one new socket for each datagram.
 
-   A socket for each datagram: a descriptor that is kept would be one more thing
-   that programs which close all descriptors break, and whoever is woken like this
-   pays far more for waking up than this costs. */
+   A descriptor that is kept would break in programs that close all descriptors.  The
+   process that is woken pays far more for waking up than a new socket costs.
+
+   Invariants: no descriptor outlives the call, and the call never waits.  Forked children
+   and other threads share nothing here. */
 
 #define _GNU_SOURCE
 #include "core/os/datagram.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,11 +17,12 @@
 #include <unistd.h>
 
 _Static_assert(PH_BELL_NAME < sizeof(((struct sockaddr_un *)0)->sun_path),
-               "a name follows a zero byte");
+               "a name has a zero byte before it");
 
 int
 ph_os_ring_bell(const char *name, size_t size, uint64_t word)
 {
+    assert(size > 0 && size <= PH_BELL_NAME);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path + 1, name, size);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

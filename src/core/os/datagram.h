@@ -1,4 +1,6 @@
-/* datagram.h -- datagrams that wake an event loop in another process. */
+/* datagram.h -- datagrams that wake an event loop in another process.
+
+   Conventions: os.h. */
 
 #ifndef PH_OS_DATAGRAM_H
 #define PH_OS_DATAGRAM_H
@@ -6,12 +8,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Most bytes of a name. */
+/* The most bytes that a name may have. */
 #define PH_BELL_NAME 100
 
-/* Send a word to the abstract AF_UNIX socket of that name, if anybody listens
-   there.  Does not wait.  Returns 0 or errno: ECONNREFUSED when nobody listens,
-   EAGAIN when so many are on the way that one more says nothing new. */
+/* Send a word to the abstract AF_UNIX socket of that name.  Does not wait.  Returns
+   ECONNREFUSED if no process listens there, and EAGAIN if its queue is full: then it has
+   enough to wake up for. */
 int ph_os_ring_bell(const char *name, size_t size, uint64_t word);
 
 #endif

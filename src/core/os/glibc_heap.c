@@ -1,22 +1,31 @@
-/* glibc_heap.c -- the free memory inside the heap of the C library.
+/* glibc_heap.c -- takes free chunks out of glibc's heap by asking for them.
 
-   glibc's main arena is one stretch of memory that ends with the `top` chunk,
-   from which new memory is cut; free chunks lie before it, in bins and in the
-   thread's cache.  A request is met from these first, a write to old pages.
-   Taking them needs nothing but malloc(): ask for chunks, from large to small,
-   as long as the answer lies before the top.  Small ones are kept.  Large ones, whose
-   inner pages have been trimmed, are only held until the small ones are found.  The
-   first chunk that was cut from the top goes back to it, but for one so small that
-   the thread's cache would keep it: that is taken as well.
+   The main arena of glibc is one stretch of memory:
 
-   With another allocator, or in a thread that has another arena, the first
-   answer lies elsewhere, and nothing is taken.  With another C library there is
-   nothing here at all. */
+       start                                                       sbrk(0)
+       | used | free | used | free | used | ... | top: all free          |
+                 ^              ^
+                 in bins, and in the thread's cache
+
+   malloc() takes a free chunk if one fits, which writes to an old page; only then does it
+   cut new memory from the top.  So ask for chunks, from large to small sizes, and keep
+   each that lies before the top.  This needs nothing but malloc() and free().
+
+   Invariants:
+
+   1. The list has small chunks only.  Large ones, whose inner pages have been trimmed,
+      are held until the small ones are found, and then freed.
+   2. The first chunk of each size that was cut from the top goes back to it.  One so small
+      that the thread's cache would keep it stays in the list.
+   3. With another allocator, or in a thread that has another arena, the first answer lies
+      elsewhere, and nothing is taken.
+
+   The caller takes and gives back from one thread at a time (the GIL). */
 
 #define _GNU_SOURCE                 /* sbrk */
+#include "core/os/glibc_heap.h"
 
-#include "core/os/os.h"
-
+#include <assert.h>
 #include <stdlib.h>
 
 #ifdef __GLIBC__
@@ -24,12 +33,13 @@
 #include <malloc.h>
 #include <unistd.h>
 
-#define LARGEST ((size_t)64 << 10)  /* of a request, in bytes */
-#define SMALLEST ((size_t)24)       /* the least chunk; sizes are 16 apart */
-#define STEPS 3                     /* of large sizes in each power of two */
-#define KEPT ((size_t)4096)         /* up to here chunks are kept */
-#define SMALL ((size_t)2048)        /* from here on every size is asked for */
-#define CACHED ((size_t)1032)       /* from here on the thread's cache keeps them */
+/* Sizes of requests, in bytes. */
+#define LARGEST ((size_t)64 << 10)
+#define SMALLEST ((size_t)24)       /* the smallest chunk; sizes are 16 apart */
+#define KEPT_MOST ((size_t)4096)    /* larger chunks are only held for a while */
+#define SMALL_MOST ((size_t)2048)   /* up to here every size is asked for ... */
+#define LOG2_STEPS 3                /* ... above, 2**3 sizes in each power of two */
+#define CACHED_MOST ((size_t)1032)  /* up to here the thread's cache keeps chunks */
 
 void
 ph_os_trim(void)
@@ -38,21 +48,21 @@ ph_os_trim(void)
 }
 
 static void *
-start_of_top(void)
+find_start_of_top(void)
 {
     struct mallinfo2 info = mallinfo2();
     return (char *)sbrk(0) - info.keepcost;
 }
 
 static size_t
-next_size(size_t size)
+choose_next_size(size_t size)
 {
-    size_t less = size > SMALL ? size / (1 << STEPS) : 16;
+    size_t less = size > SMALL_MOST ? size / (1 << LOG2_STEPS) : 16;
     return size - (less & ~(size_t)15);
 }
 
 static void
-take(ph_free_chunks *taken, void **chunk)
+add_chunk(ph_free_chunks *taken, void **chunk)
 {
     *chunk = taken->first;
     taken->first = chunk;
@@ -60,16 +70,16 @@ take(ph_free_chunks *taken, void **chunk)
     taken->bytes += malloc_usable_size(chunk);
 }
 
-/* Take free chunks for requests of one size, large ones into a list of their own. */
+/* Take the free chunks that requests of one size are met from. */
 static void
-take_size(ph_free_chunks *taken, size_t size, const void *top)
+take_chunks_of_size(ph_free_chunks *taken, size_t size, const void *top)
 {
-    void **chunk;                   /* also the next one's address, in its first word */
+    void **chunk;                   /* its first word links the list */
     while ((chunk = malloc(size)) != NULL && (void *)chunk < top) {
-        take(taken, chunk);
+        add_chunk(taken, chunk);
     }
-    if (chunk != NULL && size <= CACHED && (char *)chunk < (char *)sbrk(0)) {
-        take(taken, chunk);
+    if (chunk != NULL && size <= CACHED_MOST && (char *)chunk < (char *)sbrk(0)) {
+        add_chunk(taken, chunk);
     }
     else {
         free(chunk);
@@ -90,10 +100,11 @@ ph_os_give_back(ph_free_chunks *taken)
 void
 ph_os_take_free(ph_free_chunks *taken)
 {
-    const void *top = start_of_top();
+    assert(taken != NULL);
+    const void *top = find_start_of_top();
     ph_free_chunks large = {0};
-    for (size_t size = LARGEST | 8; size >= SMALLEST; size = next_size(size)) {
-        take_size(size > KEPT ? &large : taken, size, top);
+    for (size_t size = LARGEST | 8; size >= SMALLEST; size = choose_next_size(size)) {
+        take_chunks_of_size(size > KEPT_MOST ? &large : taken, size, top);
     }
     ph_os_give_back(&large);
 }

@@ -1,19 +1,31 @@
-/* page_faults.c -- page faults as the kernel's performance events record them.
+/* page_faults.c -- reads the page faults that the kernel records as performance events.
 
-   After a fork all private memory is there, shared and write-protected: what
-   faults in it is a first write.  The event "minor page faults", with a period
-   of one, gives the address and the instruction of each, and leaves the process
-   as it is: nothing is protected that was not, no signal is delivered, no system
-   call fails.  (Memory made read-only and a handler of SIGSEGV would see the
-   same, but a read(2) into such memory fails with EFAULT.)
+   After a fork all private memory is there, shared and write-protected: a fault in it is a
+   first write.  The event "minor page faults", with a period of one, gives the address and
+   the instruction of each.  It leaves the process as it is: nothing more is protected, no
+   signal is delivered, no system call fails.  (A handler of SIGSEGV on read-only memory
+   would see the same writes, but a read(2) into such memory fails with EFAULT.)
 
-   The ring and its records: perf_event_open(2).  The kernel writes at data_head
-   and waits for nobody; the reader says by data_tail how far it has read. */
+   The kernel writes records into a ring, which perf_event_open(2) describes:
+
+      page 0                    2**n pages
+      | data_head, data_tail |  ... | records not yet read | ... |
+                                    ^ data_tail            ^ data_head
+
+   Invariants:
+
+   1. Only the kernel writes data_head and the records; only ph_os_take_faults() writes
+      data_tail.  Both only grow; modulo the size of the data they are positions in it.
+   2. The kernel never waits for the reader.  It counts the records that find no room, and
+      says so in a record of its own.
+   3. A record may continue at the start of the ring, so it is copied out before it is
+      read.  A record that cannot be one makes the reader skip all that is there. */
 
 #define _GNU_SOURCE
 #include "core/os/page_faults.h"
 
 #include <asm/perf_regs.h>
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
@@ -24,13 +36,18 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/os/fault.h"
+#include "core/os/units.h"
+
 #ifdef __x86_64__
 #define INSTRUCTION_POINTER PERF_REG_X86_IP
 #else
 #define INSTRUCTION_POINTER PERF_REG_ARM64_PC
 #endif
 
-/* A record of what fault_event() below asks for, in the order of the manual. */
+/* --- Recording -------------------------------------------------------------------- */
+
+/* The record that make_fault_event() asks for; perf_event_open(2) gives the order. */
 typedef struct {
     struct perf_event_header head;
     uint64_t ip;
@@ -47,7 +64,7 @@ typedef struct {
 } lost_record;
 
 static struct perf_event_attr
-fault_event(bool kernel)
+make_fault_event(bool kernel)
 {
     return (struct perf_event_attr){
         .size = sizeof(struct perf_event_attr),
@@ -69,10 +86,11 @@ fault_event(bool kernel)
 int
 ph_os_record_faults(int cpu, bool kernel, int *p_fd)
 {
+    assert(p_fd != NULL);
     if (ph_fault()) {
         return ENOSYS;
     }
-    struct perf_event_attr attr = fault_event(kernel);
+    struct perf_event_attr attr = make_fault_event(kernel);
     long fd = syscall(SYS_perf_event_open, &attr, 0, cpu, -1, PERF_FLAG_FD_CLOEXEC);
     if (fd < 0) {
         return errno;
@@ -81,9 +99,9 @@ ph_os_record_faults(int cpu, bool kernel, int *p_fd)
     return 0;
 }
 
-/* Copy out of the ring, which a record may run over the end of. */
+/* Copy `size` bytes at a position, past the end of the ring to its start. */
 static void
-copy_out(const char *data, uint64_t mask, uint64_t at, void *to, size_t size)
+copy_from_ring(const char *data, uint64_t mask, uint64_t at, void *to, size_t size)
 {
     size_t first = (size_t)(mask + 1 - (at & mask));
     first = first < size ? first : size;
@@ -92,7 +110,7 @@ copy_out(const char *data, uint64_t mask, uint64_t at, void *to, size_t size)
 }
 
 static ph_first_write
-first_write_of(const fault_record *record)
+make_first_write(const fault_record *record)
 {
     bool kernel = (record->head.misc & PERF_RECORD_MISC_CPUMODE_MASK)
                   == PERF_RECORD_MISC_KERNEL;
@@ -110,6 +128,7 @@ size_t
 ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
                   uint64_t *p_lost)
 {
+    assert(size > PH_PAGE && ((size - PH_PAGE) & (size - PH_PAGE - 1)) == 0);
     struct perf_event_mmap_page *page = ring;
     const char *data = (const char *)ring + PH_PAGE;
     uint64_t mask = size - PH_PAGE - 1, at = page->data_tail;
@@ -117,16 +136,16 @@ ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
     size_t taken = 0;
     while (at != head && taken < n) {
         fault_record record = {.abi = 0};
-        copy_out(data, mask, at, &record.head, sizeof(record.head));
+        copy_from_ring(data, mask, at, &record.head, sizeof(record.head));
         size_t length = record.head.size;
         if (length < sizeof(record.head)) {
-            at = head;              /* no record: the ring is damaged */
+            at = head;              /* damaged: invariant 3 */
             break;
         }
-        copy_out(data, mask, at, &record,
-                 length < sizeof(record) ? length : sizeof(record));
+        copy_from_ring(data, mask, at, &record,
+                       length < sizeof(record) ? length : sizeof(record));
         if (record.head.type == PERF_RECORD_SAMPLE) {
-            out[taken++] = first_write_of(&record);
+            out[taken++] = make_first_write(&record);
         }
         else if (record.head.type == PERF_RECORD_LOST) {
             *p_lost += ((const lost_record *)(const void *)&record)->lost;
@@ -137,24 +156,12 @@ ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
     return taken;
 }
 
-int
-ph_os_map_shared(int fd, size_t size, void **p_addr)
-{
-    if (ph_fault()) {
-        return ENOMEM;
-    }
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                   fd, 0);
-    if (p == MAP_FAILED) {
-        return errno;
-    }
-    *p_addr = p;
-    return 0;
-}
+/* --- Mappings and absent pages ------------------------------------------------------ */
 
 int
 ph_os_read_maps(char *buf, size_t size, size_t *p_used)
 {
+    assert(p_used != NULL);
     if (ph_fault()) {
         return EMFILE;
     }
@@ -178,19 +185,18 @@ ph_os_read_maps(char *buf, size_t size, size_t *p_used)
     return err;
 }
 
-/* --- Pages that are not there -------------------------------------------------- */
-
-#define PAGEMAP_THERE (UINT64_C(3) << 62)       /* present, or swapped */
+/* proc_pid_pagemap(5): present, or swapped. */
+#define PAGEMAP_THERE (UINT64_C(3) << 62)
 
 typedef struct {
     ph_gap *gaps;
     size_t n, most;
 } gap_list;
 
-/* Add a page, to the last gap if it follows.  Beyond `most` they are lost: then a
-   fault there passes for a write. */
+/* Add a page to the last gap if it follows that, else as a new gap.  A gap beyond `most`
+   is lost: a fault in it then counts as a write. */
 static void
-add_page(gap_list *list, uint64_t address)
+add_absent_page(gap_list *list, uint64_t address)
 {
     if (list->n > 0 && list->gaps[list->n - 1].end == address) {
         list->gaps[list->n - 1].end += PH_PAGE;
@@ -200,10 +206,12 @@ add_page(gap_list *list, uint64_t address)
     }
 }
 
+/* Add the pages of [start, end) that are not there. */
 static int
-add_absent(gap_list *list, int pagemap, uint64_t start, uint64_t end)
+add_absent_pages(gap_list *list, int pagemap, uint64_t start, uint64_t end)
 {
     uint64_t entries[256];
+    assert(start % PH_PAGE == 0 && end % PH_PAGE == 0);
     while (start < end) {
         uint64_t pages = (end - start) / PH_PAGE;
         size_t size = (size_t)(pages < 256 ? pages : 256) * sizeof(uint64_t);
@@ -213,13 +221,14 @@ add_absent(gap_list *list, int pagemap, uint64_t start, uint64_t end)
         }
         for (size_t i = 0; i < (size_t)n / sizeof(uint64_t); i++, start += PH_PAGE) {
             if ((entries[i] & PAGEMAP_THERE) == 0) {
-                add_page(list, start);
+                add_absent_page(list, start);
             }
         }
     }
     return 0;
 }
 
+/* Read a number in lower-case hexadecimal digits, and move the text behind it. */
 static uint64_t
 read_hex(const char **p_text, const char *end)
 {
@@ -243,6 +252,7 @@ int
 ph_os_absent_pages(const char *maps, size_t size, ph_gap *gaps, size_t most,
                    size_t *p_n)
 {
+    assert(p_n != NULL);
     if (ph_fault()) {
         return EACCES;
     }
@@ -258,7 +268,7 @@ ph_os_absent_pages(const char *maps, size_t size, ph_gap *gaps, size_t most,
         text++;                     /* "from-to rw-p ..." */
         uint64_t to = read_hex(&text, end);
         if (end - text > 5 && memcmp(text, " rw", 3) == 0 && text[4] == 'p') {
-            err = add_absent(&list, pagemap, from, to);
+            err = add_absent_pages(&list, pagemap, from, to);
         }
         text = memchr(text, '\n', (size_t)(end - text));
         text += text != NULL;

@@ -1,9 +1,7 @@
-/* sync.h -- waiting, waking and excluding each other, between threads,
-   interpreters and processes that share memory.
+/* sync.h -- waiting, waking and locking in memory that processes share.
 
-   Everything here works on memory that all of them map at the same address, and
-   survives that any of them is killed.  Conventions: as in os.h.  A point in time
-   is in nanoseconds of CLOCK_MONOTONIC; PH_FOREVER never comes. */
+   Conventions: os.h.  A point in time is in nanoseconds of CLOCK_MONOTONIC; PH_FOREVER
+   never comes. */
 
 #ifndef PH_OS_SYNC_H
 #define PH_OS_SYNC_H
@@ -16,28 +14,34 @@
 
 uint64_t ph_os_now(void);
 
-/* Sleep while *word == value, at most until that point in time.  0: somebody woke
-   us, or the value was another; ETIMEDOUT; EINTR: a signal handler has run. */
+/* --- Waiting ------------------------------------------------------------------ */
+
+/* Sleep while *word == value, at most until that point in time.  Returns 0 if the thread
+   was woken or the value is another one, ETIMEDOUT, or EINTR after a signal handler. */
 int ph_os_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until);
-/* Wake all who sleep there. */
+/* Wake all threads that sleep there. */
 void ph_os_wake(_Atomic uint32_t *word);
 
-/* A hint to the processor that this loop waits for another one; and whether there
-   is another one for this process to wait for. */
+/* Tell the processor that this loop waits for another processor. */
 void ph_os_relax(void);
+/* Return whether this process may use more than one processor.  If not, a loop that waits
+   keeps the other side from running. */
 bool ph_os_may_spin(void);
 
-/* A lock that the kernel lets go of when its owner dies: the next owner is told
-   so, and mends what is half done (pthread_mutexattr_setrobust(3)).  Not to be
-   held while Python code runs.  Not recursive. */
+/* --- Locks -------------------------------------------------------------------- */
+
+/* A lock that the kernel releases if its owner dies.  The next owner is told so, and
+   mends what is half done.  Not recursive.  Do not run Python code while holding it. */
 typedef struct {
     _Alignas(64) unsigned char opaque[64];
 } ph_mutex;
 
+/* Make a lock in shared memory, before any other process can see it. [fault] */
 int ph_mutex_init(ph_mutex *mutex);
-/* 0; EOWNERDEAD: locked as well, but the last owner died with it; ETIMEDOUT. */
+/* Lock, or give up at that point in time: ETIMEDOUT.  With EOWNERDEAD the caller has the
+   lock too, but its last owner died with it. */
 int ph_mutex_lock(ph_mutex *mutex, uint64_t until);
-/* EBUSY instead of waiting. */
+/* Lock without waiting: EBUSY if another thread holds the lock. */
 int ph_mutex_try(ph_mutex *mutex);
 void ph_mutex_unlock(ph_mutex *mutex);
 

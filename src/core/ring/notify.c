@@ -1,20 +1,23 @@
-/* notify.c -- waking those who wait for several channels at once, or in an event loop.
+/* notify.c -- waking threads that wait for several channels at once, or in an event loop.
 
-   A ring knows its watchers as words of 64 bits.  There are two kinds:
+   A ring knows its watchers as words of 64 bits, of two kinds:
 
-       0 | serial (31) | slot + 1   a member's word in the shared table grows, and all
-                                    who sleep there wake: select().  The serial number
-                                    is for taking out one's own watcher only
-       1 | pid (31) | number (32)   a datagram to the abstract AF_UNIX socket with
-                                    their name, one for each event loop: the ring's
-                                    key, so that only who waits for that looks
+       0 | serial (31) | slot + 1   a process's word in the shared table grows, and all
+                                    threads that sleep there wake: select().  The serial
+                                    number lets a thread take out its own watcher only
+       1 | pid (31) | number (32)   a datagram to the abstract AF_UNIX socket of that
+                                    name, one for each event loop.  It carries the ring's
+                                    key, so that only the waiter for that ring looks
 
-   Both do no harm when whoever asked for it is gone: the word belongs to the table
-   for ever, and a name that nobody has is refused by the kernel.  A bell says "look
-   again", and no more; and nothing depends on its being heard.
+   Invariants:
 
-   Abstract names belong to a network namespace: bells do not reach from one into
-   another.  Those who wait look again by themselves now and then. */
+   1. A notification says "look again", and no more; nothing depends on its arrival.
+      Abstract names belong to a network namespace, and notifications do not reach from one
+      into another: waiters look again by themselves periodically.
+   2. Both kinds do no harm when the watcher's process is gone: the word belongs to the
+      table for ever, and the kernel refuses a name that no socket has.
+
+   State: the words belong to the family (ph_member.bell). */
 
 #include "core/ring/notify.h"
 

@@ -1,10 +1,10 @@
-/* ring.c -- a ring of messages between many senders and many receivers, any of
-   whom may be killed at any instruction.
+/* ring.c -- a ring of messages, from many senders to many receivers, any of which may be
+   killed at any instruction.
 
-   Two positions, in bytes, that only grow: senders write behind `tail`, receivers read
-   from `head`; a byte's place is its position modulo the capacity, a power of two.  Each
-   end has a robust lock, so that of all processes one sender and one receiver work at a
-   time, and these two never wait for each other.
+   Two positions, in bytes, only grow: senders write behind `tail`, receivers read from
+   `head`.  A byte's place is its position modulo the capacity, a power of two.  Each end
+   has a robust lock: one sender and one receiver work at a time, without waiting for each
+   other.
 
         head                                 tail
      ---|--record--|----record----|--record--|........free.........|---
@@ -12,45 +12,31 @@
         store head                           store tail
 
    A record is a frame of 16 bytes, the ids of its spans, its bytes, and padding to 16.
-   What does not fit before the end of the memory goes on at its start.
 
    Invariants:
 
-   1. A message exists from the store to `tail` until the store to `head`: each is one
-      store, the last thing done under the lock.  Who is killed before it has
-      done nothing, and there is nothing to mend.
-   2. The bytes between head and tail are nobody's to write; the others are
-      written by the owner of the senders' lock.
-   3. With spans, that store is the commit of a transaction of the journal.  The journal
-      looks at the position to learn whether a killed owner came so far.  So who inherits
-      a lock from a dead owner has the journal look first, before any later message moves
-      the position: `mend` stays set until that is done.
-   4. Who waits does so for an end to move: it sets SLEEPERS in that end's `waiting`, looks
-      again, and sleeps while `event` is as it was before.  Who moves the end takes
-      the flag out, and if there was one changes `event` and wakes all.  Both change
-      `waiting` by read-modify-write: so one sees the other's flag, or the other its
-      position.  Nobody is woken when nobody sleeps.
-   5. Who is killed between its store and its wake-up has published, and wakes nobody:
-      so nobody sleeps for longer than SLICE without looking again.
-   6. Watchers are words in a table, WATCHERS in `waiting` says that there are some.  The
-      flag is cleared only after they were rung, and then they are looked through once
-      more, since one may have come meanwhile.  Who is killed while it rings loses at most the one
-      that it had taken out: who watches looks again now and then.
-   7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING, and waits for
-      nobody; a receiver that finds the ring empty seals it with the senders' lock held, so that a
-      sender that had not seen it is done.  Lock order: receivers, senders, the journal.
-   8. Memory behind the messages that wait, of large ones, is bounded by the capacity as
-      well: while so much of it waits, no more is let in.  One such message always
-      is, and any when the count may be off.
-   9. What is read here may be damaged.  A frame has a check word of all of itself, of its
-      spans' ids and of its position; sizes are tested before use.  The bytes are checked by
-      their reader.  The spans of a damaged record stay held: better memory lost than
-      somebody else's hold given back.
-
-   Fairness: the locks are the kernel's, neither FIFO nor unfair.  Who waits for room for a
-   large record says so in `wanted`; smaller ones then leave that much free, so that it
-   does not starve behind them.  Larger ones may overtake.  The word expires, as its
-   owner may be dead. */
+   1. A message exists from the store to `tail` until the store to `head`.  Each is one
+      store, the last thing done under the lock: there is nothing to mend before it.
+   2. No process writes the bytes between head and tail; the owner of the senders' lock
+      writes the others.
+   3. With spans, that store commits a transaction of the journal, which looks at the
+      position to learn how far a killed owner came.  So the heir of a dead owner's lock
+      has the journal look before it moves the position: `mend` is set until then.
+   4. A thread that waits for an end sets SLEEPERS in its `waiting`, looks again, and sleeps
+      while `event` is unchanged.  A process that moves the end clears the flag; if it was
+      set, it changes `event` and wakes all.  Read-modify-write lets one see the other.
+   5. No thread sleeps longer than SLICE: a process killed before its wake-up wakes none.
+   6. WATCHERS says that there are watchers.  It is cleared after they were notified, and
+      then they are searched once more.  A process killed there loses at most one of them.
+   7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING.  A receiver
+      that finds the ring empty seals it with the senders' lock held: a sender that had
+      not seen CLOSING is done then.  Lock order: receivers, senders, the journal.
+   8. Memory elsewhere that waits with messages is bounded by the capacity as well.  One
+      such message is always let in, and any one when the count may be off.
+   9. Anything read here may be damaged.  A check word guards a frame, its spans' ids and its
+      position; sizes are tested before use.  The spans of a damaged record stay held.
+  10. A sender that waits with a large record says so in `wanted`, until a point in time, and
+      smaller ones leave that much free: the locks are not FIFO, and it would starve. */
 
 #include "core/ring/ring.h"
 
@@ -62,11 +48,18 @@
 #define SLICE 200000000u            /* nanoseconds that one sleeps at a time */
 #define ALIGNMENT 16u               /* of records: a frame is never cut in two */
 #define SMALLEST 16384u             /* bytes: half of it has room for the most spans */
-#define LARGE(capacity) ((capacity) / 16)   /* records from here on make others wait */
 #define N_WATCHERS 64u
 #define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
 #define TRIES 32                    /* at a lock, before one sleeps for it */
 #define PAGE 4096u                  /* bytes behind a message are counted in these */
+
+/* Tests set these two, to show that each is needed. */
+#ifndef PH_RING_LARGE_SHARE
+#define PH_RING_LARGE_SHARE 16      /* of the capacity: larger records make others wait */
+#endif
+#ifndef PH_RING_PUBLISH
+#define PH_RING_PUBLISH memory_order_release    /* of the store that moves a position */
+#endif
 
 enum { SLEEPERS = 1, WATCHERS = 2 };            /* in ph_end.waiting */
 enum { OPEN, CLOSING, SEALED };                 /* ph_ring.closed */
@@ -75,21 +68,21 @@ typedef struct {
     _Alignas(ALIGNMENT) uint32_t size;          /* bytes of the message */
     uint16_t kind;
     uint16_t n_spans;
-    uint32_t behind;                            /* pages */
+    uint32_t behind;                            /* pages elsewhere */
     uint32_t check;                             /* of all this and its position */
 } ph_frame;
 
-/* One end of the ring.  What is written by different sides is on different lines. */
+/* One end of the ring.  Words that different sides write are on different lines. */
 typedef struct {
     _Alignas(LINES) ph_mutex mutex;
-    /* Of the owner of the lock. */
+    /* Written and read by the owner of the lock. */
     _Alignas(64) uint64_t seen;                 /* the other end, when last looked at */
-    _Atomic uint64_t messages;                  /* that passed here; about */
-    _Atomic uint64_t behind;                    /* pages behind them; about */
+    _Atomic uint64_t messages;                  /* that passed here; about right */
+    _Atomic uint64_t behind;                    /* their pages elsewhere; about right */
     _Atomic uint32_t mend;                      /* an owner died (invariant 3) */
     /* Written by the owner, read by the other end. */
     _Alignas(LINES) _Atomic uint64_t position;
-    /* Who waits for the position to grow. */
+    /* For threads that wait for the position to grow. */
     _Alignas(LINES) _Atomic uint32_t waiting;
     _Atomic uint32_t event;                     /* the futex: changes at each wake-up */
     _Atomic uint64_t watcher[N_WATCHERS];       /* 0: free */
@@ -110,7 +103,7 @@ struct ph_ring {
 
 void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
 
-/* --- Sizes ---------------------------------------------------------------------- */
+/* --- Sizes -------------------------------------------------------------------- */
 
 static uint64_t
 rounded(uint64_t capacity)
@@ -134,8 +127,8 @@ ph_ring_capacity(const ph_ring *ring)
     return ring->capacity;
 }
 
-/* Half of the ring: sender and receiver can work at the same time, and nobody has
-   to wait for an empty ring. */
+/* Half of the ring: sender and receiver can work at the same time, and no sender has to
+   wait for an empty ring. */
 uint64_t
 ph_ring_largest(const ph_ring *ring)
 {
@@ -161,7 +154,7 @@ head_of(const ph_ring *ring)
     return atomic_load_explicit(&ring->receivers.position, memory_order_acquire);
 }
 
-/* At least what is plainly there, at most what would fit. */
+/* Corrected by the positions: at least 1 if they differ, at most as many as would fit. */
 uint64_t
 ph_ring_messages(const ph_ring *ring)
 {
@@ -212,7 +205,7 @@ ph_ring_init(ph_ring *ring, uint64_t capacity)
     return PH_OK;
 }
 
-/* --- Bytes ---------------------------------------------------------------------- */
+/* --- Bytes -------------------------------------------------------------------- */
 
 static void *
 at(ph_ring *ring, uint64_t position)
@@ -250,7 +243,7 @@ copy_out(ph_ring *ring, uint64_t position, void *to, uint64_t size)
     memcpy((char *)to + first, ring->memory, size - first);
 }
 
-/* --- Frames --------------------------------------------------------------------- */
+/* --- Frames ------------------------------------------------------------------- */
 
 /* Each step can be undone, so that no single change is lost on the way. */
 static uint64_t
@@ -302,7 +295,7 @@ write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
     }
 }
 
-/* Could this be a record between here and the tail? */
+/* Can this be a record that fits before the tail? */
 static bool
 is_believable(const ph_frame *frame, uint64_t room)
 {
@@ -310,7 +303,7 @@ is_believable(const ph_frame *frame, uint64_t room)
            && record_size(frame->n_spans, frame->size) <= room;
 }
 
-/* Take a copy of the frame there.  False when it, or a span's id, is damaged. */
+/* Copy the frame at that position.  False when it, or a span's id, is damaged. */
 static bool
 read_frame(ph_ring *ring, uint64_t position, uint64_t tail, ph_frame *frame)
 {
@@ -329,9 +322,10 @@ read_frame(ph_ring *ring, uint64_t position, uint64_t tail, ph_frame *frame)
     return (uint32_t)mix == frame->check;
 }
 
-/* --- Locks ---------------------------------------------------------------------- */
+/* --- Locks -------------------------------------------------------------------- */
 
-/* The lock is held for the time of a copy: it is quicker to ask again than to sleep. */
+/* Try again a few times, then sleep: a lock is held for the time of a copy only, so that
+   trying is quicker. */
 static int
 lock_busy(ph_mutex *mutex, uint64_t until)
 {
@@ -352,7 +346,7 @@ lock_busy(ph_mutex *mutex, uint64_t until)
     return ph_mutex_lock(mutex, until < slice ? until : slice);
 }
 
-/* Let the journal find out how far the dead owner came (invariant 3). */
+/* Have the journal find out how far the dead owner came (invariant 3). */
 static ph_status
 mend(ph_ring *ring, ph_end *end)
 {
@@ -364,7 +358,7 @@ mend(ph_ring *ring, ph_end *end)
     return status;
 }
 
-/* PH_OK with the lock held; `busy` when it could not be had in time. */
+/* Take an end's lock; `busy` when it could not be had in time. */
 static ph_status
 lock(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
 {
@@ -391,7 +385,7 @@ lock(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
     return PH_OK;
 }
 
-/* --- Who waits ------------------------------------------------------------------ */
+/* --- Waking ------------------------------------------------------------------- */
 
 static void
 ring_watchers(ph_end *end)
@@ -414,7 +408,7 @@ wake(ph_end *end)
     ph_os_wake(&end->event);
 }
 
-/* After the position has grown (invariants 4 and 6). */
+/* Wake sleepers and notify watchers: the position has grown (invariants 4 and 6). */
 static void
 announce(ph_end *end)
 {
@@ -436,7 +430,7 @@ end_of(ph_ring *ring, ph_watch what)
     return what == PH_WATCH_MESSAGE ? &ring->senders : &ring->receivers;
 }
 
-/* The family has its spans at the same addresses everywhere. */
+/* An address will do: a span is at the same address in the whole family. */
 uint64_t
 ph_ring_key(ph_ring *ring, ph_watch what)
 {
@@ -479,10 +473,10 @@ ph_ring_close(ph_ring *ring)
     }
 }
 
-/* --- Sending -------------------------------------------------------------------- */
+/* --- Sending ------------------------------------------------------------------ */
 
-/* The bytes that a record of this size has to leave free: for a larger one that
-   waits. */
+/* Return the bytes that a record of this size must leave free, for a larger one that
+   waits (invariant 10). */
 static uint64_t
 left_for_others(ph_ring *ring, uint64_t record)
 {
@@ -495,7 +489,7 @@ left_for_others(ph_ring *ring, uint64_t record)
     return wanted;
 }
 
-/* Not between positions that cannot be: a receiver sets them right. */
+/* Nothing fits between impossible positions: a receiver sets them right. */
 static bool
 fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
 {
@@ -504,7 +498,7 @@ fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
            && (head | tail) % ALIGNMENT == 0;
 }
 
-/* With the senders' lock: the head is looked at only when the ring seems full. */
+/* With the senders' lock held.  Looks at the head only when the ring seems full. */
 static bool
 has_room(ph_ring *ring, uint64_t tail, uint64_t record)
 {
@@ -516,7 +510,7 @@ has_room(ph_ring *ring, uint64_t tail, uint64_t record)
     return fits(ring, ring->senders.seen, tail, bytes);
 }
 
-/* May one more message with memory behind it wait?  (Invariant 8.) */
+/* May one more message with memory elsewhere wait?  (Invariant 8.) */
 static bool
 has_room_behind(const ph_ring *ring)
 {
@@ -528,8 +522,8 @@ has_room_behind(const ph_ring *ring)
            || head_of(ring) == tail_of(ring);
 }
 
-/* Store the position: the message is sent, or received.  (With spans the journal has stored
-   it already, and this changes nothing.) */
+/* Store the position: the message is sent, or received.  With spans the journal has stored
+   it already, and this changes nothing. */
 static void
 move(ph_end *end, uint64_t position, uint32_t behind)
 {
@@ -540,7 +534,7 @@ move(ph_end *end, uint64_t position, uint32_t behind)
         atomic_store_explicit(&end->behind, n + behind, memory_order_relaxed);
     }
     ph_death_point();
-    atomic_store_explicit(&end->position, position, memory_order_release);
+    atomic_store_explicit(&end->position, position, PH_RING_PUBLISH);
     ph_death_point();
 }
 
@@ -569,7 +563,7 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
     return PH_OK;
 }
 
-/* Others need not leave anything free for a record of this size any more. */
+/* Give up the claim on room of a record of this size. */
 static void
 want_no_more(ph_ring *ring, uint64_t record)
 {
@@ -607,9 +601,9 @@ ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
     return status;
 }
 
-/* --- Receiving ------------------------------------------------------------------ */
+/* --- Receiving ---------------------------------------------------------------- */
 
-/* The positions cannot be: begin anew, where nobody has been yet. */
+/* The positions are impossible: begin again at a position that was never used. */
 static ph_status
 throw_all_away(ph_ring *ring, uint64_t until)
 {
@@ -628,7 +622,8 @@ throw_all_away(ph_ring *ring, uint64_t until)
                    "its messages were thrown away");
 }
 
-/* One record if its length leads to another one, or to the tail; else all of them. */
+/* Throw away one record if its length leads to another one, or to the tail; else all of
+   them. */
 static ph_status
 throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
 {
@@ -649,7 +644,7 @@ throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
                    "thrown away with all that waited behind it");
 }
 
-/* Nothing to receive.  If the ring is closed, make sure that nothing comes. */
+/* There is no message.  If the ring is closed, make sure that none comes. */
 static ph_status
 nothing(ph_ring *ring, uint64_t head, uint64_t until)
 {
@@ -678,7 +673,7 @@ nothing(ph_ring *ring, uint64_t head, uint64_t until)
     return status == PH_CLOSED ? PH_CLOSED : PH_EMPTY;
 }
 
-/* Memory for the spans and bytes of a message. */
+/* Provide memory for the spans and bytes of a message. */
 static ph_status
 make_room(ph_incoming *message, uint64_t size)
 {
@@ -772,16 +767,16 @@ ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until)
     return status;
 }
 
-/* --- Waiting -------------------------------------------------------------------- */
+/* --- Waiting ------------------------------------------------------------------ */
 
 typedef struct {
     ph_ring *ring;
     ph_end *end;                    /* that has to move */
     uint64_t record;                /* bytes that need room; 0: wait for a message */
-    bool behind;                    /* there is more behind it */
+    bool behind;                    /* it has memory elsewhere */
 } ph_wait;
 
-/* Is it worth while to try again? */
+/* Is it worthwhile to try again? */
 static bool
 is_over(const ph_wait *wait)
 {
@@ -822,15 +817,16 @@ want(ph_ring *ring, uint64_t record, uint64_t now)
 {
     uint64_t wanted = atomic_load_explicit(&ring->wanted, memory_order_relaxed);
     uint64_t until = atomic_load_explicit(&ring->wanted_until, memory_order_relaxed);
-    if (record >= LARGE(ring->capacity) && (wanted <= record || now >= until)) {
+    if (record >= ring->capacity / PH_RING_LARGE_SHARE
+        && (wanted <= record || now >= until)) {
         atomic_store_explicit(&ring->wanted_until, now + 2 * (uint64_t)SLICE,
                               memory_order_relaxed);
         atomic_store_explicit(&ring->wanted, record, memory_order_relaxed);
     }
 }
 
-/* PH_OK when it is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
-   after a SLICE: signals also come just before one sleeps, and to other threads. */
+/* PH_OK when the wait is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
+   after a SLICE: a signal may come just before this thread sleeps, or to another one. */
 static ph_status
 sleep_for(const ph_wait *wait, uint64_t until)
 {
@@ -882,13 +878,15 @@ ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
     return wait_for(&wait, spin, until);
 }
 
-/* --- The end -------------------------------------------------------------------- */
+/* --- The end ------------------------------------------------------------------ */
 
-/* Nobody else is there, and who was may have died with a lock: none is taken.  Only
-   reads, since the caller may be killed and another begin anew. */
-void
-ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
+/* For spans.c: no process holds the channel any more.  Call `drop` for each span that each
+   message holds.  Takes no lock, since a process may have died with one; and only reads,
+   since the caller may be killed, and another one begin again. */
+static void
+drop_spans_of_all(void *memory, void (*drop)(ph_span_id id))
 {
+    ph_ring *ring = memory;
     uint64_t head = head_of(ring), tail = tail_of(ring);
     ph_frame frame;
     if (!is_sound(ring) || tail - head > ring->capacity || head % ALIGNMENT) {
@@ -904,4 +902,10 @@ ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id))
         }
         head += record_size(frame.n_spans, frame.size);
     }
+}
+
+void
+ph_rings_init(void)
+{
+    ph_span_empty_channel = drop_spans_of_all;
 }

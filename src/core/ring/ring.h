@@ -4,25 +4,30 @@
 #ifndef PH_RING_H
 #define PH_RING_H
 
+#include "core/os/os.h"
 #include "core/os/sync.h"
 #include "core/span/spans.h"
 
+/* Have spans.c know how to empty a channel (ph_span_empty_channel).  Once per process,
+   before ph_heap_init(). */
+void ph_rings_init(void);
+
 typedef struct ph_ring ph_ring;     /* at the start of a span of PH_SPAN_CHANNEL */
 
-/* What is sent: copied; the spans are the sender's, and held by the message too
-   while it waits. */
+/* A message to send: it is copied.  The spans are the sender's, and the message holds them
+   too while it waits. */
 typedef struct {
     uint32_t kind;                  /* the channel's business: not looked at; < 2**16 */
     uint32_t n_spans;
     const ph_span_id *spans;
     const void *bytes;
     uint64_t size;                  /* <= ph_ring_largest() with n_spans counted */
-    uint64_t behind;                /* bytes elsewhere that are there for this message
-                                       only: counted in what may wait */
+    uint64_t behind;                /* bytes elsewhere that exist for this message only:
+                                       they count against the capacity, too */
 } ph_outgoing;
 
-/* What was received: owned by the receiver, its holds on the spans as well.  Keep it
-   for the next message, that its memory may be used again. */
+/* A received message: owned by the receiver, also its holds on the spans.  Keep it for the
+   next message, which reuses its memory. */
 typedef struct {
     uint32_t kind;
     uint32_t n_spans;
@@ -40,47 +45,45 @@ typedef struct {
 uint64_t ph_ring_span_size(uint64_t capacity);
 ph_status ph_ring_init(ph_ring *ring, uint64_t capacity);
 
-/* Bytes that message and spans may take together (8 for each span), half of the ring:
-   what is larger travels in a span.  PH_MESSAGE_SPANS spans always fit. */
+/* Bytes that message and spans may take together (8 for each span), half of the ring: a
+   larger message travels in a span.  PH_MESSAGE_SPANS spans always fit. */
 uint64_t ph_ring_largest(const ph_ring *ring);
 uint64_t ph_ring_capacity(const ph_ring *ring);
-uint64_t ph_ring_messages(const ph_ring *ring);         /* that wait now; about */
+uint64_t ph_ring_messages(const ph_ring *ring);         /* waiting now; about right */
 bool ph_ring_is_closed(const ph_ring *ring);
 
-/* Do not wait, but for a lock that is held for the time of a copy, at most until
-   then.  PH_FULL (also when the lock could not be had), PH_CLOSED; PH_NOMEM,
-   PH_BAD_HANDLE. */
+/* Send, or receive.  Neither waits, except for a lock that is held for the time of a copy,
+   and for that at most until `until`.  Sending: PH_FULL (also when the lock could not be
+   had), PH_CLOSED; PH_NOMEM, PH_BAD_HANDLE. */
 ph_status ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until);
-/* PH_EMPTY; PH_CLOSED when it is empty and closed; PH_NOMEM, nothing taken;
+/* Receiving: PH_EMPTY; PH_CLOSED when it is empty and closed; PH_NOMEM, nothing taken;
    PH_BAD_HANDLE when a damaged message was thrown away. */
 ph_status ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until);
 void ph_incoming_free(ph_incoming *message);
 
-/* Wait until there may be room for so many bytes, and so many behind them, or something
-   to receive: the caller tries again.  Spins for up to `spin` nanoseconds first, then sleeps, without the
-   GIL.  PH_FULL or PH_EMPTY when the time is over; PH_INTERRUPTED after a signal, and
-   now and then: look at signals, and wait on, or what is sent keeps its claim on room for
-   a moment (call it once more with a time that is over, to give that up). */
+/* Wait until there may be room for `size` bytes, and `behind` more elsewhere; or a message
+   to receive.  Then the caller tries again.  Spins for up to `spin` nanoseconds first, then
+   sleeps: call it without the GIL.  PH_FULL or PH_EMPTY when the time is over.  Returns
+   PH_INTERRUPTED after a signal, and periodically: check signals and call again.  A sender
+   that stops waiting must call once more with a deadline in the past, to give up its claim
+   on room. */
 ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind,
                             uint64_t spin, uint64_t until);
 ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);
 
-/* No more messages.  Wakes all who wait. */
+/* Let no more messages in.  Wakes all waiting threads. */
 void ph_ring_close(ph_ring *ring);
 
-/* Watchers: who waits for several channels at once, or in an event loop.  A watcher is a
-   word that means something to `ph_ring_on_bell` (set once per process): when a message
-   or room comes, or the ring is closed, each watcher is taken out and rung once.  False
-   when there is no place for it (the caller looks again now and then). */
+/* Watchers stand for threads that wait for several channels at once, or in an event loop.
+   A watcher is a word that ph_ring_on_bell() understands (notify.c sets that, once per
+   process).  When a message or room comes, or the ring is closed, each watcher is taken
+   out, and ph_ring_on_bell() is called for it once.  False when there is no place for it:
+   then the caller looks again periodically. */
 typedef enum { PH_WATCH_MESSAGE, PH_WATCH_ROOM } ph_watch;
 bool ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher);
 void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
 extern void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
-/* Of which ring it is told, and that of what: the same in all processes. */
+/* The ring and the event that it is called for: the same word in all processes. */
 uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
-
-/* For spans.c: nobody holds the channel any more.  Call `drop` for each span that each
-   message holds. */
-void ph_ring_empty(ph_ring *ring, void (*drop)(ph_span_id id));
 
 #endif

@@ -1,12 +1,12 @@
-/* journal.c -- changes to the family's shared tables that are whole or not at all.
+/* journal.c -- changes to the family's shared tables that are made as a whole, or not at
+   all.
 
-   The tables of spans (spans.c) are changed word by word, by any process of the
-   family, and each process may be killed between any two instructions.  So a change
-   of many words is a *transaction*: what a word held before is noted in the journal,
-   in shared memory, before the word is written.  The change is made when the journal
-   is emptied, by one store.  If its process is killed before that, the next one that
-   takes the lock finds the journal not empty, and undoes it (an undo log, as the
-   rollback journal of SQLite's pager.c, with words for pages).
+   Any process of the family changes the tables of spans (spans.c), word by word, and may
+   be killed between any two instructions.  So a change of many words is a *transaction*:
+   before a word is written, its old value is noted in the journal, in shared memory.  One
+   store, which empties the journal, makes the change.  If its process is killed before
+   that, the next one that takes the lock finds the journal not empty, and undoes it (an
+   undo log, as the rollback journal of SQLite's pager.c, with words for pages).
 
         entry[0]  entry[1]  ...  entry[used - 1]     the rest is meaningless
         offset, before                               used == 0: nothing to undo
@@ -15,16 +15,18 @@
 
    1. Words of the tables are written with ph_journal_write() only, by the owner of
       `mutex` only: a robust lock, which the kernel takes from a dead owner.
-   2. An entry is whole before `used` counts it, and `used` counts it before its word
-      is written.
-   3. Who owns the lock owns ph_os_lock() too.  So no fork happens inside of a
+   2. An entry is whole before `used` counts it, and `used` counts it before its word is
+      written.
+   3. The owner of the lock owns ph_os_lock() too, so that no fork happens inside of a
       transaction of this process: a child never inherits half of one.
-   4. To undo goes from the last entry to the first, so that a word that was written
-      twice gets back what it held at first, and leaves `used` alone until all is
-      done: who is killed in the middle of that leaves the same work to the next one.
-   5. With `commit_at`, it is the word there that decides: the change is made if that
-      word has the value, and `used` is only emptied afterwards.  `commit_at` is 0
-      whenever `used` is 0 and the lock is free or its owner is alive. */
+   4. Undoing goes from the last entry to the first, so that a word that was written twice
+      gets back its initial value.  It leaves `used` alone until all is done: a process
+      killed in the middle leaves the same work to the next one.
+   5. With `commit_at`, the word there decides: the change is made if that word has the
+      value, and `used` is only emptied afterwards.  `commit_at` is 0 whenever `used` is 0
+      and the lock is free or its owner is alive.
+
+   State: the journal belongs to the family. */
 
 #include "core/span/journal.h"
 
@@ -32,16 +34,18 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/heap/extents.h"
+
 static ph_journal *
 journal(void)
 {
     return ph_address_of(ph_heap.header->journal);
 }
 
-/* --- Undoing ------------------------------------------------------------------------- */
+/* --- Undoing ------------------------------------------------------------------ */
 
-/* The word is in a channel that this process may never have had: so it is mapped
-   first. */
+/* Has the word that commits reached its value?  It is in a channel that this process may
+   never have had, so it is mapped first. */
 static ph_status
 find_commit(const ph_journal *j, bool *p_committed)
 {
@@ -68,7 +72,7 @@ undo(ph_journal *j, bool committed)
     atomic_store(&j->commit_at, 0);
 }
 
-/* --- Transactions -------------------------------------------------------------------- */
+/* --- Transactions ------------------------------------------------------------- */
 
 ph_status
 ph_journal_begin_locked(void)
@@ -92,7 +96,7 @@ ph_journal_begin_locked(void)
     return PH_OK;
 }
 
-/* In any order the compiler likes, but for what is marked: entry, used, word. */
+/* Only these stores are ordered: the entry, `used`, the word. */
 void
 ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 {

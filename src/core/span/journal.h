@@ -1,5 +1,5 @@
-/* journal.h -- changes to the family's shared tables that are whole or not at all,
-   also when the process that makes them is killed. */
+/* journal.h -- changes to the family's shared tables that are made as a whole or not at
+   all, also when the process that makes them is killed. */
 
 #ifndef PH_SPAN_JOURNAL_H
 #define PH_SPAN_JOURNAL_H
@@ -9,7 +9,7 @@
 
 #define PH_JOURNAL_MOST 2048u
 
-/* In the family's shared memory.  Written by the owner of the lock. */
+/* In the family's shared memory.  Written by the owner of the lock only. */
 typedef struct {
     ph_mutex mutex;
     _Atomic uint32_t used;          /* entries to be undone; 0: nothing is half done */
@@ -21,24 +21,24 @@ typedef struct {
     } entry[PH_JOURNAL_MOST];
 } ph_journal;
 
-/* Take the process's lock (so that no fork is under way), then the family's, and undo
-   what a killed process has left half done. */
+/* Take the process's lock (so that no fork is under way), then the family's, and undo a
+   change that a killed process has left half done. */
 ph_status ph_journal_begin(void);
-/* Note what the word holds, then write it. */
+/* Note the word's old value, then write it. */
 void ph_journal_write(_Atomic uint64_t *word, uint64_t value);
-/* All that was written since ph_journal_begin() holds; let go of the locks. */
+/* Make the change of all words written since ph_journal_begin(); let go of the locks. */
 void ph_journal_commit(void);
-/* The same, at the moment when *word, which only grows, gets that value: others who
-   see it see all of it.  Only the owner of a robust lock writes to such a word: who
-   is told that the owner before him died calls ph_journal_mend() before he writes to
-   it, or a change that was not made would be taken for made. */
+/* The same, at the moment when *word, which only grows, gets that value: a process that
+   sees the value sees the whole change.  Only the owner of a robust lock writes to such a
+   word.  An owner that is told that the one before it died calls ph_journal_mend() before
+   it writes there; else a change that was not made would count as made. */
 void ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value);
-/* Undo it, and let go of the locks. */
+/* Undo the change, and let go of the locks. */
 void ph_journal_undo(void);
-/* Undo what a killed process has left half done. */
+/* Undo a change that a killed process has left half done. */
 ph_status ph_journal_mend(void);
 
-/* --- With ph_os_lock() held: for longer work, and for a forked child -------------- */
+/* --- With ph_os_lock() held: for longer work, and for a forked child ---------- */
 
 ph_status ph_journal_begin_locked(void);
 void ph_journal_commit_locked(void);

@@ -1,25 +1,28 @@
-/* span_table.c -- cutting extents into spans, and putting the pieces together again.
+/* span_table.c -- cutting extents into spans, and uniting the pieces again.
 
    Each extent of spans is cut into *runs* of whole pages without gaps: live spans, and
-   free runs.  A run's *descriptor* is in a table of its own, so that nothing that a
-   span's users write can harm it.  Descriptors of one extent are linked by address;
-   those of free runs also in one of 256 lists for each size class (8 classes to a
-   power of two), with a bit for each list that is not empty.  So a run that is large
-   enough is found in O(1), and one that becomes free is united with its neighbours in
-   O(1): the good fit of TLSF (Masmano, Ripoll, Crespo and Real, 2004), with the
-   descriptors out of line.
+   free runs.  A run's *descriptor* is in a table of its own, so that the users of a span
+   cannot harm it.  Descriptors of one extent are linked by address; those of free runs
+   also in one of 256 lists for each size class (8 classes to a power of two), with a bit
+   for each list that is not empty.
 
-   A free run is *warm* when all its pages have memory, else *cold*: none has.  Warm
-   and cold neighbours stay apart.  Warm ones are taken first.
+        extent      | live |  free, warm  | live | free, cold |
+        by address  d1 <--> d2 <--------> d3 <--> d4
+        by class             ^-- list of its class        ^-- list of its class
+
+   So a run that is large enough is found in O(1), and one that becomes free is united with
+   its neighbours in O(1): the good fit of TLSF (Masmano, Ripoll, Crespo and Real, 2004),
+   with the descriptors out of line.  A free run is *warm* when all its pages have memory,
+   else *cold*: none has.  Warm ones are taken first.
 
    Invariants:
 
-   1. All is changed inside of transactions of the journal.
-   2. Neighbours by address are never both free and both warm, or both cold.
-   3. There are PH_RUNS descriptors for at most PH_SPANS live spans, so that there is
-      nearly always one for the rest of a run that is cut; if not, the run is not cut.
-   4. A descriptor's generation grows when what it stood for ends.  It stays when the
-      descriptor is vacant.
+   1. All words are changed inside of transactions of the journal.
+   2. Neighbours by address are never both free and warm, nor both free and cold.
+   3. There are PH_RUNS descriptors for at most PH_SPANS live spans, so that there is nearly
+      always one for the rest of a run that is cut; if not, the run is not cut.
+   4. A descriptor's generation grows when the span that it described ends.  It stays when
+      the descriptor is vacant.
 
    State: all of it belongs to the family. */
 
@@ -45,9 +48,9 @@ ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
     ph_run_put(&run->state, (uint64_t)generation << 32 | (uint64_t)kind << 8 | state);
 }
 
-/* --- Classes ------------------------------------------------------------------------ */
+/* --- Classes ------------------------------------------------------------------ */
 
-/* One for each size below 16 pages, then 8 to a power of two. */
+/* Return the class: one for each size below 16 pages, then 8 to a power of two. */
 static uint32_t
 class_of(uint64_t pages)
 {
@@ -58,7 +61,7 @@ class_of(uint64_t pages)
     return (log - 2) * 8 + (uint32_t)(pages >> (log - 3) & 7);
 }
 
-/* The first class all of whose runs have so many pages. */
+/* Return the first class all of whose runs have `pages` pages. */
 static uint32_t
 class_above(uint64_t pages)
 {
@@ -106,7 +109,7 @@ delist(uint64_t index, bool warm)
     }
 }
 
-/* The first class from `c` on that is not empty; PH_CLASSES if all are. */
+/* Return the first class from `c` on that is not empty; PH_CLASSES if all are. */
 static uint32_t
 next_class(bool warm, uint32_t c)
 {
@@ -120,7 +123,7 @@ next_class(bool warm, uint32_t c)
     return PH_CLASSES;
 }
 
-/* Of its own class one that fits best among a few; else any of the next class. */
+/* Return the best fit among a few of its own class; else any one of the next class. */
 static uint64_t
 find(uint64_t pages, bool warm)
 {
@@ -139,7 +142,7 @@ find(uint64_t pages, bool warm)
     return c < PH_CLASSES ? head->first[warm][c] : 0;
 }
 
-/* --- Descriptors ---------------------------------------------------------------------- */
+/* --- Descriptors -------------------------------------------------------------- */
 
 ph_status
 ph_runs_ready(void)
@@ -158,7 +161,7 @@ ph_runs_ready(void)
     return status;
 }
 
-/* A vacant descriptor; 0 if there is none.  Descriptor 0 stands for none. */
+/* Take a vacant descriptor; 0 if there is none.  Descriptor 0 stands for none. */
 static uint64_t
 occupy(void)
 {
@@ -186,7 +189,7 @@ vacate(uint64_t index)
     ph_run_put(&head->vacant, index);
 }
 
-/* --- Runs ------------------------------------------------------------------------------ */
+/* --- Runs --------------------------------------------------------------------- */
 
 static void
 set_free(uint64_t index, bool warm)
@@ -197,7 +200,7 @@ set_free(uint64_t index, bool warm)
     enlist(index, warm);
 }
 
-/* Let what is more than so many pages stay free. */
+/* Keep `pages` pages of the run, and let the rest stay free. */
 static void
 cut(uint64_t index, uint64_t pages, bool warm)
 {
@@ -309,7 +312,7 @@ ph_runs_add(uint64_t offset, uint64_t size)
     return PH_OK;
 }
 
-/* --- The audit ---------------------------------------------------------------------------- */
+/* --- The audit ---------------------------------------------------------------- */
 
 typedef struct {
     uint64_t live, bytes, kept, listed[2], holds[PH_MEMBERS];

@@ -1,18 +1,20 @@
-/* span_table.h -- the family's table of spans: descriptors and free runs.  For
-   spans.c, its audit, and heap.c, which makes room for it. */
+/* span_table.h -- the family's table of spans: descriptors of runs, and lists of free
+   ones.
+
+   For spans.c, and for family.c, which makes room for it. */
 
 #ifndef PH_SPAN_SPAN_TABLE_H
 #define PH_SPAN_SPAN_TABLE_H
 
 #include "core/span/journal.h"
-#include "core/span/spans.h"
+#include "core/span/span_id.h"
 
 #define PH_RUNS (2 * PH_SPANS)      /* descriptors: live spans, and free runs between */
 #define PH_CLASSES 256u             /* of free runs, by size */
 
-/* What a descriptor stands for. */
+/* The run that a descriptor stands for. */
 typedef enum {
-    PH_RUN_NONE,                    /* nothing: it is vacant */
+    PH_RUN_NONE,                    /* no run: it is vacant */
     PH_RUN_COLD,                    /* a free run without memory */
     PH_RUN_WARM,                    /* a free run with memory */
     PH_RUN_LIVE,                    /* a span */
@@ -20,8 +22,8 @@ typedef enum {
                                        has its bit in `holders` is to free it */
 } ph_run_state;
 
-/* A run of pages, free or not.  256 bytes.  Words that are changed by transactions of
-   the journal only, but for `backed`.  Links are indices; 0: none. */
+/* A run of pages, free or not.  256 bytes.  Transactions of the journal change these
+   words, except for `backed`.  Links are indices; 0: none. */
 typedef struct {
     _Atomic uint64_t state;         /* generation << 32 | ph_span_kind << 8 | state */
     _Atomic uint64_t offset;        /* bytes, of whole pages */
@@ -42,10 +44,10 @@ typedef struct {
 /* The table's head.  The descriptors follow, on pages of their own. */
 typedef struct {
     _Atomic uint64_t used;          /* descriptors that were ever used: from 1 on */
-    _Atomic uint64_t vacant;        /* the first of those that stand for nothing */
+    _Atomic uint64_t vacant;        /* the first of those that stand for no run */
     _Atomic uint64_t ready;         /* descriptors that have memory; only grows; not in
                                        the journal */
-    _Atomic uint64_t keep_most;     /* bytes that may be kept; 0: nobody has asked yet */
+    _Atomic uint64_t keep_most;     /* bytes that may be kept; 0: not asked for yet */
     _Atomic uint64_t live;          /* spans */
     _Atomic uint64_t bytes;         /* of their pages */
     _Atomic uint64_t kept;          /* bytes of free runs with memory */
@@ -87,37 +89,29 @@ ph_run_generation_of(const ph_span_run *run)
     return (uint32_t)(atomic_load(&run->state) >> 32);
 }
 
-/* --- Inside of a transaction of the journal ----------------------------------------- */
+/* --- Inside of a transaction of the journal ----------------------------------- */
 
 /* ph_journal_write(), unless the word has the value. */
 void ph_run_put(_Atomic uint64_t *word, uint64_t value);
 void ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                       ph_run_state state);
 
-/* Take a run of so many pages, or a few more, out of the free ones: its index, and
-   whether it is warm.  0 if there is none.  O(1). */
+/* Take a run of `pages` pages, or a few more, out of the free ones: its index, and whether
+   it is warm.  0 if there is none.  O(1). */
 uint64_t ph_runs_take(uint64_t pages, bool *p_warm);
-/* The first warm run, taken out; 0 if there is none. */
+/* Take the first warm run; 0 if there is none. */
 uint64_t ph_runs_take_warm(void);
-/* A run becomes free, as one with its neighbours.  O(1). */
+/* Make a run free, united with its free neighbours.  O(1). */
 void ph_runs_free(uint64_t index, bool warm);
-/* A new extent, all of it free.  PH_NOMEM. */
+/* Add a new extent, all of it free.  PH_NOMEM. */
 ph_status ph_runs_add(uint64_t offset, uint64_t size);
 
-/* --- Outside of one ------------------------------------------------------------------ */
+/* --- Outside of one ----------------------------------------------------------- */
 
 /* Memory for as many descriptors as a transaction may take. */
 ph_status ph_runs_ready(void);
-/* What is wrong with the table and where (a descriptor), or NULL.  Takes the locks.
-   O(descriptors). */
+/* Return what is wrong with the table, and where (a descriptor), or NULL.  Takes the
+   locks.  O(descriptors). */
 const char *ph_runs_audit(uint64_t *p_where);
-
-/* --- What spans.c has for heap.c ------------------------------------------------------ */
-
-/* In a forked child, between ph_members_after_fork() and ph_members_born(): it holds
-   what its parent held.  Plain C. */
-void ph_spans_after_fork(void);
-/* Give back the memory that is kept for new spans.  How many bytes. */
-uint64_t ph_spans_give_back(void);
 
 #endif

@@ -1,51 +1,50 @@
-/* spans.c -- who holds a span, and what becomes of it when nobody does.
+/* spans.c -- the holders of a span, and giving it back when it has none.
 
-   A span is *held* by processes and by messages.  Its descriptor (span_table.h) has a
-   bit for each member of the family (its slot in processes.c) and a count for messages.
-   How often a process holds it, in all its interpreters, it counts for itself; it sets
-   its bit with the first hold, and clears it with the last.
+   Processes and messages *hold* a span.  Its descriptor (span_table.h) has a bit for each
+   process of the family (its slot in processes.c) and a count for messages.  A process
+   counts for itself how often it holds the span, in all its interpreters: it sets its bit
+   with the first hold, and clears it with the last.
 
                  ph_span_new            last hold gone             freed
         free run ----------> unbacked, live ----------> trash ----------> free run
                               then backed                  (warm, or cold again)
 
-   Who drops the last hold frees the span.  Mostly that is one transaction.  What takes
-   longer (a channel's messages hold spans, pages are given back) happens outside of
-   the lock: the span is *trash* then, with the bit of the one process that cleans it
-   up.  If that dies, the bit is a dead member's, and who clears it cleans up.
+   The process that drops the last hold frees the span, mostly in one transaction.  Longer
+   work (a channel's messages hold spans, pages are given back) is done outside of the
+   lock: the span is *trash* then, with the bit of the one process that cleans it up.
 
    Invariants:
 
-   1. Shared words are changed in transactions of the journal, but for `backed`, which
-      the only holder of a span writes when all its pages have memory (and are zeros,
-      if that was asked for).  What was never backed is given back, not kept.
-   2. The bit of a member is set while it holds the span, and longer: a process with
-      unborn children clears no bits, since these inherit what it held at the fork
-      (invariant 2 of processes.c).  A bit is set by its own process only; it is cleared
-      by that, or when that is dead, or by who takes over the slot of a dead one.
+   1. Shared words are changed in transactions of the journal, except for `backed`: the only
+      holder of a span writes that when all its pages have memory (and are zeros, if asked
+      for).  A span that was never backed is given back, not kept.
+   2. The bit of a process is set while it holds the span, and longer: a process with unborn
+      children clears no bits, since these inherit its holds at the fork (invariant 2 of
+      processes.c).  Only the process itself sets its bit.  The process clears it, or
+      another one when it is dead, or the next process in the slot.
    3. A child sets its own bits before its parent stops to speak for it.
-   4. `holds` of a member is the number of its bits: with it nobody looks for bits that
-      are not there.
-   5. A channel's memory is not changed once it is trash.  Its messages' holds are
-      dropped in the order in which ph_ring_empty() names them; `emptied` counts them,
-      in the same transactions.  So who does it anew knows where to go on.
-   6. Slow calls are made outside of the locks: memory for a span is allocated when the
-      span is ours already.  A forked child forgets what other threads of its parent
+   4. `holds` of a process is the number of its bits.
+   5. A channel's memory does not change once it is trash.  The holds of its messages are
+      dropped in the order in which ph_span_empty_channel() names them; `emptied` counts
+      them, in the same transactions.  So a process that begins again knows where to go on.
+   6. Slow calls are made outside of the locks: memory for a span is allocated when the span
+      is ours already.  A forked child forgets the spans that other threads of its parent
       were making just then.
-
-   Free memory is kept, for the next span, up to `keep_most` bytes in all: KEEP_MOST,
-   or an eighth of what was available to the first process that asked.  What would be
-   more is given back at once; all of it, when somebody finds no memory.
+   7. If a process that cleans up trash dies, its bit is a dead process's, and the process
+      that clears it cleans up.
+   8. Free memory is kept for the next span, up to `keep_most` bytes in all: KEEP_MOST, or an
+      eighth of the memory available to the first process that asked.  More is given back
+      at once; all of it, when a process finds no memory.
 
    State: the table belongs to the family, the statics below to this process, under
-   ph_os_lock() but for what says otherwise. */
+   ph_os_lock() except for those that say otherwise. */
 
 #include "core/span/spans.h"
 
 #include <string.h>
 
+#include "core/heap/extents.h"
 #include "core/heap/processes.h"
-#include "core/ring/ring.h"
 #include "core/span/span_table.h"
 
 #define KEEP_MOST (256 * PH_MIB)
@@ -57,12 +56,12 @@
 #define BIT_WORDS (PH_MEMBERS / 64)
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
-static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; also read
-                                               without the lock, by who holds it */
+static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; of a span that
+                                               we hold also read without the lock */
 static uint32_t held[PH_RUNS];              /* those that we hold, in no order, */
 static uint32_t held_ones;                  /* how many, */
 static uint32_t place[PH_RUNS];             /* and where each is among them */
-static uint32_t next_trash[PH_RUNS];        /* what we have to clean up: a list */
+static uint32_t next_trash[PH_RUNS];        /* spans that we must clean up: a list */
 static _Atomic uint32_t first_trash = NOTHING;
 static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the lock */
 static uint32_t making_ones;                /* how many of them */
@@ -70,7 +69,9 @@ static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 
 static _Atomic uint32_t late_ones;
 static _Atomic uint64_t since_sweep;        /* bytes: see SWEEP_EVERY; without a lock */
 
-/* The channel that this thread empties, and what of it was done before. */
+void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
+
+/* The channel that this thread empties, and how many of its holds were dropped before. */
 static _Thread_local uint64_t emptying, to_skip;
 
 static void
@@ -114,7 +115,7 @@ forget_holds(uint64_t index)
     place[last] = place[index];
 }
 
-/* --- Inside of transactions: holds ------------------------------------------------------ */
+/* --- Inside of transactions: holds -------------------------------------------- */
 
 static bool
 has_holder(const ph_span_run *run, uint32_t slot)
@@ -159,7 +160,7 @@ may_keep(const ph_span_run *run)
     return run->backed && head->kept + run->pages * PH_PAGE <= head->keep_most;
 }
 
-/* Its bit is ours; this process cleans it up when it has let go of the lock. */
+/* Set our bit: this process cleans it up when it has let go of the lock. */
 static void
 make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
 {
@@ -170,7 +171,7 @@ make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
     first_trash = (uint32_t)index;
 }
 
-/* If nobody holds it any more: free it, or have it freed. */
+/* Free it, or have it freed, if it has no holder any more. */
 static uint64_t
 free_if_unheld(uint64_t index)
 {
@@ -196,7 +197,7 @@ free_if_unheld(uint64_t index)
     return bytes;
 }
 
-/* The live span of that name, of any kind but PH_SPAN_FREE; 0 if there is none.
+/* Return the live span of that name, of any kind except PH_SPAN_FREE; 0 if there is none.
    Reads only the table, whatever the name is. */
 static uint64_t
 find_live(ph_span_id id)
@@ -210,9 +211,9 @@ find_live(ph_span_id id)
            && ph_run_generation_of(run) == id.generation ? id.index : 0;
 }
 
-/* --- Cleaning up ------------------------------------------------------------------------- */
+/* --- Cleaning up -------------------------------------------------------------- */
 
-/* Called by ph_ring_empty(), for each hold of a message. */
+/* Called by ph_span_empty_channel(), for each hold of a message. */
 static void
 drop_for_message(ph_span_id id)
 {
@@ -275,7 +276,7 @@ clean_up_one(uint64_t index)
     if (backed && ph_run_kind_of(run) == PH_SPAN_CHANNEL) {
         emptying = index;
         to_skip = run->emptied;
-        ph_ring_empty(ph_address_of(run->offset), drop_for_message);
+        ph_span_empty_channel(ph_address_of(run->offset), drop_for_message);
         ph_death_point();
     }
     if (backed && free_trash(index, true)) {
@@ -300,7 +301,7 @@ clean_up(void)
     }
 }
 
-/* Clear a bit of ours, now or when no child can be on its way that inherits it. */
+/* Clear a bit of ours, now, or later if a child may be on its way that inherits it. */
 static uint64_t
 let_go(uint64_t index)
 {
@@ -316,14 +317,14 @@ let_go(uint64_t index)
     return free_if_unheld(index);
 }
 
-/* What was dropped while there were unborn children. */
+/* Clear the bits of spans that were dropped while there were unborn children. */
 static uint64_t
 let_go_of_late_ones(void)
 {
     uint64_t bytes = 0;
     for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_member_has_unborn(); i++) {
         if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
-            if (has_bit(late, i)) {         /* not by another thread, meanwhile */
+            if (has_bit(late, i)) {         /* not yet by another thread */
                 bytes += let_go(i);
             }
             ph_journal_commit();
@@ -332,12 +333,13 @@ let_go_of_late_ones(void)
     return bytes;
 }
 
-/* Somebody drops what a child inherits just after the fork: the child is there in a
-   moment, and may want to have it alone.  But once for a child that does not come. */
+/* A span dropped right after a fork may still be inherited by a child that is not ready
+   yet.  Wait for it briefly, so that it can become the only holder; wait only once for a
+   child that never comes. */
 static void
 await_children(void)
 {
-    static _Atomic uint32_t never;              /* nobody wakes us */
+    static _Atomic uint32_t never;              /* no thread wakes us */
     static _Atomic uint64_t gave_up;
     uint64_t unborn = ph_member_unborn(), now = ph_os_now();
     uint64_t until = now + AWAIT_MOST;
@@ -382,9 +384,9 @@ ph_spans_give_back(void)
     return bytes;
 }
 
-/* --- Sweeping ------------------------------------------------------------------------------ */
+/* --- Sweeping ----------------------------------------------------------------- */
 
-/* Members that are gone and hold something: a bit for each, and who it was. */
+/* Slots of processes that are gone and hold something: a bit for each, and the process. */
 typedef struct {
     uint64_t bits[BIT_WORDS];
     uint64_t process[PH_MEMBERS];
@@ -415,11 +417,11 @@ has_gone_holder(const ph_span_run *run, const gone_members *gone)
     return any != 0;
 }
 
-/* All of them are one transaction, and what frees the span: the journal has room for a
-   count of each member, and for each word of bits. */
+/* All of them are cleared in one transaction, which also frees the span: the journal has
+   room for a count of each process, and for each word of bits. */
 _Static_assert(PH_MEMBERS + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
 
-/* Inside of a transaction.  Whoever has taken over such a slot meanwhile clears its bits
+/* Inside of a transaction.  A process that has taken over such a slot since clears its bits
    itself. */
 static uint64_t
 clear_gone_holders(uint64_t index, const gone_members *gone)
@@ -464,7 +466,7 @@ ph_spans_sweep(void)
     return bytes;
 }
 
-/* --- New spans -------------------------------------------------------------------------------- */
+/* --- New spans ---------------------------------------------------------------- */
 
 static ph_status
 no_slot(void)
@@ -478,9 +480,8 @@ no_slot(void)
 static ph_status
 ready(void)
 {
-    ph_status status = ph_heap_ready();
-    if (status != PH_OK) {
-        return status;
+    if (ph_heap.state != PH_OK) {
+        return ph_heap.state;
     }
     if (ph_member_slot() == PH_MEMBERS) {
         return no_slot();
@@ -493,7 +494,7 @@ ready(void)
     return PH_OK;
 }
 
-/* A run of so many pages, out of an extent that is there, or of a new one. */
+/* Take a run of `pages` pages, out of the extents that are there, or out of a new one. */
 static ph_status
 take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
 {
@@ -517,7 +518,8 @@ take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
     return status;
 }
 
-/* Inside of a transaction.  Not yet backed, unless its memory will do as it is. */
+/* Inside of a transaction: a live span.  It is not backed yet, unless its memory will do
+   as it is. */
 static ph_status
 begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
            bool *p_warm)
@@ -564,7 +566,8 @@ claim(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_
     return PH_OK;
 }
 
-/* Outside of the lock: the span is ours, and nobody else knows of it. */
+/* Give the span its memory.  Outside of the lock: it is ours, and no other process knows
+   of it. */
 static ph_status
 back(uint64_t index, bool zeroed, bool warm)
 {
@@ -639,7 +642,7 @@ ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
     return status;
 }
 
-/* --- Holding and dropping ------------------------------------------------------------------------ */
+/* --- Holding and dropping ----------------------------------------------------- */
 
 static ph_status
 bad_id(void)
@@ -648,7 +651,7 @@ bad_id(void)
                                   "there (any more)");
 }
 
-/* Inside of a transaction: a hold that is counted in holds[] by the caller, when
+/* Set our bit, inside of a transaction.  The caller counts the hold in holds[], when
    nothing can fail any more. */
 static ph_status
 hold(uint64_t index)
@@ -661,7 +664,7 @@ hold(uint64_t index)
     return status;
 }
 
-/* One hold more, or one fewer, of a span that we hold anyway: nothing that is shared
+/* Count one hold more, or one fewer, of a span that we hold anyway: no shared word
    changes. */
 static bool
 hold_again(ph_span_id id, ph_span_kind kind)
@@ -718,7 +721,7 @@ ph_span_hold_named(ph_span_id id)
     return status == PH_OK ? PH_OK : ph_span_hold(id, PH_SPAN_CHANNEL);
 }
 
-/* What is not backed yet is not ready to be looked at. */
+/* Skips spans that are not backed: their memory is not ready to be looked at. */
 void *
 ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)
 {
@@ -754,7 +757,7 @@ ph_span_drop(ph_span_id id)
     tidy();
 }
 
-/* What we hold does not change under us. */
+/* Return the descriptor of a span that we hold: it does not change. */
 static const ph_span_run *
 held_run(ph_span_id id)
 {
@@ -793,7 +796,7 @@ ph_span_is_ours(ph_span_id id)
     return ours;
 }
 
-/* --- Messages ---------------------------------------------------------------------------------------- */
+/* --- Messages ----------------------------------------------------------------- */
 
 static ph_status
 begin_message(uint32_t n)
@@ -859,7 +862,7 @@ ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
     return PH_OK;
 }
 
-/* --- A forked child ------------------------------------------------------------------------------------ */
+/* --- A forked child ----------------------------------------------------------- */
 
 static void
 forget_what_is_the_parents(void)
@@ -878,8 +881,8 @@ forget_what_is_the_parents(void)
     }
 }
 
-/* In our slot nobody holds anything yet: or else it was a dead process's.  Under the
-   lock, lest somebody be clearing just then, and be killed, and it be undone. */
+/* Clear the bits of our slot: it was a dead process's.  `holds` is read under the lock,
+   since another process may be clearing them in a transaction that is undone. */
 static void
 clear_stale_bits(uint32_t slot)
 {
@@ -902,7 +905,7 @@ clear_stale_bits(uint32_t slot)
     }
 }
 
-/* Without a slot we hold for ever what we cannot count. */
+/* Hold what our parent held.  Without a slot we cannot count, and hold it for ever. */
 void
 ph_spans_after_fork(void)
 {

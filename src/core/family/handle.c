@@ -1,75 +1,36 @@
-/* handle.c -- naming a permanent object or a buffer, and finding it again.
+/* handle.c -- naming an object or a span, and finding it again.
 
-   A handle carries the family's name, two offsets, and a tag: SipHash-2-4
-   (Aumasson and Bernstein, 2012) of the block's nonce and the offsets, under a
-   key in the family's header.  A forged, stale or damaged handle has a wrong
-   tag but for one case in 2**64.  This guards against accidents: a member of
-   the family can read the key.
+   A handle carries the family's name, two offsets, and a tag: SipHash-2-4 of the block's
+   nonce and the offsets, under a key in the family's header.
 
-   Resolving reads one word outside of the header: the nonce, at an offset that
-   the handle claims, if it is in an extent that is mapped here.
+        | family (16) | block (8) | object (8) | tag (8) |
 
-   A buffer is named by its span's index and generation, where others have an
-   offset; the generation does what the nonce does.  Such a handle keeps nothing
-   alive. */
+   Invariants:
 
-#include "share/handle.h"
+   1. A forged, stale or damaged handle has a wrong tag except for one case in 2**64.
+      This guards against accidents: a process of the family can read the key.
+   2. Resolving reads one word outside of the header: the nonce, at an offset that the
+      handle claims, and only if that is in an extent that is mapped here.
+   3. A span is named by its index and generation: the generation does for it what the
+      nonce does for a block.  Such a handle keeps nothing alive. */
+
+#include "core/family/handle.h"
 
 #include <string.h>
 
+#include "core/base/siphash.h"
 #include "core/block/block_table.h"
-
-/* --- SipHash-2-4 of a few words ---------------------------------------------- */
-
-static uint64_t
-rotate(uint64_t x, int bits)
-{
-    return (x << bits) | (x >> (64 - bits));
-}
-
-static void
-sip_round(uint64_t v[4])
-{
-    v[0] += v[1]; v[1] = rotate(v[1], 13); v[1] ^= v[0]; v[0] = rotate(v[0], 32);
-    v[2] += v[3]; v[3] = rotate(v[3], 16); v[3] ^= v[2];
-    v[0] += v[3]; v[3] = rotate(v[3], 21); v[3] ^= v[0];
-    v[2] += v[1]; v[1] = rotate(v[1], 17); v[1] ^= v[2]; v[2] = rotate(v[2], 32);
-}
-
-static void
-sip_word(uint64_t v[4], uint64_t word)
-{
-    v[3] ^= word;
-    sip_round(v);
-    sip_round(v);
-    v[0] ^= word;
-}
-
-static uint64_t
-sip_hash(const uint64_t key[2], const uint64_t *words, size_t n)
-{
-    uint64_t v[4] = {
-        key[0] ^ 0x736f6d6570736575ull, key[1] ^ 0x646f72616e646f6dull,
-        key[0] ^ 0x6c7967656e657261ull, key[1] ^ 0x7465646279746573ull,
-    };
-    for (size_t i = 0; i < n; i++) {
-        sip_word(v, words[i]);
-    }
-    sip_word(v, (uint64_t)(8 * n) << 56);
-    v[2] ^= 0xff;
-    for (int i = 0; i < 4; i++) {
-        sip_round(v);
-    }
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
-}
+#include "core/family/family.h"
+#include "core/heap/extents.h"
+#include "core/heap/heap.h"
 
 uint64_t
 ph_tag(const uint64_t *words, size_t n)
 {
-    return sip_hash(ph_heap.header->key, words, n);
+    return ph_siphash(ph_heap.header->key, words, n);
 }
 
-/* --- Handles ------------------------------------------------------------------- */
+/* --- Handles ------------------------------------------------------------------ */
 
 static uint64_t
 tag_of(uint64_t nonce, const ph_handle *handle)
@@ -87,26 +48,53 @@ released(const ph_segment *home)
 }
 
 ph_status
-ph_handle_make(PyObject *obj, ph_handle *handle)
+ph_handle_make(const void *obj, ph_handle *handle)
 {
-    uint64_t nonce = 0;
+    const ph_segment *home = ph_block_of(obj);
+    if (ph_ledger_state(home) != PH_LIVE) {
+        return released(home);
+    }
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
-    if (ph_heap_contains(obj)) {
-        const ph_segment *home = ph_block_of(obj);
-        if (ph_ledger_state(home) != PH_LIVE) {
-            return released(home);
-        }
-        handle->block = ph_offset_of(home);
-        handle->object = ph_offset_of(obj);
-        nonce = home->nonce;
-    }
-    else {
-        handle->block = 0;
-        handle->object = ph_static_number(obj);
-    }
-    handle->tag = tag_of(nonce, handle);
+    handle->block = ph_offset_of(home);
+    handle->object = ph_offset_of(obj);
+    handle->tag = tag_of(home->nonce, handle);
     return PH_OK;
 }
+
+static void
+make_without_nonce(uint64_t block, uint64_t object, ph_handle *handle)
+{
+    memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
+    handle->block = block;
+    handle->object = object;
+    handle->tag = tag_of(0, handle);
+}
+
+void
+ph_handle_of_number(uint32_t number, ph_handle *handle)
+{
+    make_without_nonce(0, number, handle);
+}
+
+void
+ph_handle_of_span(ph_span_id id, ph_handle *handle)
+{
+    make_without_nonce(PH_HANDLE_SPAN, (uint64_t)id.generation << 32 | id.index, handle);
+}
+
+bool
+ph_handle_is_number(const ph_handle *handle)
+{
+    return handle->block == 0;
+}
+
+bool
+ph_handle_is_span(const ph_handle *handle)
+{
+    return handle->block == PH_HANDLE_SPAN;
+}
+
+/* --- Resolving ---------------------------------------------------------------- */
 
 static ph_status
 bad_handle(void)
@@ -147,7 +135,7 @@ check_family(const ph_handle *handle)
     return status;
 }
 
-/* Of a handle that is whole: the block, or NULL if the object is in none. */
+/* Check that the handle is whole: its block, or NULL if it names something else. */
 static ph_status
 find_block(const ph_handle *handle, const ph_segment **p_home)
 {
@@ -159,7 +147,7 @@ find_block(const ph_handle *handle, const ph_segment **p_home)
         return status;
     }
     *p_home = NULL;
-    if (handle->block == 0 || ph_handle_is_span(handle)) {
+    if (ph_handle_is_number(handle) || ph_handle_is_span(handle)) {
         return handle->tag == tag_of(0, handle) ? PH_OK : bad_handle();
     }
     if (!may_hold_a_block(handle->block)) {
@@ -174,16 +162,16 @@ find_block(const ph_handle *handle, const ph_segment **p_home)
 }
 
 ph_status
-ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
+ph_handle_resolve(const ph_handle *handle, void **p_obj, uint32_t *p_flags)
 {
     const ph_segment *home;
     ph_status status = find_block(handle, &home);
     if (status != PH_OK) {
         return status;
     }
+    *p_obj = NULL;
+    *p_flags = 0;
     if (home == NULL) {
-        *p_obj = ph_static_at((uint32_t)handle->object);
-        *p_flags = *p_obj == NULL ? PH_BLOCK_DATETIME : 0;
         return PH_OK;
     }
     if (ph_ledger_state(home) != PH_LIVE) {
@@ -192,23 +180,6 @@ ph_handle_resolve(const ph_handle *handle, PyObject **p_obj, uint32_t *p_flags)
     *p_obj = ph_address_of(handle->object);
     *p_flags = home->flags;
     return PH_OK;
-}
-
-/* --- Spans ----------------------------------------------------------------------- */
-
-void
-ph_handle_of_span(ph_span_id id, ph_handle *handle)
-{
-    memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
-    handle->block = PH_HANDLE_SPAN;
-    handle->object = (uint64_t)id.generation << 32 | id.index;
-    handle->tag = tag_of(0, handle);
-}
-
-bool
-ph_handle_is_span(const ph_handle *handle)
-{
-    return handle->block == PH_HANDLE_SPAN;
 }
 
 ph_status
@@ -223,7 +194,7 @@ ph_handle_span(const ph_handle *handle, ph_span_id *id)
     return status;
 }
 
-/* --- Blocks ---------------------------------------------------------------------- */
+/* --- Blocks ------------------------------------------------------------------- */
 
 static ph_status
 check_root(const ph_segment *home, uint64_t object)
@@ -254,7 +225,7 @@ ph_handle_block(const ph_handle *handle, const ph_segment **p_home)
 }
 
 ph_status
-ph_root_block(PyObject *root, const ph_segment **p_home)
+ph_root_block(const void *root, const ph_segment **p_home)
 {
     ph_status status = ph_heap_refresh();
     if (status == PH_OK) {
