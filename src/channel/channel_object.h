@@ -44,7 +44,7 @@ typedef struct {
     ph_span_id id;
     ph_ring *ring;
     ph_channel_shared *shared;
-    uint64_t spin;                      /* nanoseconds, up to PH_CHANNEL_SPIN_MOST; 0: never */
+    uint64_t spin;                      /* nanoseconds, <= PH_CHANNEL_SPIN_MOST; 0: never */
     bool may_pickle;
     uint8_t wasted_spins;               /* in a row; see wait.c */
     PyObject *weak;                     /* list of the weak references */

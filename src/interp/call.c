@@ -212,8 +212,8 @@ unpack_call_value(ph_lending *lending, call_packet *in)
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
     PyObject *value = in->kind == CALL_PICKLE
-                      ? ph_unpickle(lending->travels->interp->pickles, end, in->pickle_size, NULL,
-                                    &reader)
+                      ? ph_unpickle(lending->travels->interp->pickles, end,
+                                    in->pickle_size, NULL, &reader)
                       : ph_message_read(lending->travels, &reader);
     in->next_span = reader.next_span;
     in->arrived = value != NULL;

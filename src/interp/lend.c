@@ -24,28 +24,14 @@
 #include <string.h>
 
 #include "core/family/family.h"
-
-/* A new instance.  The types are gone when the interpreter's modules are. */
 #include "interp/borrowed_buffer.h"
-
-/* Make an instance.  The types are gone when the interpreter's modules are. */
-static void *
-make_instance(PyTypeObject *type)
-{
-    if (type == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "permaheap: there is no Loan or Borrowed any "
-                        "more, since this interpreter has ended");
-        return NULL;
-    }
-    return type->tp_alloc(type, 0);
-}
 
 /* --- Loan ------------------------------------------------------------------------- */
 
 static PyObject *
 make_loan(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
 {
-    Loan *self = make_instance(lending->loan_type);
+    Loan *self = (Loan *)ph_instance_new(lending->loan_type);
     if (self == NULL) {
         if (loan != NULL) {
             ph_loan_drop_name(loan);
@@ -137,7 +123,7 @@ borrow_loan(Loan *self)
 static PyObject *
 make_borrowed(ph_lending *lending, ph_loan *loan, bool writable)
 {
-    Borrowed *self = make_instance(lending->borrowed_type);
+    Borrowed *self = (Borrowed *)ph_instance_new(lending->borrowed_type);
     if (self == NULL) {
         ph_loan_drop_proxy(loan);
         return NULL;
@@ -440,7 +426,8 @@ borrowed_from_bytes(PyObject *type, PyObject *args)
     ph_loan_name name;
     int status = parse_loan_bytes(&buffer, &name);
     PyBuffer_Release(&buffer);
-    return status < 0 ? NULL : borrow_by_name(ph_interpreter_of(module)->lending, &name, writable);
+    ph_lending *lending = ph_interpreter_of(module)->lending;
+    return status < 0 ? NULL : borrow_by_name(lending, &name, writable);
 }
 
 static PyObject *
