@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 import machine
 import permaheap
 
+TESTS = Path(__file__).parent
+
 settings.register_profile(
     "normal",
     max_examples=150,
@@ -146,23 +148,25 @@ def in_child():
     return _fork
 
 
-def _run(code, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": _import_path(), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def _import_path():
-    here = str(Path(__file__).parent)
-    return os.pathsep.join([here, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))])
+def _import_path(folder):
+    """Return a PYTHONPATH with the helpers, this file, and the tests of a folder."""
+    paths = [TESTS / "support", TESTS, folder]
+    return os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture
-def run():
+def run(request):
     """Give a function that runs code in a new interpreter process and returns what it did."""
-    return _run
+    path = _import_path(request.path.parent)
+
+    def run(code, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

@@ -1,6 +1,6 @@
 """Profiles such as the profiler would make of a pre-fork server; the same at each run.
 
-    python tests/cow_profiles.py report.html
+    python tests/support/cow_profiles.py report.html
 
 writes the report of one, to look at.
 """

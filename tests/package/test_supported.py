@@ -14,7 +14,7 @@ import pytest
 
 from permaheap import _supported
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 GOOD: dict[str, Any] = {
     "implementation": "cpython",
     "version": (3, 14),

@@ -122,7 +122,7 @@ os._exit(0)
 """
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1] / "support",
         capture_output=True,
         text=True,
         check=False,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import permaheap
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
@@ -62,7 +62,7 @@ class Server:
 @contextlib.contextmanager
 def started(command, directory, end=signal.SIGTERM, **environment):
     """Start a command, and end it with the block, by a signal; nothing of its session is left."""
-    path = [str(TESTS), str(Path(permaheap.__file__).parent.parent), os.environ.get("PYTHONPATH")]
+    path = [str(SUPPORT), str(Path(permaheap.__file__).parent.parent), os.environ.get("PYTHONPATH")]
     process = subprocess.Popen(
         list(map(str, command)),
         cwd=directory,

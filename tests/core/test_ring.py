@@ -1,6 +1,6 @@
 """The ring of a channel: at work, as a model, damaged, and with its users killed.
 
-The drivers are C programs in the folder c; what each does is said where it begins.  More than the
+The drivers are C programs beside this file; what each does is said where it begins.  More than the
 usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds) and PERMAHEAP_RING_STRIDE
 (1: be killed at each instruction, which takes some minutes) in the environment.
 """
@@ -15,8 +15,8 @@ import pytest
 
 from compile import compiler
 
-ROOT = Path(__file__).resolve().parent.parent
-DRIVERS = ROOT / "tests" / "c"
+ROOT = Path(__file__).resolve().parents[2]
+DRIVERS = ROOT / "tests" / "core"
 WRAPPED = "-Wl,--wrap=ph_os_wait"
 FLAGS = ["-std=c11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-g", "-pthread"]
 CORE = ROOT / "src" / "core"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from servers import PYTHON, ask, program, started
+from servers import PYTHON, SUPPORT, ask, program, started
 
 pytestmark = pytest.mark.slow  # and the same in both modes of the heap
 
@@ -42,7 +42,7 @@ def assert_copied(answer):
 
 
 def test_the_recipes_have_these_very_lines():
-    text = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
     for line in (" ".join(CONFIG), IMPORT, HOOK_POST_APP, " ".join(INCLUDE), " ".join(UVICORN)):
         assert line in text
     assert f'set_forkserver_preload(["tables", "{HOOKED}"])' in text
@@ -162,7 +162,7 @@ needs_uwsgi = pytest.mark.skipif(
 IMPORT = "import = permaheap.hooks.uwsgi"
 HOOK_POST_APP = "hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
 MODULE = "module = prefork_app:application"
-FILE = f"wsgi-file = {Path(__file__).parent / 'prefork_app.py'}"
+FILE = f"wsgi-file = {SUPPORT / 'prefork_app.py'}"
 
 
 def uwsgi(directory, *lines):

@@ -83,7 +83,7 @@ test_builtin test_code test_copy test_coroutines test_dataclasses test_descr tes
 test_finalization test_functools test_gc test_generators test_list test_opcache
 test_types test_weakref
 """.split()
-RUNNER = Path(__file__).parent / "regrtest"
+RUNNER = Path(__file__).parents[1] / "regrtest"
 
 
 @pytest.mark.slow

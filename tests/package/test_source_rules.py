@@ -10,7 +10,7 @@ import pytest
 
 import permaheap
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 SOURCES = sorted(SRC.rglob("*.[ch]"))
 PURE = {  # of C itself: no system call behind these

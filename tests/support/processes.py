@@ -144,7 +144,7 @@ TYPES = {
 
 def _struct_of(name):
     """Return the struct of heap.h of that name, as a ctypes structure."""
-    text = (Path(__file__).parent.parent / "src" / "core" / "heap" / "heap.h").read_text()
+    text = (Path(__file__).parents[2] / "src" / "core" / "heap" / "heap.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     kinds = len(re.search(r"enum \{([^}]*)\} ph_kind;", text)[1].split(",")) - 1
     body = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", text)[1]

@@ -18,7 +18,7 @@ from permaheap.cow._model import Cause, Page, Profile, Worker
 
 pytest.importorskip("rich", reason="needs rich, of the extra samples")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
 from examples.common import in_mode, load, processes, report, sample  # noqa: E402

@@ -18,7 +18,7 @@ from servers import session_members
 pytest.importorskip("gunicorn")
 pytest.importorskip("rich")
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "unicode_server"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "unicode_server"
 SMALL = ["--workers=2", "--chars=20", "--last=4FFF"]
 
 
