@@ -2,11 +2,8 @@
 
 import contextlib
 import os
-import pickle
-import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
@@ -14,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 import machine
 import permaheap
+import processes
 
 TESTS = Path(__file__).parent
 
@@ -101,51 +99,10 @@ def refused():
     return _refused
 
 
-class ChildFailed(Exception):
-    """A forked child raised an exception, or died."""
-
-
-def _report(pipe, function):
-    """Run function in a child; write whether it returned, and what, or its traceback."""
-    try:
-        report = True, function()
-    except BaseException:
-        report = False, traceback.format_exc()
-    with os.fdopen(pipe, "wb") as stream:
-        stream.write(pickle.dumps(report))
-
-
-def _fork(function):
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reader)
-            _report(writer, function)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        report = stream.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status < 0:
-        raise ChildFailed(f"the child died of {signal.Signals(-status).name}")
-    if status > 0:
-        raise ChildFailed(f"the child exited with {status}")
-    returned, result = pickle.loads(report)
-    if not returned:
-        raise ChildFailed(result)
-    return result
-
-
 @pytest.fixture
 def in_child():
-    """Give a function that runs a function in a forked child and returns its (picklable) result.
-
-    A crash of the child (SIGSEGV in sealed mode) is the failure of one test, not of the run.
-    """
-    return _fork
+    """Give processes.in_child: it returns the result of a function, run in a forked child."""
+    return processes.in_child
 
 
 def _import_path(folder):

@@ -1145,7 +1145,7 @@ def test_a_forked_child_has_no_loans(run):
     """In a process without sub-interpreters: beside them, CPython's children crash (see below)."""
     done = run("""
 from test_lend import *
-from conftest import _fork
+from processes import in_child
 
 obj = Local()
 loan = lend(obj)
@@ -1162,7 +1162,7 @@ def child():
     assert call(own, "__len__") == 0
     return bytes(own)
 
-theirs = _fork(child)
+theirs = in_child(child)
 assert loan.open() is obj
 with pytest.raises(LoanError, match="another process"):
     Loan.from_bytes(theirs).open()

@@ -81,6 +81,15 @@ class Child:
         self.pipe.close()
 
 
+def in_child(function):
+    """Return the (picklable) result of function(), run in a forked child.
+
+    A crash of the child (SIGSEGV in sealed mode) is the failure of one test, not of the run.
+    """
+    with Child(lambda pipe: function()) as child:
+        return child.join()
+
+
 @dataclass
 class _Returned:
     value: object
