@@ -14,6 +14,8 @@ from permaheap import Buffer, Channel, Closed, Empty, Full, freeze, move
 from processes import Child
 from test_channels import SMALL, spans
 
+pytestmark = pytest.mark.no_sanitizer("crowds of processes or interpreters are too slow")
+
 # A round takes 0.04 s, several times that on a debug build.
 DEFAULT_ROUNDS = "100" if hasattr(sys, "gettotalrefcount") else "300"
 ROUNDS = int(os.environ.get("PERMAHEAP_KILL_ROUNDS", DEFAULT_ROUNDS))

@@ -287,6 +287,7 @@ while fired:                # each in a process without a heap
 """
 
 
+@pytest.mark.no_sanitizer("its limit on memory leaves the sanitizers none")
 @pytest.mark.parametrize("persistent", [False, True])
 def test_making_the_heap_fails(run, persistent):
     done = run(BEGINNING, persistent)

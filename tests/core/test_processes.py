@@ -29,6 +29,8 @@ from processes import (
     resolve,
 )
 
+pytestmark = pytest.mark.no_sanitizer("crowds of processes or interpreters are too slow")
+
 DEBUG = hasattr(sys, "gettotalrefcount")
 needs_private = pytest.mark.skipif(READ_ONLY, reason="a stray write is SIGSEGV in this mode")
 

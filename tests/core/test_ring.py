@@ -15,6 +15,11 @@ import pytest
 
 from compile import compiler
 
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.no_sanitizer("its programs are built with sanitizers of their own"),
+]
+
 ROOT = Path(__file__).resolve().parents[2]
 DRIVERS = ROOT / "tests" / "core"
 WRAPPED = "-Wl,--wrap=ph_os_wait"

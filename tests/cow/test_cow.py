@@ -18,7 +18,10 @@ from permaheap.cow import _objects as objects
 from permaheap.cow import _proc as proc
 from permaheap.cow._snapshot import Recorder
 
-pytestmark = pytest.mark.slow  # many processes, and nothing of the permanent heap
+pytestmark = [
+    pytest.mark.slow,  # many processes, and nothing of the permanent heap
+    pytest.mark.no_sanitizer("it is about pymalloc, which is off there"),
+]
 PAGE = proc.PAGE
 
 # What each family starts with. The parent prints one line, when all workers have done what they

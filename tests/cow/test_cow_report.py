@@ -22,6 +22,8 @@ from permaheap.cow._json import from_json, to_json
 from permaheap.cow._model import Cause, Page, Profile, Sample, Worker
 from permaheap.cow._text import renderable, table
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
     "<img src=x onerror='window.hacked = 1'>",

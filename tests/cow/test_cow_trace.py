@@ -19,6 +19,8 @@ import pytest
 from permaheap.cow._symbols import symbols_of
 from permaheap.cow._trace_file import Maps
 
+pytestmark = pytest.mark.no_sanitizer("it is about pymalloc, which is off there")
+
 PAGE = 4096
 
 BEGIN = """

@@ -10,6 +10,8 @@ from interpreters import Failed, Interpreter
 from permaheap import freeze, share, thaw
 from processes import READ_ONLY, Child, audit, handle_of, resolve
 
+pytestmark = pytest.mark.no_sanitizer("crowds of processes or interpreters are too slow")
+
 IMPORT = """
 import permaheap
 from permaheap import freeze, share, thaw

@@ -18,6 +18,8 @@ import permaheap
 from interpreters import Failed, Interpreter
 from permaheap import Borrowed, Loan, LoanError, call, lend
 
+pytestmark = pytest.mark.no_sanitizer("crowds of processes or interpreters are too slow")
+
 DEBUG = bool(sysconfig.get_config_var("Py_DEBUG"))
 
 # Opens what main has lent, in another interpreter.

@@ -15,6 +15,8 @@ import pytest
 
 from servers import session_members
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 pytest.importorskip("gunicorn")
 pytest.importorskip("rich")
 

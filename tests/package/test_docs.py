@@ -24,6 +24,8 @@ import pytest
 
 import permaheap
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = {"benchmarks.md"}  # written by `make bench`, so that it need not be there yet

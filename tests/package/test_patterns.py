@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 ROOT = Path(__file__).parents[2]
 
 # By example: a program that compares its results with those of its plain twin.

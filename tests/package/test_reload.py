@@ -15,6 +15,8 @@ import pytest
 
 from test_docs import UnixConnection, _environment, _write_files
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 pytest.importorskip("gunicorn")
 
 MIB = 1 << 20

@@ -16,6 +16,8 @@ import pytest
 import permaheap.cow
 from permaheap.cow._model import Cause, Page, Profile, Worker
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 pytest.importorskip("rich", reason="needs rich, of the extra samples")
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.no_sanitizer("programs around the core")
+
 SUITES = [
     "test_copy",
     "test_dict",  # of frozendict, too

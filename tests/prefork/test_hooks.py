@@ -12,7 +12,10 @@ import pytest
 
 from servers import PYTHON, SUPPORT, ask, program, started
 
-pytestmark = pytest.mark.slow  # and the same in both modes of the heap
+pytestmark = [
+    pytest.mark.slow,  # and the same in both modes of the heap
+    pytest.mark.no_sanitizer("programs around the core"),
+]
 
 
 def needs(*modules):

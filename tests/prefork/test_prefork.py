@@ -12,6 +12,8 @@ import pytest
 import permaheap
 from permaheap import _core
 
+pytestmark = pytest.mark.no_sanitizer("it is about pymalloc, which is off there")
+
 # A program that loads data with holes in it, forks, and lets a worker look at everything and work
 # for a while. It prints how many kB the worker has copied or allocated meanwhile.
 FAMILY = """
