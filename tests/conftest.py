@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import machine
 import permaheap
 import processes
 
@@ -28,33 +28,43 @@ settings.register_profile("thorough", settings.get_profile("normal"), max_exampl
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "normal"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--alone", action="store_true", help="run the tests that are marked alone, and no others"
+    )
+
+
 def pytest_configure(config):
     # The threads it means are pytest's own watchdog; the children here end by os._exit.
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
     )
-    # They decide how the heap is mapped. Not when this is imported: a program that a test starts
-    # would wait for a test that waits to be alone, and that one for who has started the program.
-    with machine.settings():
-        permaheap.stats()
+    # nohup and a shell's & start a program with Ctrl-C ignored, which tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 AUDITING = ["test_faults.py", "test_interpreters.py", "test_stray_writes.py", "test_processes.py"]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Put what audits the heap again and again first: the heap only grows."""
     items.sort(
         key=lambda item: (
             AUDITING.index(item.path.name) if item.path.name in AUDITING else len(AUDITING)
         )
     )
+    _choose_alone(config, items)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    with machine.settings(alone=item.get_closest_marker("alone") is not None):
-        return (yield)
+def _choose_alone(config, items):
+    """Run the tests that change the machine only when asked for, and then no others."""
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    if config.getoption("alone"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in alone])
+        items[:] = alone
+        return
+    for item in alone:
+        item.add_marker(pytest.mark.skip(reason="changes the whole machine: `make alone` runs it"))
 
 
 @pytest.fixture(scope="module", autouse=True)
