@@ -9,12 +9,12 @@ export PYTEST_ARGS
 
 # The interpreter and its environment, as words of a shell command.
 python = $$(tools/find-python)
-venv = .venv/$$("$(python)" -c 'import sys; print(sys.implementation.cache_tag + sys.abiflags)')
+venv = $$(tools/build-dir "$(python)")
 ready = python="$(python)"; venv="$(venv)"; tools/make-venv "$$python" "$$venv"
 
 .PHONY: help
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## serve the Unicode character database with and without permaheap, and compare
@@ -31,6 +31,26 @@ check: ## build with -Werror, lint, and test in both modes of the heap
 	@$(ready) test,demo,samples,servers,dev -Dwerror=true
 	tools/lint "$$venv"
 	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
+
+# Of each subject the files that are fast for what they cover: 45 seconds of processor time in all.
+QUICK := test_callbacks test_channels test_errors test_faults test_freeze test_handles test_helpers \
+    test_messages test_plan test_reading test_small test_source_rules test_stats test_supported test_thaw
+
+.PHONY: quick
+quick: ## test in half a minute what most changes touch; for each commit
+	@$(ready) test,demo,dev -Dwerror=true
+	TEST_FILES="$(QUICK)" TEST_JOBS=$$(nproc) HYPOTHESIS_PROFILE=quick \
+	    "$$venv/bin/python" tools/run-tests -m "not slow" $(PYTEST_ARGS)
+
+.PHONY: test
+test: ## test one subject: T=freeze, a folder of tests/, or T=test_errors, a file
+	@$(ready) test,demo,dev -Dwerror=true
+	TEST_FILES="$(T)" TEST_JOBS=$$(nproc) "$$venv/bin/python" tools/run-tests $(PYTEST_ARGS)
+
+.PHONY: alone
+alone: ## run the tests that change settings of the machine (root; run nothing else meanwhile)
+	@$(ready) test,demo,dev -Dwerror=true
+	"$$venv/bin/python" -m pytest --alone $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: ## ruff, mypy --strict, and the stubs against the compiled module
@@ -51,6 +71,10 @@ bench: ## measure against what one would use instead; writes docs/benchmarks.md
 .PHONY: matrix
 matrix: ## test on every supported CPython, debug builds too (root; ONLY="3.15-dbg local-3.12")
 	@tools/matrix $(ONLY)
+
+.PHONY: matrix-full
+matrix-full: ## the same, every build in both modes of the heap
+	@tools/matrix --full
 
 .PHONY: asan
 asan: ## test under the address and undefined-behaviour sanitizers

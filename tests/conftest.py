@@ -2,18 +2,18 @@
 
 import contextlib
 import os
-import pickle
 import signal
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-import machine
 import permaheap
+import processes
+
+TESTS = Path(__file__).parent
 
 settings.register_profile(
     "normal",
@@ -28,33 +28,43 @@ settings.register_profile("thorough", settings.get_profile("normal"), max_exampl
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "normal"))
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--alone", action="store_true", help="run the tests that are marked alone, and no others"
+    )
+
+
 def pytest_configure(config):
     # The threads it means are pytest's own watchdog; the children here end by os._exit.
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
     )
-    # They decide how the heap is mapped. Not when this is imported: a program that a test starts
-    # would wait for a test that waits to be alone, and that one for who has started the program.
-    with machine.settings():
-        permaheap.stats()
+    # nohup and a shell's & start a program with Ctrl-C ignored, which tests send.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 AUDITING = ["test_faults.py", "test_interpreters.py", "test_stray_writes.py", "test_processes.py"]
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Put what audits the heap again and again first: the heap only grows."""
     items.sort(
         key=lambda item: (
             AUDITING.index(item.path.name) if item.path.name in AUDITING else len(AUDITING)
         )
     )
+    _choose_alone(config, items)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    with machine.settings(alone=item.get_closest_marker("alone") is not None):
-        return (yield)
+def _choose_alone(config, items):
+    """Run the tests that change the machine only when asked for, and then no others."""
+    alone = [item for item in items if item.get_closest_marker("alone")]
+    if config.getoption("alone"):
+        config.hook.pytest_deselected(items=[item for item in items if item not in alone])
+        items[:] = alone
+        return
+    for item in alone:
+        item.add_marker(pytest.mark.skip(reason="changes the whole machine: `make alone` runs it"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,70 +109,31 @@ def refused():
     return _refused
 
 
-class ChildFailed(Exception):
-    """A forked child raised an exception, or died."""
-
-
-def _report(pipe, function):
-    """Run function in a child; write whether it returned, and what, or its traceback."""
-    try:
-        report = True, function()
-    except BaseException:
-        report = False, traceback.format_exc()
-    with os.fdopen(pipe, "wb") as stream:
-        stream.write(pickle.dumps(report))
-
-
-def _fork(function):
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.close(reader)
-            _report(writer, function)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        report = stream.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    if status < 0:
-        raise ChildFailed(f"the child died of {signal.Signals(-status).name}")
-    if status > 0:
-        raise ChildFailed(f"the child exited with {status}")
-    returned, result = pickle.loads(report)
-    if not returned:
-        raise ChildFailed(result)
-    return result
-
-
 @pytest.fixture
 def in_child():
-    """Give a function that runs a function in a forked child and returns its (picklable) result.
-
-    A crash of the child (SIGSEGV in sealed mode) is the failure of one test, not of the run.
-    """
-    return _fork
+    """Give processes.in_child: it returns the result of a function, run in a forked child."""
+    return processes.in_child
 
 
-def _run(code, *arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": _import_path(), **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
-def _import_path():
-    here = str(Path(__file__).parent)
-    return os.pathsep.join([here, *filter(None, os.environ.get("PYTHONPATH", "").split(":"))])
+def _import_path(folder):
+    """Return a PYTHONPATH with the helpers, this file, and the tests of a folder."""
+    paths = [TESTS / "support", TESTS, folder]
+    return os.pathsep.join([*map(str, paths), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture
-def run():
+def run(request):
     """Give a function that runs code in a new interpreter process and returns what it did."""
-    return _run
+    path = _import_path(request.path.parent)
+
+    def run(code, *arguments, **environment):
+        return subprocess.run(
+            [sys.executable, "-X", "faulthandler", "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": path, **environment},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
