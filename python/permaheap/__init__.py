@@ -40,7 +40,6 @@ With `PERMAHEAP_TRACE=1`, what this process forks is traced: see docs/profiler.m
 """
 
 from os import environ as _environ
-from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from permaheap import _supported
 
@@ -72,12 +71,17 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
     share,
     thaw,
 )
-from permaheap._defaults import builtin_default, json_default  # noqa: E402
-from permaheap._family import family_context  # noqa: E402
-from permaheap._immortalize import Immortalized, exit_quickly, immortalize  # noqa: E402
-from permaheap._prefork import Prefork, prefork  # noqa: E402
-from permaheap._reducers import register_reducers  # noqa: E402
-from permaheap._stats import Stats, stats  # noqa: E402
+
+TYPE_CHECKING = False  # type checkers know this name; the import of typing would be slow
+if TYPE_CHECKING:
+    from permaheap._core import Full
+    from permaheap._defaults import builtin_default, json_default
+    from permaheap._family import family_context
+    from permaheap._immortalize import Immortalized, exit_quickly, immortalize
+    from permaheap._prefork import Prefork, prefork
+    from permaheap._reducers import register_reducers
+    from permaheap._stats import Stats, stats
+del TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -121,17 +125,33 @@ __all__ = [
     "thaw",
 ]
 
-if _TYPE_CHECKING:
-    from permaheap._core import Full
+# The module of each name that is loaded at its first use (PEP 562): reading needs none of them, and
+# each interpreter would import them again.
+_LAZY = {
+    "Full": "_core",  # its base is in a module that imports threading
+    "Immortalized": "_immortalize",
+    "Prefork": "_prefork",
+    "Stats": "_stats",
+    "builtin_default": "_defaults",
+    "exit_quickly": "_immortalize",
+    "family_context": "_family",
+    "immortalize": "_immortalize",
+    "json_default": "_defaults",
+    "prefork": "_prefork",
+    "register_reducers": "_reducers",
+    "stats": "_stats",
+}
 
 
 def __getattr__(name: str) -> object:
-    """Make `Full` when it is asked for: its base is in a module that imports threading."""
-    if name == "Full":
-        from permaheap import _core
+    """Load the module of a name that is used for the first time."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return _core.Full
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -4,9 +4,14 @@ Both follow the convention of `json.dumps`: given an object that the caller cann
 one that it can, or raise TypeError. They convert one level; the caller converts what is inside.
 """
 
+from __future__ import annotations
+
 import sys
 from types import MappingProxyType
-from typing import Any
+
+TYPE_CHECKING = False  # the import of typing would be slow
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def builtin_default(obj: Any) -> Any:
@@ -84,7 +89,7 @@ def _is_instance(obj: Any, module: str, name: str) -> bool:
 
 def _dataclass_fields(obj: Any) -> dict[str, Any]:
     """Return the fields of a dataclass instance by name; not recursive, unlike asdict()."""
-    import dataclasses  # loaded already: something has made a dataclass
+    import dataclasses  # loaded already, unless obj is a record of this package
 
     return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
 

@@ -1,7 +1,6 @@
 """Multiprocessing contexts whose children belong to the family."""
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # the import of typing would be slow
 if TYPE_CHECKING:
     from multiprocessing.context import ForkContext
 

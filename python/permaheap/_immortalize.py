@@ -12,15 +12,17 @@ import io
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import Any
 
 from permaheap import _core
+from permaheap._record import Record
+
+TYPE_CHECKING = False  # the import of typing would be slow
+if TYPE_CHECKING:
+    from typing import Any
 
 
-@dataclass(frozen=True)
-class Immortalized:
+class Immortalized(Record):
     """What one call of `immortalize` did."""
 
     objects: Mapping[str, int]
@@ -38,7 +40,7 @@ class Immortalized:
         )
 
 
-def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
+def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
     """Make objects immortal where they are: reading them then writes nothing.
 
         >>> import permaheap
@@ -80,7 +82,7 @@ def immortalize(*roots: Any, strict: bool = True) -> Immortalized:
     return immortalize_in_place(roots, strict=strict, warm=True)
 
 
-def immortalize_in_place(roots: tuple[Any, ...], *, strict: bool, warm: bool) -> Immortalized:
+def immortalize_in_place(roots: "tuple[Any, ...]", *, strict: bool, warm: bool) -> Immortalized:
     """Do what `immortalize` does, without collecting; if warm, prepare code for its first run."""
     found = list(roots) or gc.get_objects()  # before there is anything of ours among them
     with collector_off():
@@ -155,7 +157,7 @@ def _wait_for_the_last_callback() -> None:
     sys.path_hooks = _Last(sys.path_hooks)
 
 
-class _Last(list[Any]):
+class _Last(list["Any"]):
     """Whose end comes after the last callback of atexit, with all modules still whole.
 
     sys.path_hooks is among the first things that the interpreter lets go of then. Callbacks that
@@ -203,7 +205,7 @@ _IMMORTAL = 1 << 30  # no mortal object has so many references
 _NEEDED = {"sys", "builtins"}
 
 
-def _held_by(holder: Any) -> Iterable[Any]:
+def _held_by(holder: "Any") -> "Iterable[Any]":
     """Yield what an object refers to, also by its __dict__."""
     for each in gc.get_referents(holder):
         if type(each) is dict:
@@ -219,7 +221,7 @@ _RUNNING = {
 }
 
 
-def _is_running(obj: Any) -> bool:
+def _is_running(obj: "Any") -> bool:
     name = _RUNNING.get(type(obj))  # other objects' attributes may be code of anybody's
     return name is not None and getattr(obj, name)
 
@@ -236,7 +238,7 @@ def _standard_streams() -> set[int]:
     return layers
 
 
-def _layer_below(stream: Any) -> Any:
+def _layer_below(stream: "Any") -> "Any":
     try:
         return getattr(stream, "buffer", None) or getattr(stream, "raw", None)
     except Exception:  # it was detached, or is somebody's own

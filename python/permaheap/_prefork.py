@@ -7,15 +7,14 @@ to code. The order of the steps matters: what one step frees, a later one fills.
 import gc
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from time import perf_counter
 
 from permaheap import _core
 from permaheap._immortalize import Immortalized, immortalize_in_place, warn_of_threads
+from permaheap._record import Record
 
 
-@dataclass(frozen=True)
-class Prefork:
+class Prefork(Record):
     """What one call of `prefork` did."""
 
     immortalized: Immortalized | None

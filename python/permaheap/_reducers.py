@@ -1,9 +1,14 @@
 """Pickle and copy for the read-only mappings that frozen objects contain on 3.12 to 3.14."""
 
+from __future__ import annotations
+
 import copyreg
 import sys
 from types import MappingProxyType
-from typing import Any
+
+TYPE_CHECKING = False  # the import of typing would be slow
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def register_reducers() -> None:
@@ -27,12 +32,12 @@ def register_reducers() -> None:
         copyreg.pickle(MappingProxyType, _reduce)
 
 
-def _reduce(proxy: "MappingProxyType[Any, Any]") -> tuple[Any, tuple[dict[Any, Any]]]:
+def _reduce(proxy: MappingProxyType[Any, Any]) -> tuple[Any, tuple[dict[Any, Any]]]:
     """Reduce a proxy to a call with a dict of its own, for pickle, copy and deepcopy alike."""
     return mapping_proxy, (dict(proxy),)
 
 
-def mapping_proxy(mapping: dict[Any, Any]) -> "MappingProxyType[Any, Any]":
+def mapping_proxy(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
     """Rebuild a pickled mapping proxy.
 
     Pickles name this function (the type itself has no importable name), so that it must stay

@@ -1,13 +1,12 @@
 """What the permanent heap holds, as a record."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from permaheap import _core
+from permaheap._record import Record
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(Record):
     """The permanent heap at one moment. Sizes are in bytes.
 
     All but `mapping` is about the whole family: every process of it sees the same numbers.

@@ -4,8 +4,6 @@ Both the build and the import ask here: ``import permaheap`` calls `check` befor
 core, and ``meson.build`` runs this file as a script, so older interpreters must understand it too.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 
@@ -28,12 +26,12 @@ class Interpreter:
     def __init__(
         self,
         *,
-        implementation: str | None = None,
-        version: tuple[int, int] | None = None,
-        free_threaded: bool | None = None,
-        bits: int | None = None,
-        system: str | None = None,
-        machine: str | None = None,
+        implementation: "str | None" = None,
+        version: "tuple[int, int] | None" = None,
+        free_threaded: "bool | None" = None,
+        bits: "int | None" = None,
+        system: "str | None" = None,
+        machine: "str | None" = None,
     ) -> None:
         self.implementation = implementation or sys.implementation.name
         self.version = version or (sys.version_info[0], sys.version_info[1])
@@ -44,7 +42,7 @@ class Interpreter:
         self.system = system or sys.platform
         self.machine = machine or os.uname().machine
 
-    def refusal(self) -> str | None:
+    def refusal(self) -> "str | None":
         """Return what is not supported about this interpreter, or None when all of it is."""
         if self.implementation != "cpython":
             return self.implementation
@@ -76,7 +74,7 @@ def check() -> None:
         raise ImportError(message(refused), name="permaheap")
 
 
-def missing_headers(include: str) -> str | None:
+def missing_headers(include: str) -> "str | None":
     """Return a sentence about CPython's internal headers when the folder ``include`` lacks them."""
     if os.access(include + "/internal/pycore_object.h", os.R_OK):
         return None

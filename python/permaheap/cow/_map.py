@@ -1,7 +1,7 @@
 """The map of objects that a parent leaves for the profiler: made in the parent, read from outside.
 
-src/cow/object_map.c describes the file. With it the profiler also knows the large objects, and whose
-the tables are that dicts, lists, sets and instances have elsewhere.
+src/cow/object_map.c describes the file. By it the profiler also knows the large objects, and the
+owners of the tables that dicts, lists, sets and instances have elsewhere.
 """
 
 import gc
