@@ -16,10 +16,13 @@ TESTS = str(Path(__file__).parent)
 # All that may be loaded; each module more costs every process and every interpreter.
 NEEDED = {
     *("permaheap", "permaheap._core", "permaheap._supported"),
-    *("os", "os.path", "abc", "posixpath", "genericpath", "stat", "_stat", "_collections_abc"),
-    *("collections", "_collections", "itertools", "keyword", "operator", "_operator", "reprlib"),
+    *("os", "os.path", "posixpath", "genericpath", "stat", "_stat", "abc", "_abc", "errno"),
+    *("collections", "collections.abc", "_collections_abc", "_collections", "itertools"),
+    *("keyword", "operator", "_operator", "reprlib"),
     *("datetime", "_datetime", "_queue", "atexit"),
 }
+if sys.version_info < (3, 13):  # interpreters with a GIL of their own refuse _datetime
+    NEEDED |= {"_pydatetime", "math"}
 HEAVY = {"ast", "dataclasses", "enum", "functools", "inspect", "re", "threading", "typing"}
 
 LOADED = f"""
