@@ -88,6 +88,11 @@ def sent_frozen(results: Results) -> float:
     return float(seconds[max(filter(str.isdigit, seconds), key=int)] / seconds["small"])
 
 
+def imported(results: Results, what: str) -> float:
+    """The import's cost / the former one, in a process or in an interpreter: the larger ratio."""
+    return max(float(place["ratio"][what]["median"]) for place in results["import"].values())
+
+
 def largest(results: Results) -> str:
     """The key of the largest object that handles were measured with."""
     return max(results["handles"], key=int)
@@ -218,6 +223,18 @@ GOALS = (
         lambda r: r["causes"]["diff"]["named"],
         "{:.3f}",
         more=True,
+    ),
+    Goal(
+        "import permaheap / what the import once loaded, processor time",
+        always(1 / 3),
+        always(0.2),
+        lambda r: imported(r, "seconds"),
+    ),
+    Goal(
+        "import permaheap / what the import once loaded, private memory",
+        always(1 / 3),
+        always(0.2),
+        lambda r: imported(r, "private"),
     ),
     Goal(
         "small tuple one way between processes, multiprocessing.Queue / channel",

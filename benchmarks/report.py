@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks import goals, peers
 from benchmarks.channels import INTERPRETERS as INTERPRETER_WAYS
 from benchmarks.channels import WAYS_OF_PROCESSES
+from benchmarks.imports import PLACES
 from benchmarks.plots import Bars, bar_chart
 from benchmarks.runner import FORKED, INTERPRETERS, Options
 from benchmarks.ways import WAYS
@@ -388,6 +389,33 @@ def own_ratio(data_set: str) -> Value:
     return lambda r: goals.own_memory(r, "permaheap", prefix) / goals.own_memory(r, "plain", prefix)
 
 
+IMPORT = """\
+`import permaheap` in a new process, and in a new interpreter of a process that has imported it.
+*formerly* is what it did before most of its modules were left to their first use. *empty*
+is the start of the process or the interpreter itself."""
+
+
+def import_table(runs: Sequence[Run]) -> str:
+    """The cost of the import, against starting an empty interpreter and against the past."""
+    ways = {"permaheap": "now", "earlier": "formerly", "empty": "empty"}
+    rows: dict[str, Value] = {}
+    for place in PLACES:
+        for what, unit, scale in (("seconds", "ms", 1e3), ("private", "kB", 1e-3)):
+            title = f"{place}, {'processor time' if what == 'seconds' else 'private memory'}"
+            for way, when in ways.items():
+                rows[f"{title}, {when}, {unit}"] = at("import", place, way, what, scale=scale)
+            rows[f"{title}, now / formerly"] = at("import", place, "ratio", what, "median")
+            rows[f"{title}, now / empty"] = import_ratio(place, what)
+        for way, when in ways.items():
+            rows[f"{place}, modules, {when}"] = at("import", place, way, "modules")
+    return by_run("import permaheap", runs, rows, "{:.4g}")
+
+
+def import_ratio(place: str, what: str) -> Value:
+    """The cost of the import against that of starting an empty process or interpreter."""
+    return lambda r: r["import"][place]["permaheap"][what] / r["import"][place]["empty"][what]
+
+
 def numbers_table(runs: Sequence[Run]) -> str:
     """Absolute numbers behind the ratios."""
     rows: dict[str, Value] = {
@@ -485,6 +513,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
         section("Reading, operation by operation", operations_table(runs)),
         section("Collector and fork", process_table(runs)),
         section("Handles", handles_table(runs)),
+        section("Import", IMPORT, import_table(runs)),
         section(
             "Channels",
             CHANNELS,
@@ -607,8 +636,9 @@ SHORT = {
          "handle.get()", "handle.get(), largest / 1 kB", "two interpreters at once",
          "small freeze, time", "small freeze, bytes", "small freezes, mappings",
          "in place: private dirty memory", "prefork()", "causes named, trace",
-         "causes named, diff", "small message, Queue", "small message, faster-fifo",
-         "small message, interpreters", "latency, spinning", "latency, never spinning",
+         "causes named, diff", "import, time", "import, memory", "small message, Queue",
+         "small message, faster-fifo", "small message, interpreters", "latency, spinning",
+         "latency, never spinning",
          "table for four interpreters", "memory that it costs each", "1 MB copied, Pipe",
          "100 x 10 kB copied, Pipe", "1 MB copied, interpreters",
          "100 x 10 kB copied, interpreters", "100 MB moved", "100 MB moved / 16 kB",

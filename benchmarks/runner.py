@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks import channels, data, memory, peers, prefork, processes, speed
+from benchmarks import channels, data, imports, memory, peers, prefork, processes, speed
 
 MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "family": memory.measure_family,
@@ -32,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
     "interpreters": processes.measure_interpreters,
     "prefork": prefork.measure_prefork,
     "causes": prefork.measure_causes,
+    "import": imports.measure_import,
     "small messages": channels.measure_small,
     "latency": channels.measure_latency,
     "copied": channels.measure_copied,
@@ -43,7 +44,7 @@ MEASUREMENTS: dict[str, Callable[..., dict[str, Any]]] = {
 
 GROUPS = (
     "memory", "block", "freeze", "small", "reads", "operations", "gc", "fork", "handles",
-    "interpreters", "prefork", "channels", "peers", "sets",
+    "interpreters", "prefork", "import", "channels", "peers", "sets",
 )  # fmt: skip
 
 # Peers whose workers are forked, in the order of the report.
@@ -134,6 +135,7 @@ def main_jobs(options: Options) -> Iterator[Job]:
     yield from family_jobs("in place", "prefork", options)
     yield Job("prefork", "prefork", "prefork", {"records": records})
     yield Job("causes", "prefork", "causes", {"records": records // 10})
+    yield Job("import", "import", "import", {"rounds": rounds})
 
 
 def channel_jobs(options: Options) -> Iterator[Job]:
