@@ -226,13 +226,13 @@ GOALS = (
         more=True,
     ),
     Goal(
-        "import permaheap / what the import once loaded, processor time",
+        "import permaheap / import of all that it formerly loaded, processor time",
         always(1 / 3),
         always(0.2),
         lambda r: imported(r, "seconds"),
     ),
     Goal(
-        "import permaheap / what the import once loaded, private memory",
+        "import permaheap / import of all that it formerly loaded, private memory",
         always(1 / 3),
         always(0.2),
         lambda r: imported(r, "private"),

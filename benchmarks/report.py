@@ -391,8 +391,8 @@ def own_ratio(data_set: str) -> Value:
 
 IMPORT = """\
 `import permaheap` in a new process, and in a new interpreter of a process that has imported it.
-*formerly* is what it did before most of its modules were left to their first use. *empty*
-is the start of the process or the interpreter itself."""
+*now* loads the modules that a reader needs. *formerly* is the import of all modules, as before most
+of them were left to their first use. *empty* is the start of the process or interpreter itself."""
 
 
 def import_table(runs: Sequence[Run]) -> str:
@@ -458,7 +458,7 @@ INTRODUCTION = """\
 Written by `python -m benchmarks --write`, or `--merge` for several interpreters; do not edit by
 hand. Every measurement runs in a process of its own.
 
-How to read the numbers, and what they favour:
+Notes on the numbers, and on the stores that they favour:
 
 - The data set is {records:,} JSON-like records and an index over them, made by
   `benchmarks/data.py`. Strings and numbers repeat as a parser would make them: equal, but not the
@@ -491,7 +491,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
     """Return the report on some runs.
 
     Args:
-        runs: what was measured, oldest Python version first.
+        runs: the runs to show, oldest Python version first.
         plots: folder of the plots, relative to the report; None leaves them out.
     """
     parts = [

@@ -23,7 +23,7 @@ from typing import Any
 
 
 class Refused(Exception):
-    """The program cannot be run here; the message says why, and what to do."""
+    """The program cannot be run here; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _located(name: str) -> str:
 
 
 def _of_python(name: str, arguments: list[str]) -> Program:
-    """Return what `python ARGUMENTS` runs."""
+    """Return the program that `python ARGUMENTS` runs."""
     interpreter = _located(name)
     if not _is_this_python(interpreter):
         raise Refused(_other_python(interpreter, [name, *arguments]))
@@ -180,7 +180,7 @@ def _script(path: str, arguments: list[str]) -> Program:
 
 
 def _module(name: str, arguments: list[str]) -> Program:
-    """Return what `python -m NAME` runs."""
+    """Return the program that `python -m NAME` runs."""
     here = str(Path.cwd())
     if not sys.flags.safe_path:
         sys.path[0] = here
