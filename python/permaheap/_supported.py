@@ -1,10 +1,8 @@
-"""Which interpreters permaheap runs on, and the one sentence that says so.
+"""The interpreters that permaheap supports, and the one sentence that says so.
 
-Both the build and the import ask here: ``import permaheap`` calls `check` before it loads the C
-core, and ``meson.build`` runs this file as a script, so older interpreters must understand it too.
+The build and the import both use it: ``import permaheap`` calls `check` before it loads the C core,
+and ``meson.build`` runs this file as a script. So older interpreters must be able to read it.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -22,18 +20,18 @@ SENTENCE = (
 class Interpreter:
     """The facts about an interpreter that decide whether it is supported.
 
-    The defaults describe the running one; tests pass others.
+    The defaults describe the running interpreter; tests pass other values.
     """
 
     def __init__(
         self,
         *,
-        implementation: str | None = None,
-        version: tuple[int, int] | None = None,
-        free_threaded: bool | None = None,
-        bits: int | None = None,
-        system: str | None = None,
-        machine: str | None = None,
+        implementation: "str | None" = None,
+        version: "tuple[int, int] | None" = None,
+        free_threaded: "bool | None" = None,
+        bits: "int | None" = None,
+        system: "str | None" = None,
+        machine: "str | None" = None,
     ) -> None:
         self.implementation = implementation or sys.implementation.name
         self.version = version or (sys.version_info[0], sys.version_info[1])
@@ -44,8 +42,8 @@ class Interpreter:
         self.system = system or sys.platform
         self.machine = machine or os.uname().machine
 
-    def refusal(self) -> str | None:
-        """Return what is not supported about this interpreter, or None when all of it is."""
+    def refusal(self) -> "str | None":
+        """Return the fact about this interpreter that is not supported, or None."""
         if self.implementation != "cpython":
             return self.implementation
         if not FIRST <= self.version <= LAST:
@@ -62,33 +60,33 @@ class Interpreter:
 
 
 def message(refused: str) -> str:
-    """Return the sentence that says what is supported and what was found instead."""
+    """Return a sentence with the supported interpreters, and with the fact that is not."""
     return f"{SENTENCE}; this is {refused}."
 
 
 def check() -> None:
-    """Raise ImportError, saying what is supported, unless this interpreter is.
+    """Raise ImportError if this interpreter is not supported; the message says why.
 
-    Takes microseconds.
+    O(1), some microseconds.
     """
     refused = Interpreter().refusal()
     if refused is not None:
         raise ImportError(message(refused), name="permaheap")
 
 
-def missing_headers(include: str) -> str | None:
-    """Return a sentence about CPython's internal headers when the folder ``include`` lacks them."""
+def missing_headers(include: str) -> "str | None":
+    """Return a sentence if the folder ``include`` lacks CPython's internal headers, or None."""
     if os.access(include + "/internal/pycore_object.h", os.R_OK):
         return None
     return (
-        f"{SENTENCE}, and is built with CPython's headers, the internal ones included, "
-        f"which are missing from {include} (Debian has them in python3.X-dev)."
+        f"{SENTENCE}. To build it, CPython's internal headers are needed, which are missing from "
+        f"{include}: install them (on Debian: python3.X-dev)."
     )
 
 
 def main() -> int:
-    """Say on standard error why this interpreter cannot build permaheap; return the exit status."""
-    import sysconfig  # only needed to build: it would slow down every import
+    """Print on standard error why this interpreter cannot build permaheap; return 1 if so, or 0."""
+    import sysconfig  # only the build needs it, and it would slow down every import
 
     refused = Interpreter().refusal()
     problem = message(refused) if refused else missing_headers(sysconfig.get_path("include"))

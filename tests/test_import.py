@@ -1,0 +1,128 @@
+"""What `import permaheap` loads: in each interpreter only what it takes to read."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import permaheap
+
+SITE = str(Path(permaheap.__file__).parent.parent)
+TESTS = str(Path(__file__).parent)
+
+# All that may be loaded; each module more costs every process and every interpreter.
+NEEDED = {
+    *("permaheap", "permaheap._core", "permaheap._supported"),
+    *("os", "os.path", "posixpath", "genericpath", "stat", "_stat", "abc", "_abc", "errno"),
+    *("collections", "collections.abc", "_collections_abc", "_collections", "itertools"),
+    *("keyword", "operator", "_operator", "reprlib"),
+    *("datetime", "_datetime", "_queue", "atexit"),
+}
+if sys.version_info < (3, 13):  # interpreters with a GIL of their own refuse _datetime
+    NEEDED |= {"_pydatetime", "math"}
+HEAVY = {"ast", "dataclasses", "enum", "functools", "inspect", "re", "threading", "typing"}
+
+LOADED = f"""
+import sys
+before = set(sys.modules)
+sys.path.insert(0, {SITE!r})
+import permaheap
+"""
+SUBINTERPRETER = f"""
+import sys
+sys.path[:0] = [{SITE!r}, {{tests!r}}]
+import interpreters
+with interpreters.Interpreter() as interpreter:
+    print(*interpreter.ask({{code!r}}))
+"""
+
+
+def plain(code):
+    """Run code in an interpreter that has imported nothing; return the names that it prints."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PERMAHEAP_")
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", "-E", "-I", "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())
+
+
+def in_main(code):
+    return plain(f"{code}\nprint(*result)")
+
+
+def in_subinterpreter(code):
+    return plain(SUBINTERPRETER.format(code=code, tests=TESTS))
+
+
+@pytest.fixture(params=[in_main, in_subinterpreter])
+def interpreter(request):
+    """Give a function that runs code in an interpreter and returns the names in its result."""
+    return request.param
+
+
+def test_import_loads_only_what_it_needs(interpreter):
+    loaded = interpreter(f"{LOADED}result = sorted(set(sys.modules) - before)")
+    assert "permaheap._core" in loaded
+    assert loaded <= NEEDED
+
+
+def test_reading_loads_no_more(interpreter):
+    code = """
+data = permaheap.freeze({"a": [1, 2.5, {"x"}]})
+handle = permaheap.share(data)
+assert permaheap.thaw(permaheap.Handle.from_bytes(bytes(handle)).get()) == {"a": [1, 2.5, {"x"}]}
+result = sorted(set(sys.modules) - before)
+"""
+    assert interpreter(LOADED + code) <= NEEDED
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "str(permaheap.stats())",
+        "permaheap.json_default(permaheap.freeze({'a': 1}))",
+        "permaheap.builtin_default(type('Pair', (tuple,), {'_fields': ('a', 'b')})((1, 2)))",
+        "permaheap.register_reducers()",
+    ],
+)
+def test_workers_load_nothing_heavy(interpreter, code):
+    loaded = interpreter(f"{LOADED}{code}\nresult = sorted(set(sys.modules) - before)")
+    assert not loaded & HEAVY
+
+
+def test_prefork_loads_nothing_of_dataclasses():
+    loaded = in_main(f"{LOADED}str(permaheap.prefork())\nresult = sorted(sys.modules)")
+    assert "permaheap._prefork" in loaded
+    assert not loaded & {"ast", "dataclasses", "inspect", "typing"}
+
+
+def test_dir_names_all_before_they_are_loaded(interpreter):
+    assert set(permaheap.__all__) <= interpreter(f"{LOADED}result = dir(permaheap)")
+
+
+def test_import_of_all_names(interpreter):
+    code = "from permaheap import *\nresult = sorted(set(permaheap.__all__) - set(globals()))"
+    assert interpreter(LOADED + code) == set()
+
+
+def test_lazy_names():
+    assert set(permaheap._LAZY) < set(permaheap.__all__)
+    for name, module in permaheap._LAZY.items():
+        found = getattr(permaheap, name)
+        assert found is getattr(sys.modules[f"permaheap.{module}"], name)
+        assert found.__module__ in (f"permaheap.{module}", "permaheap")  # Full has its public name
+        assert pickle.loads(pickle.dumps(found)) is found
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match=r"^module 'permaheap' has no attribute 'unknown'"):
+        _ = permaheap.unknown
