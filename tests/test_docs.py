@@ -25,7 +25,8 @@ import pytest
 import permaheap
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = [ROOT / "CHANGELOG.md", *ROOT.glob("examples/*/README.md")]
 GENERATED = {"benchmarks.md"}  # written by `make bench`, so that it need not be there yet
 FENCE = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.M)
@@ -129,7 +130,7 @@ def test_file(block):
 
 def test_there_are_examples():
     assert len(PROGRAMS) > 20
-    assert {"README.md", "api.md", "recipes.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "freeze.md", "recipes.md"} <= {page.name for page in PAGES}
 
 
 # ---- The recipe for gunicorn, with a real one ----------------------------------------------------
@@ -186,8 +187,10 @@ def test_gunicorn(tmp_path):
 
 
 def test_reference_is_complete():
-    reference = _without_code((ROOT / "docs" / "api.md").read_text())
-    documented = set(HEADING.findall(reference))
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    documented = {
+        name for page in pages for name in HEADING.findall(_without_code(page.read_text()))
+    }
     public = set(permaheap.__all__) - {"__version__"}
     assert public <= documented, sorted(public - documented)
     methods = {f"Handle.{name}" for name in vars(permaheap.Handle) if not name.startswith("_")}
@@ -204,7 +207,11 @@ def _anchors(page):
     return anchors
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def _place(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=_place)
 def test_links(page):
     for link in LINK.findall(page.read_text()):
         if link.startswith(("https://", "http://")):
