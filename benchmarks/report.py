@@ -301,12 +301,12 @@ def handed_table(runs: Sequence[Run]) -> str:
 
 
 CHANNELS = """\
-*small* is a tuple of an int, a str, a float and a bool, sent one way, thousands in a row; *latency*
-is half of its way there and back, wherever the system runs both processes, and with each on a core
-of its own. *1 MB* are records as above, pickled so large, in one message and in 100. *Handed over*
-is memory that the receiver reads in place: a Buffer moved; `shared_memory` that either end opens by
-a name that goes through a pipe; a memoryview in a queue. All ways take turns in one run. *never
-spinning* is a channel whose ends go to sleep at once when they wait."""
+*small* is a tuple of an int, a str, a float and a bool, sent one way, thousands in a row. *latency*
+is half of its time there and back: first on the cores that the system chooses, then with each
+process on a core of its own. *1 MB* are records as above whose pickle has 1 MB, in one message and
+in 100. *Handed over* is memory that the receiver reads in place: a Buffer that is moved;
+`shared_memory` that either end opens by a name sent through a pipe; a memoryview in a queue. The
+ends of a channel *never spinning* sleep at once when they wait. All ways take turns in one run."""
 
 
 # --- details --------------------------------------------------------------------------------------
@@ -422,6 +422,24 @@ def human(size: int) -> str:
     return f"{size} GB"
 
 
+OTHERS = """\
+Ratios depend on the machine, and on the run. These runs disagreed with the tables of this page, as
+they were measured with permaheap 0.1.0:
+
+- Another machine gave 0.37 to 0.40 for fork to first look-up, and 0.45 to 0.58 for freeze. It gave
+  1.13 to 1.20 for the full scan and 0.50 to 0.66 for the random look-ups.
+- Another run on 3.15 gave 1.35 for `gc.collect()`.
+- One of four runs on 3.15 gave 1.5, 1.5, 3.9 and 4.8 for the four rows of records copied through a
+  channel. The channel took 1.7 times as long as in the other runs, while pickles did not. We do not
+  know why.
+- A small tuple took 0.13 to 0.25 us one way through a channel. It takes longer where the processors
+  are far from each other.
+
+Two facts bound the figures. The floor of fork to first look-up is that of an empty process: 0.19 to
+0.20 of plain fork, by the table "Collector and fork". The receiver of copied records spends most of
+its time making their objects."""
+
+
 # --- the whole ------------------------------------------------------------------------------------
 
 INTRODUCTION = """\
@@ -430,22 +448,23 @@ INTRODUCTION = """\
 Written by `python -m benchmarks --write`, or `--merge` for several interpreters; do not edit by
 hand. Every measurement runs in a process of its own.
 
-How to read the numbers, and what they favour:
+Notes on the numbers, and on the stores that they favour:
 
 - The data set is {records:,} JSON-like records and an index over them, made by
   `benchmarks/data.py`. Strings and numbers repeat as a parser would make them: equal, but not the
-  same object. Storing equal ones once is a part of what permaheap saves.
+  same object. permaheap stores equal ones once, which is a part of its savings.
 - *Own memory* is the private dirty memory of a forked worker after a full scan, {lookups:,} random
-  look-ups and gc.collect(), less that of a worker that read ten records in the same way. {workers}
+  look-ups and gc.collect(), minus that of a worker that read ten records in the same way. {workers}
   workers run at once. *PSS* adds up the parent, the workers and any server process.
 - Times are medians of ratios taken in turns within one run, with the cyclic collector off.
-  *put* is against pickle.dumps + pickle.loads of the same data. *attach* is what each worker spends
-  before it can read. *ready* is the wall clock from a worker's start to the end of its scan and
-  look-ups, all workers at once. *look-up* and *scan* are against the same code over native objects.
-- The look-ups read three values of a record that a key names. Stores that keep encoded records
-  decode the whole record for it, save Arrow, which reads only the columns asked for.
-- permaheap's objects are read-only and stay until the family ends. The other stores can be changed
-  or given back, which no number here shows."""
+  *put* is compared with pickle.dumps + pickle.loads of the same data. *attach* is the time that
+  each worker needs before it can read. *ready* is the wall-clock time from a worker's start to the
+  end of its scan and look-ups, all workers at once. *look-up* and *scan* are compared with the same
+  code over native objects.
+- The look-ups read three values of a record that a key names. Stores of encoded records decode the
+  whole record for that, except Arrow, which reads only the columns asked for.
+- permaheap's objects are read-only and stay until they are released or the family ends. The other
+  stores can be changed, which no number here shows."""
 
 REPRODUCE = """\
 ```
@@ -454,8 +473,8 @@ python -m benchmarks --json here.json          # one interpreter, some minutes; 
 python -m benchmarks --merge *.json            # writes docs/benchmarks.md and docs/plots
 ```
 
-A number depends on the machine, so the command never fails because of one. Other programs that run
-meanwhile disturb fork, interpreters and *ready* most: see the load average above."""
+The numbers depend on the machine, so no number makes the command fail. Other programs that run at
+the same time disturb fork, interpreters and *ready* most: see the load average above."""
 
 
 def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
@@ -476,7 +495,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
             *map(goals_summary, runs),
         ),
         section(
-            "What one would use instead",
+            "Alternatives",
             picture(plots, "worker-memory"),
             picture(plots, "reads"),
             *(f"{label(run)}:\n\n{peers_table(run)}\n\n{interpreters_table(run)}" for run in runs),
@@ -498,6 +517,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
         ),
         section("Other data", sets_table(runs)),
         section("Numbers behind the ratios", numbers_table(runs)),
+        section("What other runs gave", OTHERS),
         section("Reproducing", REPRODUCE),
     ]
     broken = "\n\n".join(
