@@ -11,9 +11,11 @@ import contextlib
 import http.client
 import importlib.util
 import itertools
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,19 +25,21 @@ from pathlib import Path
 import pytest
 
 import permaheap
+import servers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OTHERS = [ROOT / "CHANGELOG.md", *ROOT.glob("examples/*/README.md")]
+OTHERS = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("examples/*/README.md")]
 GENERATED = {"benchmarks.md"}  # written by `make bench`, so that it need not be there yet
 FENCE = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.M)
-# Sections for servers, whose files no block runs: test_gunicorn below runs the first, and
-# test_reload.py the second.
+# Sections for servers, whose files no block runs: test_gunicorn and test_tutorial below run the
+# first and the last, and test_reload.py the second.
 SERVED = {
     "recipes.md: gunicorn",
     "recipes.md: Reloading data (gunicorn)",
     "recipes.md: Celery",
+    "tutorial.md: The service",
 }
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -181,6 +185,59 @@ def test_gunicorn(tmp_path):
         response = connection.getresponse()
         assert (response.status, response.read()) == (200, b'{"square": 49}')
         connection.close()
+
+
+# ---- The tutorial, with the commands of the page -------------------------------------------------
+
+
+SNOWMEN = "☃ SNOWMAN\n⛄ SNOWMAN WITHOUT SNOW\n⛇ BLACK SNOWMAN\n"
+
+
+def _changed(code, page):
+    """Return a program after the change that the page shows: hunks of lines with " ", - or +."""
+    for hunk in re.search(r"^```diff\n@@\n(.*?)^```$", page, re.M | re.S)[1].split("@@\n"):
+        lines = [line or " " for line in hunk.splitlines()]
+        old, new = ("\n".join(x[1:] for x in lines if x[0] in kept) for kept in (" -", " +"))
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+def _memory(directory, command):
+    """Run a command of the page, ask the service; return a worker's memory, all PSS, the answer."""
+    words = command.split()
+    words[2:2] = ["--json", "profile.json"]  # after "permaheap cow"
+    with servers.started(
+        [*words, "--bind", "127.0.0.1:0"],
+        directory,
+        end=signal.SIGINT,
+        PATH=f"{servers.SCRIPTS}:{os.environ['PATH']}",
+    ) as server:
+        address = server.wait_for(r"Listening at: http://(\S+)")[1]
+        client = (directory / "ask.py").read_text().replace("127.0.0.1:8000", address)
+        answer = subprocess.run(
+            [sys.executable, "-c", client], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+    profile = json.loads((directory / "profile.json").read_text())
+    samples = [worker["samples"][-1] for worker in profile["workers"]]
+    family = profile["parent_samples"][-1]["pss"] + sum(sample["pss"] for sample in samples)
+    return max(sample["private_dirty"] for sample in samples), family, answer
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _is_here("gunicorn"), reason="needs gunicorn")
+def test_tutorial(tmp_path):
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    _write_files("tutorial.md: The service", tmp_path)
+    plain, hook = re.findall(r"^\$ (permaheap cow -- gunicorn .*)$", page, re.M)
+    before, in_place = _memory(tmp_path, plain), _memory(tmp_path, hook)
+    app = tmp_path / "app.py"
+    app.write_text(_changed(app.read_text(), page))
+    frozen = _memory(tmp_path, hook)
+    assert max(in_place[0], frozen[0]) < before[0] / 4
+    assert before[1] > in_place[1] > frozen[1]
+    assert before[2] == in_place[2] == frozen[2] == SNOWMEN
+    assert SNOWMEN in page
 
 
 # ---- Completeness --------------------------------------------------------------------------------
