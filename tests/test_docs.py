@@ -282,6 +282,36 @@ def test_links(page):
             assert anchor in _anchors(target), f"{page.name}: {link}"
 
 
+# ---- Plain English -------------------------------------------------------------------------------
+
+LONGEST = 30  # words of a sentence; about 25 is the aim
+
+
+def _sentences(page):
+    """Yield the sentences of a page: code, links and emphasis taken out, cells of tables apart."""
+    text = re.sub(r"`[^`]*`", "CODE", _without_code(page.read_text()))
+    text = re.sub(r"<!--.*?-->|!?\[([^\]]*)\]\([^)]*\)", r"\1", text, flags=re.S).replace("*", "")
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\. ))", text):
+        for cell in paragraph.split(" | "):
+            yield from re.split(r"(?<=[.?!])\)?\s+(?=[A-Z(])|[;:]\s", " ".join(cell.split()))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=_place)
+def test_plain_english(page):
+    if page.name in GENERATED:
+        return
+    found = []
+    for sentence in _sentences(page):
+        words = re.findall(r"[\w'-]+", sentence)
+        if (
+            len(words) > LONGEST
+            or re.search(r"\bwh(o|at)ever\b(?! (the|its|their)\b)", sentence, re.I)
+            or (re.match(r"\W*(Who|What)\b", sentence) and "?" not in sentence and len(words) > 7)
+        ):
+            found.append(f"{len(words)} words: {sentence}")
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_commands_exist():
     command = re.compile(r"(?:`|^)make ([a-z]+)\b", re.M)
