@@ -450,6 +450,24 @@ def human(size: int) -> str:
     return f"{size} GB"
 
 
+OTHERS = """\
+Ratios depend on the machine, and on the run. These runs disagreed with the tables of this page, as
+they were measured with permaheap 0.1.0:
+
+- Another machine gave 0.37 to 0.40 for fork to first look-up, and 0.45 to 0.58 for freeze. It gave
+  1.13 to 1.20 for the full scan and 0.50 to 0.66 for the random look-ups.
+- Another run on 3.15 gave 1.35 for `gc.collect()`.
+- One of four runs on 3.15 gave 1.5, 1.5, 3.9 and 4.8 for the four rows of records copied through a
+  channel. The channel took 1.7 times as long as in the other runs, while pickles did not. We do not
+  know why.
+- A small tuple took 0.13 to 0.25 us one way through a channel. It takes longer where the processors
+  are far from each other.
+
+Two facts bound the figures. The floor of fork to first look-up is that of an empty process: 0.19 to
+0.20 of plain fork, by the table "Collector and fork". The receiver of copied records spends most of
+its time making their objects."""
+
+
 # --- the whole ------------------------------------------------------------------------------------
 
 INTRODUCTION = """\
@@ -528,6 +546,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
         ),
         section("Other data", sets_table(runs)),
         section("Numbers behind the ratios", numbers_table(runs)),
+        section("What other runs gave", OTHERS),
         section("Reproducing", REPRODUCE),
     ]
     broken = "\n\n".join(

@@ -11,9 +11,11 @@ import contextlib
 import http.client
 import importlib.util
 import itertools
+import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,20 +25,23 @@ from pathlib import Path
 import pytest
 
 import permaheap
+import servers
 
 pytestmark = pytest.mark.no_sanitizer("programs around the core")
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = [ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("examples/*/README.md")]
 GENERATED = {"benchmarks.md"}  # written by `make bench`, so that it need not be there yet
 FENCE = re.compile(r"^```python(?P<words>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 HEADING = re.compile(r"^#{1,6} +(.+)$", re.M)
-# Sections for servers, whose files no block runs: test_gunicorn below runs the first, and
-# test_reload.py the second.
+# Sections for servers, whose files no block runs: test_gunicorn and test_tutorial below run the
+# first and the last, and test_reload.py the second.
 SERVED = {
     "recipes.md: gunicorn",
     "recipes.md: Reloading data (gunicorn)",
     "recipes.md: Celery",
+    "tutorial.md: The service",
 }
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -131,7 +136,7 @@ def test_file(block):
 
 def test_there_are_examples():
     assert len(PROGRAMS) > 20
-    assert {"README.md", "api.md", "recipes.md"} <= {page.name for page in PAGES}
+    assert {"README.md", "freeze.md", "recipes.md"} <= {page.name for page in PAGES}
 
 
 # ---- The recipe for gunicorn, with a real one ----------------------------------------------------
@@ -184,12 +189,67 @@ def test_gunicorn(tmp_path):
         connection.close()
 
 
+# ---- The tutorial, with the commands of the page -------------------------------------------------
+
+
+SNOWMEN = "☃ SNOWMAN\n⛄ SNOWMAN WITHOUT SNOW\n⛇ BLACK SNOWMAN\n"
+
+
+def _changed(code, page):
+    """Return a program after the change that the page shows: hunks of lines with " ", - or +."""
+    for hunk in re.search(r"^```diff\n@@\n(.*?)^```$", page, re.M | re.S)[1].split("@@\n"):
+        lines = [line or " " for line in hunk.splitlines()]
+        old, new = ("\n".join(x[1:] for x in lines if x[0] in kept) for kept in (" -", " +"))
+        assert code.count(old) == 1, old
+        code = code.replace(old, new)
+    return code
+
+
+def _memory(directory, command):
+    """Run a command of the page, ask the service; return a worker's memory, all PSS, the answer."""
+    words = command.split()
+    words[2:2] = ["--json", "profile.json"]  # after "permaheap cow"
+    with servers.started(
+        [*words, "--bind", "127.0.0.1:0"],
+        directory,
+        end=signal.SIGINT,
+        PATH=f"{servers.SCRIPTS}:{os.environ['PATH']}",
+    ) as server:
+        address = server.wait_for(r"Listening at: http://(\S+)")[1]
+        client = (directory / "ask.py").read_text().replace("127.0.0.1:8000", address)
+        answer = subprocess.run(
+            [sys.executable, "-c", client], capture_output=True, text=True, timeout=120, check=True
+        ).stdout
+    profile = json.loads((directory / "profile.json").read_text())
+    samples = [worker["samples"][-1] for worker in profile["workers"]]
+    family = profile["parent_samples"][-1]["pss"] + sum(sample["pss"] for sample in samples)
+    return max(sample["private_dirty"] for sample in samples), family, answer
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _is_here("gunicorn"), reason="needs gunicorn")
+def test_tutorial(tmp_path):
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    _write_files("tutorial.md: The service", tmp_path)
+    plain, hook = re.findall(r"^\$ (permaheap cow -- gunicorn .*)$", page, re.M)
+    before, in_place = _memory(tmp_path, plain), _memory(tmp_path, hook)
+    app = tmp_path / "app.py"
+    app.write_text(_changed(app.read_text(), page))
+    frozen = _memory(tmp_path, hook)
+    assert max(in_place[0], frozen[0]) < before[0] / 4
+    assert before[1] > in_place[1] > frozen[1]
+    assert before[2] == in_place[2] == frozen[2] == SNOWMEN
+    assert SNOWMEN in page
+
+
 # ---- Completeness --------------------------------------------------------------------------------
 
 
 def test_reference_is_complete():
-    reference = _without_code((ROOT / "docs" / "api.md").read_text())
-    documented = set(HEADING.findall(reference))
+    pages = (ROOT / "docs" / "api").glob("*.md")
+    documented = {
+        name for page in pages for name in HEADING.findall(_without_code(page.read_text()))
+    }
     public = set(permaheap.__all__) - {"__version__"}
     assert public <= documented, sorted(public - documented)
     methods = {f"Handle.{name}" for name in vars(permaheap.Handle) if not name.startswith("_")}
@@ -206,7 +266,11 @@ def _anchors(page):
     return anchors
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def _place(page):
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=_place)
 def test_links(page):
     for link in LINK.findall(page.read_text()):
         if link.startswith(("https://", "http://")):
@@ -220,9 +284,39 @@ def test_links(page):
             assert anchor in _anchors(target), f"{page.name}: {link}"
 
 
+# ---- Plain English -------------------------------------------------------------------------------
+
+LONGEST = 30  # words of a sentence; about 25 is the aim
+
+
+def _sentences(page):
+    """Yield the sentences of a page: code, links and emphasis taken out, cells of tables apart."""
+    text = re.sub(r"`[^`]*`", "CODE", _without_code(page.read_text()))
+    text = re.sub(r"<!--.*?-->|!?\[([^\]]*)\]\([^)]*\)", r"\1", text, flags=re.S).replace("*", "")
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\. ))", text):
+        for cell in paragraph.split(" | "):
+            yield from re.split(r"(?<=[.?!])\)?\s+(?=[A-Z(])|[;:]\s", " ".join(cell.split()))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *OTHERS], ids=_place)
+def test_plain_english(page):
+    if page.name in GENERATED:
+        return
+    found = []
+    for sentence in _sentences(page):
+        words = re.findall(r"[\w'-]+", sentence)
+        if (
+            len(words) > LONGEST
+            or re.search(r"\bwh(o|at)ever\b(?! (the|its|their)\b)", sentence, re.I)
+            or (re.match(r"\W*(Who|What)\b", sentence) and "?" not in sentence and len(words) > 7)
+        ):
+            found.append(f"{len(words)} words: {sentence}")
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_commands_exist():
-    command = re.compile(r"(?:`|^)make ([a-z]+)\b", re.M)
-    named = {name for page in PAGES for name in command.findall(page.read_text())}
+    command = re.compile(r"(?:`|^)make ([a-z-]+)", re.M)
+    named = {name for page in [*PAGES, *OTHERS] for name in command.findall(page.read_text())}
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.M))
     assert named <= targets, named - targets

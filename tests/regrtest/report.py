@@ -2,7 +2,7 @@
 
     python tests/regrtest/report.py RESULTS.json...
 
-Of a module that several files of one build tell of, the last one counts.
+If several files of one build have the same module, the last one counts.
 """
 
 import json
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs/immortalize-regrtest.md"
 BEGIN, END = "<!-- results: written by tests/regrtest/report.py -->", "<!-- end of the results -->"
 
 HEAD = """\
-| CPython | modules | tests | skipped | fail plain, too | failed once | fail only then | explained |
+| CPython | modules | tests | skipped | also fail plain | failed once | fail only then | explained |
 |---|---|---|---|---|---|---|---|"""
 
 
@@ -64,7 +64,7 @@ def text(builds):
     )
     if short:
         names = ", ".join(f"`{name}` ({n})" for name, n in sorted(short.items()))
-        lines += [f"Cut short by the limit of time (on so many builds): {names}.", ""]
+        lines += [f"Cut short by the time limit, with the number of builds: {names}.", ""]
     found, others = failures(builds)
     for name, each in CLASSES.items():
         lines += [f"### {name}", "", each["why"].strip(), "", *listed(found[name]), ""]
