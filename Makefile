@@ -32,12 +32,12 @@ check: ## build with -Werror, lint, and test in both modes of the heap
 	tools/lint "$$venv"
 	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
 
-# Of each subject the files that are fast for what they cover: 45 seconds of processor time in all.
+# The files of each subject that are fast for what they cover: 45 seconds of processor time in all.
 QUICK := test_callbacks test_channels test_errors test_faults test_freeze test_handles test_helpers \
     test_messages test_plan test_reading test_small test_source_rules test_stats test_supported test_thaw
 
 .PHONY: quick
-quick: ## test in half a minute what most changes touch; for each commit
+quick: ## test in half a minute what most changes touch; run it before each commit
 	@$(ready) test,demo,dev -Dwerror=true
 	TEST_FILES="$(QUICK)" TEST_JOBS=$$(nproc) HYPOTHESIS_PROFILE=quick \
 	    "$$venv/bin/python" tools/run-tests -m "not slow" $(PYTEST_ARGS)
@@ -53,18 +53,18 @@ alone: ## run the tests that change settings of the machine (root; run nothing e
 	"$$venv/bin/python" -m pytest --alone $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: ## ruff, mypy --strict, and the stubs against the compiled module
+lint: ## run ruff, mypy --strict, and stubtest against the compiled module
 	@$(ready) test,demo,dev -Dwerror=true
 	tools/lint "$$venv"
 
 .PHONY: format
-format: ## mend what ruff can mend
+format: ## fix what ruff can fix
 	@$(ready) test,demo,dev -Dwerror=true
 	"$$venv/bin/ruff" check --fix .
 	"$$venv/bin/ruff" format .
 
 .PHONY: bench
-bench: ## measure against what one would use instead; writes docs/benchmarks.md
+bench: ## measure against the alternatives; writes docs/benchmarks.md
 	@$(ready) bench -Dwerror=true
 	"$$venv/bin/python" -m benchmarks $(ARGS)
 
@@ -85,6 +85,6 @@ regrtest: ## run CPython's own tests with everything immortal (ONLY="3.15-dbg lo
 	@tools/regrtest $(ONLY)
 
 .PHONY: clean
-clean: ## remove the environments, the chroots of the matrix, and what tools left behind
+clean: ## remove the environments, the chroots of the matrix, and the caches of tools
 	@rm -rf --one-file-system .venv .matrix .hypothesis .mypy_cache .ruff_cache .pytest_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What all tests share: heap audits, children by fork, and how hypothesis runs."""
+"""Shared by all tests: heap audits, children by fork, and the settings of hypothesis."""
 
 import contextlib
 import os

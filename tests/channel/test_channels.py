@@ -1,4 +1,4 @@
-"""Channels between threads, interpreters and processes: what travels, and in which order."""
+"""Channels between threads, interpreters and processes: their values, and the order."""
 
 import contextlib
 import gc
@@ -82,7 +82,7 @@ def crowd(function, n):
 
 
 def wait_until_asleep(pid):
-    """Wait until the main thread of a process sleeps: what it was to wait for, it waits for."""
+    """Wait until the main thread of a process sleeps: it has then begun to wait."""
     stat = Path(f"/proc/{pid}/stat")
     while stat.read_text().rpartition(")")[2].split()[0] != "S":
         os.sched_yield()
@@ -314,7 +314,7 @@ def test_memory_of_large_messages_is_bounded():
         channel.send(n)  # has no memory of its own
         assert channel.recv() == value
         channel.send(value)
-        if n % 2:  # now and then it is empty
+        if n % 2:  # the channel is empty every other time
             drain(channel)
             channel.send(value)
             channel.send(value)
@@ -410,7 +410,7 @@ def test_what_pickle_refuses():
 
 
 def test_what_pickle_leaves_out():
-    """What travels by reference does so in objects of users' types as well."""
+    """Permanent objects and Buffers go by reference in objects of users' types as well."""
     channel, table, shared = Channel(), freeze({"a": [1, 2], "b": "text"}), Buffer.of(b"shared")
     buffer, view, inner = Buffer.of(b"moved"), shared.toreadonly(), Channel(SMALL)
     inner.send("hello")
@@ -828,7 +828,7 @@ def test_moving_buffer_is_pinned_while_its_sender_waits():
 
 
 def test_a_channel_in_a_message_that_waits_is_held():
-    """The list is packed; what becomes of it, and of the channel in it, does no harm."""
+    """The list is packed: the sender can then change it, and drop the channel in it."""
     channel = filled(b"x" * 100)
     mark = Buffer.of(b"mark").toreadonly()
     value = [mark, Channel(SMALL), b"y" * 100]
@@ -966,7 +966,7 @@ def test_many_senders_many_receivers():
             worker.join()
     arrived = sorted(item for got in all_got for item in got)
     assert arrived == [(n, i) for n in range(3) for i in range(1000)]
-    for got in all_got:  # what one sent arrives in that order
+    for got in all_got:  # the messages of one sender arrive in its order
         for number in range(3):
             numbers = [i for n, i in got if n == number]
             assert numbers == sorted(numbers)
@@ -1345,7 +1345,7 @@ def test_bit_flips_are_errors(value):
 
 
 def test_damaged_spin_is_no_spin():
-    """What would keep a processor busy for years arrives in no channel."""
+    """A spin time that would keep a processor busy for years reaches no channel."""
     channel = Channel(SMALL)
     channel.send(Channel(SMALL, spin=0.123456789))
     view = channel._ring()
@@ -1452,7 +1452,7 @@ def test_no_reference_leaks():
             select([channel], 0)
         gc.collect()
 
-    rounds(300)  # caches of the interpreter fill for some time, and now and then later
+    rounds(300)  # caches of the interpreter fill for some time, and sometimes later
     leaked = []
     for _ in range(4):
         before = sys.gettotalrefcount()

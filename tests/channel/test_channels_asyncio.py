@@ -30,7 +30,7 @@ def run(coroutine):
 
 
 async def until_waiting(n, channel, room=False):
-    """Wait until so many tasks of this loop wait for a channel."""
+    """Wait until n tasks of this loop wait for a channel."""
     while True:
         bell = _aio._find_notifier(asyncio.get_running_loop())
         if bell is not None and len(bell.waiting.get((channel, room), ())) == n:
@@ -47,7 +47,7 @@ async def patient(channel):
 
 
 async def look_in_vain(n):
-    """Let those who wait look again, so many times."""
+    """Let the waiting tasks look again, n times."""
     for _ in range(n):
         bell = _aio._find_notifier(asyncio.get_running_loop())
         bell._look(bell.waiting)
@@ -68,7 +68,7 @@ class Counts:
 
 @pytest.fixture
 def deaf(monkeypatch):
-    """Let nobody look again by himself: only bells wake."""
+    """Let no task look again by itself: only bells wake it."""
     monkeypatch.setattr(_aio, "_LOOK_AGAIN", 10 * TIMEOUT)
 
 
@@ -343,7 +343,7 @@ def test_what_waits_is_as_it_was(deaf):
 
 @pytest.mark.parametrize("how", ["cancel", "timeout", "close", "forget"])
 def test_what_was_not_sent_is_given_back(deaf, how):
-    """A moved Buffer as well, at once, though somebody keeps the exception."""
+    """So is a moved Buffer, at once, although the test keeps the exception."""
 
     async def main():
         channel = filled(b"x" * 10)
@@ -588,7 +588,7 @@ def test_a_bell_says_where_to_look(deaf, monkeypatch):
 
 
 def test_more_bells_at_once_than_are_heard(deaf):
-    """The kernel keeps so many datagrams for a socket, and drops the others."""
+    """The kernel keeps a limited number of datagrams for a socket, and drops the others."""
 
     async def main():
         channels = [Channel(SMALL) for _ in range(300)]
@@ -643,7 +643,7 @@ def test_numbers_that_are_taken():
 
 
 def test_cancelled_receivers_lose_nothing(deaf):
-    """Whoever is cancelled, told or not, takes no message with him."""
+    """A cancelled task, woken or not, takes no message with it."""
 
     async def main():
         channel = Channel(SMALL)
@@ -720,7 +720,7 @@ def test_close_wakes_tasks(deaf):
 
 
 def test_nothing_stays_behind(deaf):
-    """Neither places nor bells of those who have gone."""
+    """A task that is gone leaves neither its place nor its bell."""
     channel = Channel(SMALL)
 
     async def main():

@@ -23,12 +23,12 @@ N = 4  # senders, and receivers
 
 FROZEN = freeze({"a": ["frozen", "object"]})
 
-# Of a log: who is killed has written all of one, or nothing, if none lies across two pages.
+# An entry of a log. None lies across two pages: a killed process has written all of it, or nothing.
 ENTRY = struct.Struct("=qq")
 
 
 def value_of(name):
-    """Return a message that says whose it is and which one: of each kind in turn."""
+    """Return a message that names its sender and its number; the kinds take turns."""
     kind = name[1] % 6
     if kind == 0:
         return name, Buffer.of(b"b" * 100).toreadonly()
@@ -183,7 +183,7 @@ def test_killed_while_it_waits(what):
 
 
 def test_stopped_process_keeps_nobody_waiting_for_ever():
-    """Whoever is stopped in the middle of sending, perhaps, makes others wait, not hang."""
+    """A process that is stopped, perhaps while it sends, makes others wait, but not hang."""
     channel = Channel(SMALL)
     with Child(waits, "send", channel) as child:
         assert child.recv() == "ready"

@@ -1,10 +1,13 @@
-/* ring_bench.c -- what a message of 40 bytes costs in ring.c alone.
+/* ring_bench.c -- measures what a message of 40 bytes costs in ring.c alone.
 
    ring_bench [MESSAGES]
 
-   Prints nanoseconds, of the best of some runs: of the lock alone; of a send and of a receive by one thread, on an empty
-   ring; for each message one way, from one thread or process to another; of a round trip of
-   two processes, spinning and never spinning. */
+   Prints the nanoseconds of the best of some runs for each of these:
+
+   - the lock alone;
+   - a send and a receive by one thread, on an empty ring;
+   - a message one way, from one thread or process to another;
+   - a round trip of two processes, spinning and never spinning. */
 
 #define _GNU_SOURCE
 #include <pthread.h>

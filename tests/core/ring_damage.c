@@ -1,11 +1,11 @@
-/* ring_damage.c -- each bit of a ring is flipped once, and the ring goes on.
+/* ring_damage.c -- flips each bit of a ring once, and expects the ring to go on.
 
    ring_damage
 
-   A few messages wait, one of them around the end of the memory.  Whatever bit is flipped
-   (but for those of the locks, which are the C library's), receivers get the other
-   messages, or errors, and then the next message that is sent.  The ring lies at the end of its mapping,
-   before a page that cannot be touched. */
+   A few messages wait, one of them around the end of the memory.  Whatever bit is flipped,
+   receivers get the other messages, or errors, and then the next message that is sent.
+   The bits of the locks are left alone: they are the C library's.  The ring lies at the end
+   of its mapping, before a page that cannot be touched. */
 
 #define _GNU_SOURCE
 #include "core/ring/ring.c"

@@ -1,12 +1,12 @@
-/* ring_fair.c -- does a large message starve behind small ones?
+/* ring_fair.c -- checks that a large message does not starve behind small ones.
 
-   One thread plays all: who sends small messages is always the first to see room, so that a
-   large one, which needs nearly half of the ring, finds as much only if it has a claim on it.
-   Prints how many messages were received before the large one was sent, and how many small
-   ones were sent meanwhile; both end at MOST.
+   One thread plays all processes.  The sender of small messages is always the first to see
+   room.  So the large message, which needs nearly half of the ring, finds that much room only
+   if it has a claim on it.  Prints how many messages were received before the large one was
+   sent, and how many small ones were sent in the same time; both end at MOST.
 
-   The large one waits once, for the 200 ms after which a waiting sender comes back; its claim
-   outlives that by as long. */
+   The sender of the large message waits once, for the 200 ms after which a waiting sender
+   looks again; its claim lasts twice as long. */
 
 #define _GNU_SOURCE
 #include "ring_common.h"

@@ -1,19 +1,19 @@
-/* ring_kills.c -- senders and receivers are killed at random instants, many times.
+/* ring_kills.c -- kills senders and receivers at random instants, many times.
 
    ring_kills ROUNDS [SEED]
 
-   Four processes send and four receive.  In each round one of them, now and then several,
+   Four processes send and four receive.  In each round one of them, sometimes several,
    gets SIGKILL, and another takes its place.  Every EPOCH rounds the senders stop, the ring
-   runs empty (it has to), and the books are compared:
+   must run empty, and the notes are compared:
 
-   - what a sender's ph_ring_send() returned for was noted, or is in the hands of a killed
-     receiver; the one that it was sending when it was killed may be either sent or not;
-   - nothing was noted twice.
+   - each message for which ph_ring_send() returned was noted, or a killed receiver had it in
+     its hands; a message that was being sent when its sender was killed may be sent or not;
+   - no message was noted twice.
 
-   A receiver notes in shared memory, before it does anything else.  What a killed receiver
-   had taken: a message that it copied out, whose `head` it stored, and that it had no time to
-   note.  Its hands are shared memory too: so it is known which message that can be, and one
-   killed receiver excuses the loss of that one message, not of another. */
+   A receiver notes a message in shared memory before it does anything else.  A killed
+   receiver may have copied a message out and stored `head`, without the time to note it.
+   Its hands are shared memory too, so they tell which message that can be.  A killed
+   receiver excuses the loss of that one message, not of another. */
 
 #define _GNU_SOURCE
 #include <stddef.h>
@@ -165,7 +165,7 @@ kill_one(uint32_t who)
     all->life[atomic_load(&all->worker[who].life)].killed = true;
 }
 
-/* Now and then several die before the first of them is replaced. */
+/* Kill one process, sometimes several before the first of them is replaced. */
 static void
 one_round(uint32_t *seed)
 {

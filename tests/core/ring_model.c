@@ -1,24 +1,24 @@
-/* ring_model.c -- the protocol of ring.c as a model, of which every state is looked at.
+/* ring_model.c -- checks every state of a model of the protocol of ring.c.
 
    ring_model SCENARIO [VARIANT]
 
-   Two senders, two receivers and one who closes take the steps of ring.c, one access to
-   shared memory each, in every order.  Explicit steps as well: a sleeper's time is over (or
-   it wakes for no reason), a large record's claim expires, and SIGKILL, before any step, to
-   anybody.  Breadth first, so that a counterexample is a shortest one.
+   Two senders, two receivers and a closer take the steps of ring.c, one access to shared
+   memory each, in every order.  These are steps as well: a sleeper's time is over (or it wakes
+   for no reason), a large record's claim expires, and any process gets SIGKILL, before any
+   step.  The search is breadth first, so that a counterexample is a shortest one.
 
    Properties:
 
-   - a receiver takes what a sender published: whole, once, and in the order of its sender;
-   - nothing is published after a receiver was told that the ring is closed;
-   - nobody waits for a lock that is not let go of;
-   - when nobody can take a step but by a timeout, then all is done: nobody sleeps although what
-     it waits for is there.  Only after a kill may it: then the timeout ends it;
+   - a receiver takes each published message whole, once, and in the order of its sender;
+   - no message is published after a receiver was told that the ring is closed;
+   - no process waits for a lock that is never released;
+   - when only a timeout allows a step, no process sleeps although it could go on.  Only after
+     a kill may one: then the timeout wakes it;
    - the number of messages that hold a span is right, also when a sender or receiver was
      killed in the middle of a transaction of the journal.
 
-   Not in the model: the memory's order (every access is in one order here; the real ring
-   runs under ThreadSanitizer), watchers, and damage.
+   The model leaves out watchers, damage and the memory's order: all accesses have one order
+   here, and the real ring runs under ThreadSanitizer.
 
    VARIANT breaks the protocol in one place, to show that this is found: see `variants`.
    Exits with 0 when all holds, with 1 and the steps that lead there when not. */
@@ -114,7 +114,7 @@ static const char *const variants[] = {
     "sleep-without-event",          /* sleeps though the event has changed */
     "never-sealed",                 /* closed and empty is enough for a receiver */
     "never-mended",                 /* the dead owner's transaction is left alone */
-    "claim-dropped-silently",       /* who sent a large record wakes nobody for it */
+    "claim-dropped-silently",       /* a sender of a large record wakes nobody for it */
     "never-robust",                 /* the lock of a dead owner stays locked */
 };
 enum {
@@ -181,7 +181,7 @@ fail(const char *what)
 
 /* --- Locks and the journal --------------------------------------------------------- */
 
-/* False: somebody else has it. */
+/* Take a lock; return false if another process has it. */
 static bool
 take_lock(uint8_t *lock, int who, uint8_t *mend)
 {
@@ -398,7 +398,7 @@ step_take_flag(state *s, process *p)
     p->step = sleepers ? CHANGE_EVENT : p->then;
 }
 
-/* Instead of a number that grows: all who have loaded it know that it has changed. */
+/* Tell each process that has loaded the event that it changed; ring.c has a number that grows. */
 static void
 step_change_event(state *s, process *p)
 {
@@ -672,7 +672,7 @@ step_close(state *s, process *p)
         p->step = CLOSE_FLAG;
         return true;
     }
-    int what = p->done++;           /* first who waits for messages, then for room */
+    int what = p->done++;           /* first for messages, then for room */
     s->flag[what] = 1;
     announce(p, what, what == MESSAGES ? CLOSE_FLAG : DONE);
     return true;
@@ -792,7 +792,7 @@ grow(void)
     }
 }
 
-/* The receivers are alike: of two states that differ in who is who, keep one. */
+/* Exchange the receivers: they are alike, and one of two states that differ in that is enough. */
 static void
 exchange_receivers(state *s)
 {
@@ -858,7 +858,7 @@ found(uint32_t index, int how, const char *what)
     exit(1);
 }
 
-/* Nobody can take a step but by a timeout. */
+/* Return what is wrong where only a timeout allows a step, or NULL. */
 static const char *
 what_is_wrong_at_rest(const state *s)
 {

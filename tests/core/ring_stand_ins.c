@@ -1,5 +1,6 @@
-/* ring_stand_ins.c -- what ring.c needs of the heap, of the journal and of the spans,
-   as simple as can be: so that it can be tested alone. */
+/* ring_stand_ins.c -- stands in for the heap, the journal and the spans.
+
+   As simple as ring.c allows, so that ring.c can be tested alone. */
 
 #define _GNU_SOURCE
 #include <pthread.h>

@@ -1,12 +1,15 @@
-/* ring_steps.c -- a process is killed at each instruction of a send, a receive and a close.
+/* ring_steps.c -- kills a process at each instruction of a send, a receive and a close.
 
    ring_steps [STRIDE [FIRST]]
 
-   With the real heap, spans and journal.  A child is traced, taken one instruction at a time
-   to the n-th of the operation, and killed there, for each n (or each STRIDE-th from FIRST on).  After
-   that the others must be able to go on: what waited arrives, once and in order, what the
-   child sent or took is whole or not at all, and when the dead were swept nobody but us
-   holds the span that the messages held.  Exits with 77 when tracing is not allowed. */
+   Uses the real heap, spans and journal.  A child is traced, taken one instruction at a time
+   to the n-th of the operation, and killed there, for each n (or each STRIDE-th from FIRST on).
+
+   After that the others must be able to go on.  The messages that waited arrive, once and in
+   order.  A message that the child sent or took is there as a whole or not at all.  After a
+   sweep of the dead, only this process holds the span that the messages held.
+
+   Exits with 77 when tracing is not allowed. */
 
 #define _GNU_SOURCE
 #include <sched.h>
@@ -85,7 +88,7 @@ prepare(const operation *op)
     for (uint32_t kind = 1; kind <= op->waiting; kind++) {
         send_one(kind);
     }
-    /* Somebody to be woken, and to be rung for. */
+    /* Leave a waiter to wake, and a watcher to ring for. */
     (void)ph_ring_wait_room(ring, 8000, 0, 0, 0);
     (void)ph_ring_watch(ring, PH_WATCH_MESSAGE, NOBODY);
     (void)ph_ring_watch(ring, PH_WATCH_ROOM, NOBODY);

@@ -1,14 +1,14 @@
-/* ring_stress.c -- senders and receivers at work on one ring, as threads or processes.
+/* ring_stress.c -- runs senders and receivers on one ring, as threads or processes.
 
    ring_stress threads|processes SENDERS RECEIVERS MESSAGES CAPACITY LARGEST SPIN [CLOSE]
 
    Each sender sends MESSAGES messages of random sizes up to LARGEST; each must arrive
    exactly once, whole, and after those that its sender sent before.  They spin for
-   SPIN nanoseconds before they sleep.  Who receives message CLOSE of sender 0 closes the
-   ring; then what senders were told is sent must arrive.  Prints nanoseconds for each
-   message.
+   SPIN nanoseconds before they sleep.  The receiver of message CLOSE of sender 0 closes the
+   ring; then each message that its sender was told is sent must arrive.  Prints nanoseconds
+   for each message.
 
-   Who sleeps here never wakes by itself: ph_os_wait() is wrapped.  A lost wake-up hangs. */
+   No sleeper wakes by itself here: ph_os_wait() is wrapped.  A lost wake-up hangs. */
 
 #define _GNU_SOURCE
 #include <pthread.h>

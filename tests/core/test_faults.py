@@ -173,7 +173,7 @@ def test_core_call_fails(scenario, persistent):
         if error is not None:
             failures += 1
             assert_clear(error)
-            # What an inner freeze has finished stays; nothing else does.
+            # Blocks of a finished inner freeze stay, and nothing else does.
             if scenario is not freeze_nested:
                 assert (stats().used, stats().blocks) == (used, blocks)
         permaheap._core._testing.check()
@@ -317,7 +317,7 @@ def without_memory(scenario, start):
 
 GIVEN = everything(5)
 PAIRS = [("a", everything(6)), ("b", GIVEN), ("a", 1)]
-# Nothing but one call of ours: what it built must be gone if it fails.
+# Each is one call of ours: all that it built must be gone if it fails.
 CALLS = {
     "freeze": lambda: freeze(GIVEN, default=default),
     "freeze_each": lambda: freeze_each(GIVEN.values(), default=default),

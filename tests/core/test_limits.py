@@ -142,7 +142,7 @@ print(len(many))
 @pytest.mark.parametrize("limit", [0, 1000, 10 * MIB, 100 * MIB])
 @pytest.mark.parametrize("which", ["RLIMIT_AS", "RLIMIT_FSIZE"])
 def test_limit_comes_after_the_heap(which, limit):
-    """What is reserved already can be used; a child may lack a window to write through."""
+    """Reserved addresses can be used; a child may lack a window to write through."""
     *errors, count = lines_of(start(LATER, getattr(resource, which), limit))
     assert int(count) == 40 or errors
     for error in errors:
@@ -254,7 +254,7 @@ def pretend(settings):
 
 @contextlib.contextmanager
 def strict_overcommit():
-    """Set vm.overcommit_memory to 2 for a moment, with a limit that disturbs nobody."""
+    """Set vm.overcommit_memory to 2 for a moment, with a limit that disturbs no process."""
     before = OVERCOMMIT.read_text(), RATIO.read_text()
     try:
         RATIO.write_text("100000")
@@ -473,7 +473,7 @@ permaheap._core._testing.check()
 
 @needs_calloc
 def test_spans_fill_a_cgroup(group):
-    """What is kept for the next spans is given to whoever needs it."""
+    """Memory kept for the next spans goes to any process that needs it."""
     first, made, second = lines_of(start(SPANS, group=group.path))
     for error in (first, second):
         assert error.startswith("MemoryError: permaheap: ")
@@ -500,10 +500,10 @@ def test_file_cache_counts_as_free(group, tmp_path):
 
 
 def test_the_kernel_counts_kills(group):
-    """These tests can fail: what does not ask first is killed."""
+    """These tests can fail: a program that does not ask first is killed."""
     done = start(
         "import mmap\nmmap.mmap(-1, 300 << 20).write(b'x' * (300 << 20))", group=group.path
     )
     assert done.returncode == -signal.SIGKILL
     assert group.killed() > 0
-    group.killed = lambda: 0  # what the fixture asks at the end
+    group.killed = lambda: 0  # the fixture asks this at the end

@@ -96,7 +96,7 @@ def test_ten_generations():
 
 
 def test_orphans_keep_the_heap():
-    """What is left of the family when its first process is gone goes on."""
+    """The family goes on when its first process is gone."""
     code = """
 import os, sys
 from processes import Child, handle_of, resolve, audit
@@ -189,7 +189,7 @@ INSIDE = mmap.mmap(-1, mmap.PAGESIZE)  # shared: which part of its work a victim
 
 
 class Refused:
-    """What freeze does not take."""
+    """A class whose instances freeze refuses."""
 
 
 def freeze_until_killed(pipe, seed):

@@ -35,7 +35,7 @@ SIZE = 1_000_000
 
 
 def table(version, size=SIZE):
-    """Return something to freeze, of about so many bytes in a few large objects."""
+    """Return something to freeze, of about `size` bytes in a few large objects."""
     return {"version": version, "rows": [[version, i] for i in range(100)], "blob": bytes(size)}
 
 
@@ -69,7 +69,7 @@ def test_memory_comes_back():
     before = stats()
     release(frozen)
     assert stats().waiting == 1
-    assert frozen["rows"][99] == (1, 99)  # who has it may go on reading it
+    assert frozen["rows"][99] == (1, 99)  # a process that has it may go on reading it
     del frozen
     assert returned(lambda: forget(name_of(data))) >= SIZE - 8 * KIB
     after = stats()
@@ -134,7 +134,7 @@ def test_freeze_refuses_what_was_released(refused):
         permaheap.freeze_each([1, 2, frozen["rows"]])
     assert freeze({"a": thaw(frozen["rows"])})["a"][7] == (1, 7)
     del frozen
-    gc.collect()  # of the exceptions' frames
+    gc.collect()  # clears the frames of the exceptions
     forget(handle)
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_released(unchanged):
             for function in (release, forget):
                 with pytest.raises(TypeError, match="Handle"):
                     function(other)
-        for other in (frozen, None):  # who gives the object itself holds it
+        for other in (frozen, None):  # a caller that gives the object itself holds it
             with pytest.raises(TypeError, match="Handle"):
                 forget(other)
         for function in (release, forget):
@@ -305,7 +305,7 @@ def test_released_by_what_freeze_calls():
     audit()
 
 
-# --- Who may see it ------------------------------------------------------------------------------
+# --- Which processes may see it ------------------------------------------------------------------
 
 
 def hold(pipe, data):
@@ -607,7 +607,7 @@ def test_addresses_that_are_used_anew_show_what_is_new():
 
 
 def test_segment_that_outlives_its_home():
-    """Extents are used anew one by one: of a block that is gone a part may stay where it was."""
+    """Extents are reused one by one: a part of a block that is gone may stay where it was."""
     rng = random.Random(3)
     small, large = [], []
     for turn in range(50):
@@ -714,7 +714,7 @@ def test_who_has_not_looked_cannot_see_it():
 
 @pytest.mark.parametrize("persistent", [False, True])
 def test_each_failure_in_turn(persistent):
-    """What has failed can be done again, and then all memory comes back."""
+    """A call that failed can be repeated, and then all memory comes back."""
     for n in itertools.count(1):
         blocks = [handle_of(freeze(table(1))), handle_of(freeze(table(2)))]
         blocks.insert(1, handle_of(freeze([resolve(blocks[1])["rows"]])))
@@ -770,7 +770,7 @@ def test_fork_while_another_thread_releases():
                 try:
                     forget(name_of(data))
                 except HandleError as error:
-                    if "no longer there" not in str(error):  # its addresses are used anew
+                    if "no longer there" not in str(error):  # its addresses are reused
                         raise
     finally:
         stop.set()
@@ -830,7 +830,7 @@ assert members()[7][0] == 0
 
 
 def test_process_that_cannot_be_told(run):
-    """Where nothing speaks against it, who has that pid is taken for the member."""
+    """If nothing contradicts it, a process with that pid counts as the member."""
     code = """
 put(7, long_after, long_after, 0, 0, 2**40)
 assert not gone()
@@ -1048,7 +1048,7 @@ def read_and_leave(held):
 
 
 def test_newborn_children_see_what_their_parent_has_forgotten_since():
-    """Nobody gives back what a child sees that has not yet come to its slot."""
+    """A block is not given back while a child that has no slot yet can see it."""
     with Child(reclaim_all_the_time) as other:
         other.recv()
         for _ in range(200):
@@ -1072,7 +1072,7 @@ def test_newborn_children_see_what_their_parent_has_forgotten_since():
 
 
 class Families(RuleBasedStateMachine):
-    """Freeze, release, forget, fork, kill, at random, beside a slow model of who may see what."""
+    """Freeze, release, forget, fork, kill, at random, beside a slow model of what each may see."""
 
     blocks = Bundle("blocks")
 
@@ -1083,7 +1083,7 @@ class Families(RuleBasedStateMachine):
         self.handles = {}  # block: handle; blocks are numbered in their order
         self.uses = {}  # block: blocks
         self.live = set()
-        self.waiting = {}  # released block: names of who has not forgotten it
+        self.waiting = {}  # released block: names of processes that have not forgotten it
         self.looked = {"parent": 0}  # name: the newest block that it can know
         self.forked = self.gone = 0
         self.start = stats()

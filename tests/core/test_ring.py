@@ -1,8 +1,8 @@
 """The ring of a channel: at work, as a model, damaged, and with its users killed.
 
-The drivers are C programs beside this file; what each does is said where it begins.  More than the
-usual amount: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds) and PERMAHEAP_RING_STRIDE
-(1: be killed at each instruction, which takes some minutes) in the environment.
+The drivers are C programs beside this file; each says at its beginning what it does.  Variables of
+the environment ask for more than usual: PERMAHEAP_RING_ROUNDS (of kills; 10000 take 20 seconds)
+and PERMAHEAP_RING_STRIDE (1 kills at each instruction, which takes some minutes).
 """
 
 import os
@@ -41,7 +41,7 @@ def build(folder, driver, *flags, sources=()):
 
 
 def run(*command, timeout=120):
-    """Run a driver; what it says on stdout if all went well."""
+    """Run a driver; return what it prints. It must end well."""
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=timeout, check=False
     )
@@ -73,7 +73,7 @@ def test_each_message_arrives_once_and_in_order(stress, kind, crowd, spin):
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_closed_in_the_middle(stress, kind):
-    """What was sent arrives; the others are told."""
+    """Each message that was sent arrives; the other senders get an error."""
     for close in range(0, 300, 30):
         run(stress, kind, 3, 3, 1000, 16384, 2000, 0, close)
 

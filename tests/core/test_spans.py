@@ -100,7 +100,7 @@ class Box:
 
 @pytest.fixture(autouse=True)
 def _all_given_back():
-    """What a test leaves behind must be what it found."""
+    """Assert that a test leaves the figures as it found them."""
     reclaim()
     before = figures()
     yield
@@ -157,7 +157,7 @@ def test_holds_are_counted():
     assert _core._testing.span_view(span) is not None
     drop(span)
     assert _core._testing.span_view(span) is None
-    drop(span)  # of nothing: no harm
+    drop(span)  # names nothing: no harm
     with pytest.raises(ValueError, match="any more"):
         _core._testing.span_hold(span, BUFFER)
 
@@ -195,7 +195,7 @@ def test_name_of_another_generation():
 
 
 def refused(name):
-    """Assert that this names nothing, whoever asks."""
+    """Assert that this names nothing, whatever is asked of it."""
     before = permaheap.stats()
     for kind in (0, BUFFER, CHANNEL, MESSAGE):
         with pytest.raises(ValueError, match="names no buffer"):
@@ -618,7 +618,7 @@ def test_new_spans_sweep_now_and_then():
 
 
 def test_replaced_by_exec():
-    """What exec left behind is not a member any more."""
+    """A process that called exec is no member any more."""
     span = new(100)
 
     def child(pipe):
@@ -809,7 +809,7 @@ def nothing(*_):
 
 
 def test_killed_while_making_without_memory():
-    """What had no memory yet is not taken for kept."""
+    """A span that had no memory yet does not count as kept."""
 
     def prepare():
         _core._testing.span_sweep(True)
@@ -895,7 +895,7 @@ def test_killed_while_taking():
 
 
 def test_killed_where_others_have_never_been(run):
-    """Who mends looks at the memory of a channel that it never had."""
+    """The process that mends reads the memory of a channel that it never had."""
     code = """
 import itertools
 import permaheap
@@ -928,7 +928,7 @@ print(n)
 
 
 def test_killed_while_emptying_a_channel():
-    """Who goes on with that does not drop a message's hold twice."""
+    """The process that completes it does not drop a message's hold twice."""
 
     def prepare():
         outer, inner, a, b = channel(), channel(), new(100), new(100)
@@ -975,7 +975,7 @@ def test_killed_while_sweeping():
 
 
 def test_killed_while_mending():
-    """Who mends after somebody killed is killed as well."""
+    """The process that mends after a killed one is killed as well."""
     for n in range(1, 12):
         span = new(PAGE)
         assert killed_at(12, lambda: drop(new(3 * PAGE)))
@@ -1027,7 +1027,7 @@ def test_killed_with_its_parent():
 
 
 def test_dead_parent_speaks_for_its_child(run):
-    """Who is born slowly, and has lost its parent meanwhile, has what that had."""
+    """A child that registers late, when its parent is dead, holds what the parent held."""
     code = """
 import ctypes, os, select, signal
 

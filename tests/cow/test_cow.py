@@ -24,8 +24,8 @@ pytestmark = [
 ]
 PAGE = proc.PAGE
 
-# What each family starts with. The parent prints one line, when all workers have done what they
-# are to do, and then waits for the end of its input.
+# The beginning of each family. The parent prints one line when all workers have done their work,
+# and then waits for the end of its input.
 PRELUDE = """
 import ctypes, gc, json, os, signal, sys
 gc.disable()
@@ -313,7 +313,7 @@ def test_workers_of_workers_are_found():
     code += "pids = family(again)\nshow(0)"
     with Family(code) as family:
         profile = snapshot(family.pid)
-        for worker in profile.workers:  # the grandchild has nobody else who would end it
+        for worker in profile.workers:  # nothing else would end the grandchild
             if worker.pid not in proc.Process(family.pid).children():
                 os.kill(worker.pid, signal.SIGKILL)
     assert len(profile.workers) == 2
@@ -426,7 +426,7 @@ def test_map_is_made_anew():
 
 
 def test_map_that_somebody_has_closed():
-    """As daemons do that close all files; what they open then is not the map's."""
+    """Daemons close all files; a file that they open then is not the map's."""
     object_map.leave_map()
     descriptor, _ = object_map._left
     with open(os.devnull) as other:
@@ -688,7 +688,7 @@ def test_command_that_is_started(number, tmp_path):
 
 
 def test_command_that_becomes_another_program(tmp_path):
-    """What was open of the program before is of no use then."""
+    """The files of the program before are of no use then."""
     from permaheap.cow._json import from_json
 
     file = tmp_path / "profile.json"

@@ -348,7 +348,7 @@ def test_rich_is_imported_only_when_it_is_used(run) -> None:
 
 
 class Parsed(HTMLParser):
-    """What HTML's own parser finds in a page."""
+    """A page, as HTML's own parser finds it."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -560,7 +560,7 @@ def place_of(browser, address: int) -> tuple[float, float]:
             return [box.left + (column + 0.5) * map.side, box.top + row.y + map.side / 2];
         }})()"""
     )
-    browser.run(FRAMES)  # what scrolling does comes before the mouse does
+    browser.run(FRAMES)  # the effects of scrolling come before those of the mouse
     return tuple(found)
 
 

@@ -624,7 +624,7 @@ assert any("only the first 512 of 513 children" in note for note in trace.notes)
 
 
 def test_program_that_closes_all_files(run):
-    """What gets the number of the trace's file is not taken for it; a new trace can begin."""
+    """A file that gets the number of the trace's is not mistaken for it; a new trace can begin."""
     done = run(
         BEGIN
         + """
@@ -651,7 +651,7 @@ assert len(cow.trace().pages(do(lambda: None))) > 5
 
 
 def test_environment_variable_warns(run):
-    """With too little room for its file there is a warning, and everything else as ever."""
+    """With too little room for its file there is a warning, and all else as usual."""
     done = run(
         """
 import resource

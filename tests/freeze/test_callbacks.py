@@ -1,4 +1,4 @@
-"""Code that freeze runs (`__freeze__`, `default`, mappings) and that does its worst meanwhile."""
+"""Code that freeze runs (`__freeze__`, `default`, mappings) and that does its worst in there."""
 
 import collections
 import gc
@@ -16,7 +16,7 @@ from conftest import audit
 from permaheap import FreezeError, freeze, freeze_each, freeze_pairs
 from twin import Mapping
 
-# What a freeze of a graph that changes meanwhile may end with, instead of some right result.
+# Errors that may end a freeze of a graph that changes during it, instead of some right result.
 CHANGED = (FreezeError, RuntimeError)
 
 
@@ -39,7 +39,7 @@ def spoil():
 
 
 def attempt(given, **keywords):
-    """Freeze what changes meanwhile: a right result or an error, and never a broken heap."""
+    """Freeze a graph that changes during it: a right result or an error, never a broken heap."""
     before = permaheap.stats().used
     try:
         frozen = freeze(given, **keywords)
@@ -301,7 +301,7 @@ def test_thaw_within_freeze():
 
 
 def test_hash_and_equality_of_keys_misbehave():
-    """Hostile keys: what they do when they are hashed or compared must not matter."""
+    """Whatever keys do when they are hashed or compared, it must not matter."""
 
     class Hostile:
         armed = False

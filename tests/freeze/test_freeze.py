@@ -1,4 +1,4 @@
-"""What freeze makes of each kind, and which objects stay one."""
+"""The result of freeze for each kind of object, and which objects stay one."""
 
 import collections
 import datetime

@@ -14,7 +14,7 @@ from processes import READ_ONLY, Child, audit, handle_of, resolve
 pytestmark = pytest.mark.skipif(READ_ONLY, reason="a stray write is SIGSEGV in this mode")
 
 MANY = 100_000_000
-PINNED = sys.version_info >= (3, 14)  # what the old macro writes leaves the object immortal
+PINNED = sys.version_info >= (3, 14)  # the old macro writes leave the object immortal
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What thaw makes of each kind."""
+"""The result of thaw for each kind of object."""
 
 import collections
 

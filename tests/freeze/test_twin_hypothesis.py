@@ -1,4 +1,4 @@
-"""Random graphs: what the core makes of them against what the twin says."""
+"""Random graphs: the results of the core against those of the twin."""
 
 import copy
 import json
@@ -233,7 +233,7 @@ FIRST_PROTOCOL = 2 if sys.version_info >= (3, 15) else 0  # that frozendict need
 def test_pickle(graph, protocol):
     permaheap.register_reducers()
     frozen = freeze(graph)
-    # Protocols below 4 forget the fold of times: of those in ordinary containers as well.
+    # Protocols below 4 forget the fold of times, in ordinary containers as well.
     expected = freeze(pickle.loads(pickle.dumps(thaw(frozen), protocol)))
     for dumps in (pickle.dumps, pickle._dumps):
         loaded = pickle.loads(dumps(frozen, protocol))

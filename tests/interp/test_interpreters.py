@@ -220,8 +220,8 @@ def test_interpreters_come_and_go_meanwhile(apart):
     apart(work)
 
 
-# Without permaheap: up to 3.13 at least, os.fork() beside an interpreter that runs code is fatal to
-# the child, which clears the other interpreters and waits for, or misses, what they hold.
+# Without permaheap. Up to 3.13 at least, os.fork() beside an interpreter that runs code is fatal to
+# the child: it clears the other interpreters, and waits for what they hold, or misses it.
 FORK = """
 import os, select, sys, threading
 from interpreters import Interpreter
@@ -282,7 +282,7 @@ PLAIN_WEAK = WEAK.replace("proxy = ", "#").replace("assert len(proxy)", "#").rep
 
 
 def test_weak_references_from_several_interpreters(apart):
-    """A plain weakref.ref of a frozenset is one and the same object, everywhere and for ever."""
+    """A plain weakref.ref of a frozenset is always the same object, in every interpreter."""
 
     def work():
         data = handle_of(freeze({"x", "y", (1, 2.5)}))
@@ -518,5 +518,5 @@ other = api.create()
 api.run_string(other, "from pickle import dumps, loads; {call}")
 api.destroy(other)
 """
-    # What it frees may be anything: mostly it aborts or crashes, now and then nothing happens.
+    # It may free anything: mostly it aborts or crashes, sometimes nothing happens.
     assert any(run(code).returncode < 0 for _ in range(20))

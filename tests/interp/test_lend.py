@@ -108,7 +108,7 @@ result = bytes(loan).hex()
 
 
 class Local(list):
-    """A list that can be referred to weakly, and whose end shows."""
+    """A list that can be referred to weakly, so that its end shows."""
 
 
 def name_of(loan):
@@ -122,7 +122,7 @@ def actor_of(interpreter):
 @pytest.fixture
 def other():
     with Interpreter() as interpreter:
-        # 3.12 waits for ever for the thread that imported this, if it was another one.
+        # 3.12 waits without end for the thread that imported this, if it was another one.
         interpreter.run("import threading")
         yield interpreter
 
@@ -217,7 +217,7 @@ for use in (memoryview, pickle.dumps, lambda proxy: proxy.loan, lambda proxy: ca
     )
 
 
-# --- Who holds --------------------------------------------------------------------------------
+# --- Holders of a loan ------------------------------------------------------------------------
 
 
 def test_one_reference_however_many_hold(other):
@@ -549,7 +549,7 @@ def test_buffers_are_moved(other):
 
 
 def test_what_pickle_leaves_out(other):
-    """What travels by reference does so in objects that only pickle can carry."""
+    """Permanent objects and Buffers go by reference in objects that only pickle can carry."""
     actor, frozen = actor_of(other), permaheap.freeze(["here"])
     moved, channel = permaheap.move(permaheap.Buffer.of(b"moved")), permaheap.Channel()
     value = types.SimpleNamespace(frozen=frozen, moved=moved, channel=channel, actor=actor)
@@ -753,7 +753,7 @@ for each in others:
 
 
 def test_an_idle_owner(other):
-    """Main waits in a system call meanwhile."""
+    """The main thread waits in a system call during the call."""
     reader, writer = os.pipe()
     data = bytearray(b"idle")
     loan = lend(data)
@@ -926,7 +926,7 @@ def test_an_owner_waits_for_attached_threads():
 
 
 def test_lending_at_the_end_is_refused():
-    """What atexit calls after us: functions that were registered before the import."""
+    """After us, atexit calls the functions that were registered before the import."""
     reader, writer = os.pipe()
     owner = Interpreter()
     owner.run(

@@ -85,7 +85,7 @@ def test_resolve_what_is_no_handle(consumer):
 
 
 def test_references_are_counted(consumer):
-    """What is not frozen is neither kept nor lost."""
+    """An object that is not frozen is neither kept nor lost."""
     given = ["text", object()]
     handle = share(freeze([1.5]))
     before = sys.getrefcount(given[1]), sys.getrefcount(handle), sys.getrefcount(given)
@@ -122,7 +122,7 @@ result = bytes(handle).hex()
 
 
 def test_import_without_permaheap(run, folder):
-    """An extension whose permaheap is missing fails to import, with an ordinary error."""
+    """Without permaheap, such an extension fails to import, with an ordinary error."""
     code = "import sys; sys.modules['permaheap._core'] = None; sys.path.insert(0, sys.argv[1])\n"
     done = run(code + "try: import consumer\nexcept ImportError as e: print('refused')", folder)
     assert done.stdout == "refused\n", done.stderr

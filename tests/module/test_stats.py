@@ -1,4 +1,4 @@
-"""What stats() says, against what was frozen."""
+"""The figures of stats(), against what was frozen."""
 
 import dataclasses
 

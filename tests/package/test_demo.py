@@ -25,7 +25,7 @@ SMALL = ["--workers=2", "--chars=20", "--last=4FFF"]
 
 
 def load_module(name: str, as_name: str) -> ModuleType:
-    """Import a file of the example anew, under another name."""
+    """Import a file of the example again, under another name."""
     spec = importlib.util.spec_from_file_location(as_name, EXAMPLE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[as_name] = module  # dataclasses look their module up there

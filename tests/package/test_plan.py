@@ -107,7 +107,7 @@ def test_steps_run_the_plan_and_nothing_else() -> None:
 
 
 def test_the_clock_changes_nothing() -> None:
-    """What is tested must not depend on how fast a machine is; only a hang has an end."""
+    """A slow machine must run the same tests as a fast one; only a hang has an end."""
     for name in (".ci/run", "tools/matrix", "tools/test-build"):
         text = (ROOT / name).read_text()
         assert re.findall(r"(?:if|while|&&).*\bSECONDS\b", text) == []

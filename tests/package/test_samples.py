@@ -55,7 +55,7 @@ def marked(mark):
             if mark.encode() in environ.read_bytes():
                 found.append(environ.parent.name)
         except OSError:
-            continue  # ended meanwhile
+            continue  # it has just ended
     return found
 
 
@@ -92,7 +92,7 @@ def test_interrupted_sample_leaves_no_process(name, mark):
         line = process.stdout.readline()
         assert line, output
         output += line
-    assert len(marked(mark)) >= 4  # of the sample: its parent and two workers
+    assert len(marked(mark)) >= 4  # a parent and two workers at least
     process.send_signal(signal.SIGINT)
     output += process.communicate()[0]
     assert process.returncode == 130, output
@@ -243,7 +243,7 @@ def test_tables(tmp_path):
     assert "0.10x" in console.file.getvalue()
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nafter\n")
-    for _ in range(2):  # what was written is replaced the next time
+    for _ in range(2):  # the second time replaces what the first one wrote
         report.update_page(page, {"3.13.0": {"s": found}, "3.14.8": {"s": found}})
     text = page.read_text()
     assert text.startswith("before\n")

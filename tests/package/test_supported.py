@@ -1,4 +1,4 @@
-"""What is refused, at build and at import, and the sentence that says so."""
+"""The interpreters that are refused, at build and at import, and the sentence that says so."""
 
 from __future__ import annotations
 

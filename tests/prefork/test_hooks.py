@@ -1,4 +1,4 @@
-"""The hooks, in the real programs: what their workers copy of the data that the parent loaded."""
+"""The hooks, in the real programs: how much of the parent's data their workers copy."""
 
 import importlib.util
 import json
@@ -30,8 +30,8 @@ def assert_shared(answers, parent=None):
         assert answer["data"] > 10_000, answer
         assert answer["loaded_by"] != answer["pid"], answer
         assert parent in (None, answer["loaded_by"]), answer
-        # Next to nothing of the data. But pages that the parent has copied meanwhile become private
-        # to this worker when another one ends, which counts as copied, too.
+        # Next to nothing of the data is copied. But pages that the parent copies become private to
+        # this worker when another one ends, and count as copied, too.
         assert answer["copied"] < 0.3 * answer["data"], answer
         seen.add(answer["pid"])
     assert seen
@@ -39,7 +39,7 @@ def assert_shared(answers, parent=None):
 
 
 def assert_copied(answer):
-    """What happens without a hook: if not, these tests would show nothing."""
+    """Assert what happens without a hook, or these tests would show nothing."""
     assert answer["loaded_by"] != answer["pid"], answer
     assert answer["copied"] > 0.6 * answer["data"], answer
 

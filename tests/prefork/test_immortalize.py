@@ -59,7 +59,7 @@ def test_data_is_what_it_was(graph):
 
 @given(graphs.graphs())
 def test_frozen_as_before(graph):
-    """What is immortal freezes as what is not."""
+    """An immortal object freezes as an ordinary one does."""
     try:
         expected = expected_frozen(graph, graphs.default)
     except TwinError:
@@ -222,7 +222,7 @@ def collected_again():
 
 
 class Later:
-    """Nobody's class."""
+    """A class without instances."""
 
 
 def test_collectors_leave_them_alone(in_child):
@@ -233,7 +233,7 @@ def test_collectors_leave_them_alone(in_child):
 
 
 class Finalized:
-    """An object whose end somebody waits for."""
+    """An object that counts its end."""
 
     ended = 0
 
@@ -424,7 +424,7 @@ def contents(folder):
 
 @pytest.fixture
 def ended(run, tmp_path):
-    """Give a function: what a program leaves in a folder, plain or with everything immortal."""
+    """Give a function that tells what a program leaves in a folder, plain or with all immortal."""
 
     def end(program, how):
         folder = tmp_path / how
@@ -589,7 +589,7 @@ def test_cycles_without_new_objects_take_nothing(run):
 @not_counted
 @pytest.mark.slow
 def test_cycles_with_new_objects_take_only_those(run):
-    """What was immortal is never freed: each new table takes its own size, and nothing beside."""
+    """Immortal objects are never freed: each new table takes its own size, and nothing beside."""
     done = run(CYCLES, "data", 40)
     assert done.returncode == 0, done.stderr
     growth, objects, size = map(int, done.stdout.split())
@@ -613,7 +613,7 @@ print("fine")
 
 
 def test_import_leaves_threading_alone(run):
-    """Who imports it first is its main thread; an interpreter of 3.12 then waits for that one."""
+    """The thread that imports it first becomes its main thread, and 3.12 then waits for it."""
     done = run("""
 import sys
 before = "threading" in sys.modules

@@ -20,7 +20,7 @@ steps = st.lists(st.tuples(numbers, numbers, numbers, numbers), max_size=25)
 
 
 def act(pool, todo):
-    """Do the steps, with a collection now and then; return what showed after each."""
+    """Do the steps, with a collection after some; return what showed after each."""
     shown = []
     for i, step in enumerate(todo):
         shown.append((living.act(pool, step), living.portrait(pool)))
@@ -39,8 +39,8 @@ def compare(plan, todo, everything):
     assert living.portrait(twin) == before
     for found, expected in zip(act(pool, todo), act(twin, todo), strict=True):
         assert found == expected
-    gc.collect()  # what the last steps have left, of either
-    # What only replaced immortal objects still hold lives on: nothing dies that would not.
+    gc.collect()  # ends what the last steps have left of either
+    # An object that only a replaced immortal one still holds lives on: nothing dies too early.
     assert set(ends) <= set(twins_ends)
     del pool, twin
     gc.collect()
@@ -49,7 +49,7 @@ def compare(plan, todo, everything):
 
 
 def compare_each(pipe, batch):
-    gc.disable()  # what dies in a collection does so at the same time in both
+    gc.disable()  # objects that die in a collection do so at the same time in both
     for example in batch:
         compare(*example)
 
@@ -58,7 +58,7 @@ def compare_each(pipe, batch):
 @settings(max_examples=max(8, settings().max_examples // 8))
 @given(st.lists(st.tuples(plans, steps, st.booleans()), min_size=1, max_size=12))
 def test_immortal_objects_behave_as_their_twins(batch):
-    """A batch of graphs in a child: what is immortal stays for good."""
+    """Compare a batch of graphs in a child, for immortal objects stay for good."""
     with Child(compare_each, batch) as child:
         child.join()
 

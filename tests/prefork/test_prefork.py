@@ -1,4 +1,4 @@
-"""prefork() against plain fork: what workers copy, and that nothing else differs."""
+"""prefork() against plain fork: workers copy less, and nothing else differs."""
 
 import gc
 import itertools
@@ -15,7 +15,7 @@ from permaheap import _core
 pytestmark = pytest.mark.no_sanitizer("it is about pymalloc, which is off there")
 
 # A program that loads data with holes in it, forks, and lets a worker look at everything and work
-# for a while. It prints how many kB the worker has copied or allocated meanwhile.
+# for a while. It prints how many kB the worker has copied or allocated in that time.
 FAMILY = """
 import dataclasses, decimal, gc, json, os, re, sys
 import permaheap
@@ -237,7 +237,7 @@ for _ in range(20):
 
 
 def test_rounds_are_bounded(family):
-    """Holes are filled in every round, and the memory that they keep does not grow for ever."""
+    """Holes are filled in every round, and the memory that they keep does not grow without end."""
     sizes = family(ROUNDS)
     assert max(sizes[15:]) < 1.25 * max(sizes[:15]), sizes
 

@@ -20,7 +20,7 @@ THE_END = "the end of the process"  # stands beside the tests in what a run foun
 
 @dataclass
 class Run:
-    """What one module's tests did: of each its outcome, and why."""
+    """The outcomes of one module's tests, each with its reason."""
 
     outcomes: dict[str, tuple[str, str]] = field(default_factory=dict)
     out_of_time: bool = False
@@ -32,7 +32,7 @@ class Run:
 
 @dataclass
 class Compared:
-    """What one module showed. A failure is a test, its outcome, and why."""
+    """The findings of one module. A failure is a test, its outcome and the reason."""
 
     module: str
     tests: int
@@ -106,7 +106,7 @@ def run_module(mode, module, seconds, per_test):
 
 
 def compare(module, seconds, per_test):
-    """Run a module with everything immortal; what fails, plain as well, and then once more."""
+    """Run a module with everything immortal; run what fails plain as well, and once more."""
     start = time.monotonic()
     immortal = run_module("immortal", module, seconds, per_test)
     failed, plain, again = immortal.failed(), {}, {}

@@ -1,9 +1,9 @@
-"""Run one module of CPython's own tests in this process, and tell of each test how it went.
+"""Run one module of CPython's own tests in this process, and tell how each test went.
 
     python one_module.py plain|immortal MODULE OUTCOMES SECONDS PER_TEST [TEST...]
 
-OUTCOMES is a file that gets a line of JSON when a test begins, and another when it has ended: of a
-test that ends the process there is only the first. After SECONDS no further test is begun; a test
+OUTCOMES is a file that gets a line of JSON when a test begins, and another when it has ended. A
+test that ends the process has only the first line. After SECONDS no further test is begun; a test
 that takes longer than PER_TEST seconds ends the process. TESTs are left out.
 
 The module is imported before everything is made immortal, as a parent loads its application before

@@ -186,7 +186,7 @@ def test_of_a_released_buffer():
         Buffer.of(buf)
 
 
-# --- Those who work on it without a copy ----------------------------------------------------------
+# --- Modules that work on it without a copy -------------------------------------------------------
 
 
 def test_struct():
@@ -701,7 +701,7 @@ def test_a_moved_buffer_is_sent():
     assert bytes(there) == b"sent" and not there.readonly
     assert "on the move" not in repr(there)
     there[0] = 83
-    assert bytes(there.toreadonly()) == b"Sent"  # nobody else has it
+    assert bytes(there.toreadonly()) == b"Sent"  # nothing else has it
 
 
 def test_inside_of_containers():

@@ -154,7 +154,7 @@ def test_in_children(in_child):
 
 
 def test_from_a_child(in_child):
-    """What a child froze is resolved by its parent and by its siblings."""
+    """Parent and siblings resolve an object that a child froze."""
 
     def work():
         frozen = freeze({"child": [os.getpid(), "caf\xe9", {"deep": {1.5}}]})

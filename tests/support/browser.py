@@ -22,7 +22,7 @@ OPTIONS = [
 
 
 def _pipe():
-    """Make a pipe whose descriptors are none of those that a browser has them as."""
+    """Make a pipe with descriptors other than the two that a browser expects."""
     ends = os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
     for end in ends:
@@ -31,7 +31,7 @@ def _pipe():
 
 
 class Browser:
-    """One browser with one page, whose size and colour scheme can be chosen."""
+    """One browser with one page; its size and colour scheme can be chosen."""
 
     def __init__(self):
         self.profile = tempfile.TemporaryDirectory(prefix="chromium-")

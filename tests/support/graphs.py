@@ -133,7 +133,7 @@ hashable_atoms = st.one_of(
 )
 atoms = hashable_atoms | st.binary(max_size=12).map(bytearray)
 
-# Hashable, and none of its parts a mapping: what a key of a frozen mapping can be.
+# Keys of a frozen mapping: hashable, and no part is a mapping.
 keys = st.recursive(
     hashable_atoms,
     lambda inner: st.one_of(
@@ -160,7 +160,7 @@ def _mapping(kind, items):
 
 
 def _reordered(items):
-    """Make an OrderedDict whose order is not that of the dict inside it."""
+    """Make an OrderedDict with another order than that of the dict inside it."""
     ordered = collections.OrderedDict(items)
     if ordered:
         ordered.move_to_end(next(iter(ordered)))

@@ -28,7 +28,7 @@ import weakref
 
 
 class Inline:
-    """Its attributes are in the object itself until somebody asks for its __dict__."""
+    """Its attributes are in the object itself until a program asks for its __dict__."""
 
     def __init__(self, number, parts):
         self.number = number

@@ -1,8 +1,8 @@
 """An application for pre-fork servers of every kind, which tells how much its workers copy.
 
-Its data is ordinary: 40,000 small records. A worker that is asked reads all of them and collects,
-and answers with its process id, the kilobytes that became private to it by that, and those that the
-data took when it was loaded.
+Its data is ordinary: 40,000 small records. A worker that is asked reads all of them and collects.
+It answers with its process id, the kilobytes that became private to it by that, and the kilobytes
+that the data took when it was loaded.
 """
 
 import gc

@@ -23,8 +23,8 @@ class ChildFailed(Exception):
 class Child:
     """A forked child that runs function(pipe, *arguments), at once and beside its parent.
 
-    Both ends of the pipe have send and recv. What the function returns is the result of join().
-    Used in a with statement, a child that is still there at its end is killed.
+    Both ends of the pipe have send and recv. join() returns what the function returned.
+    At the end of a with statement, a child that is still there is killed.
     """
 
     killed = 0  # children so far that were killed on purpose
@@ -181,7 +181,7 @@ def memory():
 
 
 def audit():
-    """Audit the heap, and compare it with its counters; nobody may be freezing meanwhile.
+    """Audit the heap, and compare it with its counters; no process may be freezing at the time.
 
     A process that was killed right after it committed or released a block had no time to count it.
     """

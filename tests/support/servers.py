@@ -140,7 +140,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def ask(address, times=4):
-    """Send so many requests, each by a new connection to a port or a Unix socket; yield answers."""
+    """Send some requests, each by a new connection to a port or a Unix socket; yield answers."""
     for _ in range(times):
         if isinstance(address, int):
             connection = http.client.HTTPConnection("127.0.0.1", address, timeout=120)

@@ -75,7 +75,7 @@ def path_field(key):
 
 
 class _Freezer:
-    """One freeze: what it has seen, and what it is in the middle of."""
+    """One freeze: the objects that it has seen, and those that it is in the middle of."""
 
     def __init__(self, default):
         self.default = default

@@ -1,4 +1,4 @@
-"""Values as the bytes that travel through channels: what arrives, and what damaged bytes do.
+"""Values as bytes in a channel: the values that arrive, and the errors of damaged bytes.
 
 `pack` and `unpack` are the two passes. The judge compares the graph that was sent with the graph
 that arrived: exact types, every bit of the values, order, and which objects are one. The shorter
@@ -185,7 +185,7 @@ def test_containers_are_tracked_as_they_were():
 def test_records_of_many_keys():
     for n in (5, 6, 12, 30):
         names = [f"key {i}" for i in range(n)]
-        # A list of keys, or pairs at once: the dict is made for so many.
+        # A list of keys, or pairs at once: the dict is made for this many.
         arrive([dict.fromkeys(names, i) for i in range(3)])
         arrive([{**dict(zip(names, range(n), strict=True)), "more": [i]} for i in range(3)])
     arrive([{"a": i, "b": 1, "c": 2, "d": 3, "e": 4, "f": 5, "g": []} for i in range(3)])
@@ -707,7 +707,7 @@ def everything():
 
 
 def test_allocations_fail():
-    """Each allocation of the core fails in turn; what was made so far is given back."""
+    """Each allocation of the core fails in turn; all that was made before it is given back."""
     value = everything()
     message = pack(value)
     for function, argument in ((pack, value), (unpack, message)):

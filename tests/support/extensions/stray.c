@@ -1,9 +1,10 @@
 /* stray.c -- an extension of the kind that predates immortal objects.
 
-   What is built with the limited API of Python 3.2, by the headers of a Python
-   up to 3.11, has these macros compiled in: plain additions to the first word,
-   in every later interpreter.  Newer headers have others even for that API, so
-   the old ones are written out.  And this extension counts wrongly on purpose. */
+   An extension that is built with the limited API of Python 3.2, by the headers
+   of a Python up to 3.11, has these macros compiled in.  They are plain additions
+   to the first word, in every later interpreter.  Newer headers have others even
+   for that API, so the old ones are written out.  And this extension counts
+   wrongly on purpose. */
 
 #define Py_LIMITED_API 0x03020000
 #include <Python.h>
