@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from permaheap._core import Channel, Closed, Empty, _bell_name, _send_packed
+from permaheap._core import Channel, Closed, Empty, _notify_name, _send_packed
 
 _LOOK_AGAIN = 0.2  # seconds
 _KEY = 8  # bytes of a datagram: the key of the queue to look at
@@ -76,7 +76,7 @@ class _Notifier:
     def _bind(self) -> int:
         for number in itertools.count(1):
             try:
-                self.socket.bind(_bell_name(number))
+                self.socket.bind(_notify_name(number))
                 return number
             except OSError as error:  # another loop has it, or a process with this pid elsewhere
                 if error.errno != errno.EADDRINUSE:

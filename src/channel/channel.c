@@ -36,7 +36,7 @@
 #define SPIN 50000u                     /* nanoseconds, unless asked for */
 #define SECOND 1e9                      /* nanoseconds */
 
-/* --- Making ----------------------------------------------------------------------- */
+/* --- Making ------------------------------------------------------------------- */
 
 /* Convert seconds to nanoseconds, `most` seconds at most.  -1 with an exception. */
 static int
@@ -174,7 +174,7 @@ channel_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* --- Sending and receiving -------------------------------------------------------- */
+/* --- Sending and receiving ---------------------------------------------------- */
 
 /* Get the value of `timeout`, the only keyword that a method may be given.  -1 with an
    exception. */
@@ -293,7 +293,7 @@ channel_next(PyObject *self)
     return obj;
 }
 
-/* --- Closing, inspecting ---------------------------------------------------------- */
+/* --- Closing, inspecting ------------------------------------------------------ */
 
 PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
@@ -420,7 +420,7 @@ channel_hash(PyObject *self)
     return (Py_hash_t)((uint64_t)id.generation << 20 ^ id.index);
 }
 
-/* --- select() --------------------------------------------------------------------- */
+/* --- select() ----------------------------------------------------------------- */
 
 static int
 check_channels(ph_channels *channels, PyObject *tuple)
@@ -500,7 +500,7 @@ channel_ring(PyObject *self, PyObject *Py_UNUSED(ignored))
                                    (Py_ssize_t)ph_span_size(channel->id), PyBUF_WRITE);
 }
 
-/* --- The type --------------------------------------------------------------------- */
+/* --- The type ----------------------------------------------------------------- */
 
 static PyMethodDef channel_methods[] = {
     {"send", (PyCFunction)(void (*)(void))channel_send, METH_FASTCALL | METH_KEYWORDS,
@@ -575,7 +575,7 @@ static PyType_Spec channel_spec = {
     .slots = channel_slots,
 };
 
-/* --- For module.c ----------------------------------------------------------------- */
+/* --- For module.c ------------------------------------------------------------- */
 
 PyDoc_STRVAR(empty_doc, "No object came through a channel in time.");
 PyDoc_STRVAR(closed_doc, "The channel is closed; for a receiver, it is also empty.");
@@ -631,8 +631,8 @@ ph_channels_add(PyObject *module)
     ph_interpreter *interp = ph_interpreter_of(module);
     ph_channels *channels = interp->channels;
     channels->parcels.exceptions = &interp->exceptions;
-    channels->parcels.travels = interp->wire;
-    ph_bells_init();
+    channels->parcels.wire = interp->wire;
+    ph_notify_init();
     channels->type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &channel_spec,
                                                               NULL);
     if (channels->type == NULL || PyModule_AddType(module, channels->type) < 0
@@ -641,7 +641,7 @@ ph_channels_add(PyObject *module)
         || add_channel_exceptions(module, channels) < 0) {
         return -1;
     }
-    ph_travels_add(interp->wire, (ph_traveller){
+    ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = channels->type, .write = ph_channel_write, .read = ph_channel_read,
     });
     return 0;

@@ -24,7 +24,7 @@
 #include "core/family/family.h"
 #include "core/ring/notify.h"
 
-/* --- Coroutines ------------------------------------------------------------------- */
+/* --- Coroutines --------------------------------------------------------------- */
 
 static PyObject *
 call_aio(const char *function, PyObject *const *args, size_t n)
@@ -68,7 +68,7 @@ ph_channel_anext(PyObject *self)
     return call_aio("next_of", &self, 1);
 }
 
-/* --- Packed messages -------------------------------------------------------------- */
+/* --- Packed messages ---------------------------------------------------------- */
 
 #define PACKED "permaheap: a packed message that waits for room"
 #define SPENT "permaheap: a packed message that was sent, or cannot be"
@@ -148,7 +148,7 @@ core_send_packed(PyObject *Py_UNUSED(module), PyObject *capsule)
     return none ? Py_NewRef(Py_True) : NULL;
 }
 
-/* --- Notifications ---------------------------------------------------------------- */
+/* --- Notifications ------------------------------------------------------------ */
 
 static int
 parse_watch(PyObject *args, const char *format, ph_watch *p_what, uint64_t *p_watcher)
@@ -159,7 +159,7 @@ parse_watch(PyObject *args, const char *format, ph_watch *p_what, uint64_t *p_wa
         return -1;
     }
     *p_what = room ? PH_WATCH_ROOM : PH_WATCH_MESSAGE;
-    *p_watcher = ph_bell_watcher(number);
+    *p_watcher = ph_notify_watcher(number);
     return 0;
 }
 
@@ -212,11 +212,11 @@ ph_channel_unwatch(PyObject *self, PyObject *args)
 }
 
 PyDoc_STRVAR(bell_name_doc,
-"_bell_name($module, number, /)\n--\n\n"
+"_notify_name($module, number, /)\n--\n\n"
 "The abstract name of socket `number` of this process, which gets the datagrams.");
 
 static PyObject *
-core_bell_name(PyObject *module, PyObject *arg)
+core_notify_name(PyObject *module, PyObject *arg)
 {
     unsigned long number = PyLong_AsUnsignedLong(arg);
     if (number == (unsigned long)-1 && PyErr_Occurred()) {
@@ -227,18 +227,18 @@ core_bell_name(PyObject *module, PyObject *arg)
         ph_raise(channels->parcels.exceptions);
         return NULL;
     }
-    char name[PH_BELL_NAME + 1];
+    char name[PH_NOTIFY_NAME + 1];
     name[0] = '\0';
-    size_t size = ph_bell_name(ph_bell_watcher((uint32_t)number), name + 1);
-    assert(size <= PH_BELL_NAME);
+    size_t size = ph_notify_name(ph_notify_watcher((uint32_t)number), name + 1);
+    assert(size <= PH_NOTIFY_NAME);
     return PyBytes_FromStringAndSize(name, (Py_ssize_t)size + 1);
 }
 
-/* --- For channel.c ---------------------------------------------------------------- */
+/* --- For channel.c ------------------------------------------------------------ */
 
 static PyMethodDef event_loop_functions[] = {
     {"_send_packed", core_send_packed, METH_O, send_packed_doc},
-    {"_bell_name", core_bell_name, METH_O, bell_name_doc},
+    {"_notify_name", core_notify_name, METH_O, bell_name_doc},
     {NULL, NULL, 0, NULL},
 };
 

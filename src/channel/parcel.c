@@ -56,10 +56,10 @@ round_up_part(uint64_t size)
 static int
 raise_damaged_parcel(const ph_parcels *parcels, const char *what)
 {
-    return ph_message_damaged(parcels->travels, what);
+    return ph_message_damaged(parcels->wire, what);
 }
 
-/* --- Parcels and their memory ----------------------------------------------------- */
+/* --- Parcels and their memory ------------------------------------------------- */
 
 static ph_parcel *
 take_parcel(ph_parcels *parcels)
@@ -157,7 +157,7 @@ ph_parcels_clear(ph_parcels *parcels)
     parcels->spare_incoming = NULL;
 }
 
-/* --- Bodies ----------------------------------------------------------------------- */
+/* --- Bodies ------------------------------------------------------------------- */
 
 static bool
 fits_in_ring(uint64_t size, uint32_t n_spans, uint64_t largest)
@@ -198,7 +198,7 @@ make_body(ph_parcels *parcels, ph_parcel *parcel, uint32_t kind, uint64_t size,
     parcel->words[0] = size;
     parcel->out = (ph_outgoing){
         .kind = kind | PARCEL_IN_SPAN, .n_spans = n, .spans = parcel->spans,
-        .bytes = parcel->words, .size = sizeof(uint64_t), .behind = size,
+        .bytes = parcel->words, .size = sizeof(uint64_t), .out_of_line = size,
     };
     return ph_span_address(parcel->body);
 }
@@ -218,7 +218,7 @@ ph_parcel_sent(ph_parcel *parcel)
     }
 }
 
-/* --- Waiting ---------------------------------------------------------------------- */
+/* --- Waiting ------------------------------------------------------------------ */
 
 int
 ph_parcel_hold(ph_parcels *parcels, ph_parcel *parcel)
@@ -274,7 +274,7 @@ ph_parcel_slim(ph_parcels *parcels, ph_parcel *parcel)
     return slim;
 }
 
-/* --- Packing ---------------------------------------------------------------------- */
+/* --- Packing ------------------------------------------------------------------ */
 
 static int
 pack_object(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel)
@@ -449,7 +449,7 @@ pack_pickled(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t lar
     int result = -1;
     PyObject *pickle = NULL, *buffers = PyList_New(0);
     if (buffers != NULL) {
-        pickle = ph_pickle(parcels->travels->interp->pickles, obj, buffers, &parcel->writer);
+        pickle = ph_pickle(parcels->wire->interp->pickles, obj, buffers, &parcel->writer);
         if (pickle == NULL) {
             add_pickle_note("send pickled this %s, since it is or holds an object that can "
                             "be sent in no other way", Py_TYPE(obj)->tp_name);
@@ -487,7 +487,7 @@ pack_by_kind(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t large
     if (ph_heap_contains(obj)) {
         return pack_object(parcels, obj, parcel);
     }
-    int result = ph_message_write(parcels->travels, obj, &parcel->writer);
+    int result = ph_message_write(parcels->wire, obj, &parcel->writer);
     if (result == PH_WRITTEN) {
         return pack_value(parcels, parcel, largest);
     }
@@ -511,7 +511,7 @@ ph_parcel_pack(ph_parcels *parcels, PyObject *obj, bool may_pickle, uint64_t lar
     return parcel;
 }
 
-/* --- Opening ---------------------------------------------------------------------- */
+/* --- Opening ------------------------------------------------------------------ */
 
 static PyObject *
 open_object(ph_parcels *parcels, ph_reader *reader)
@@ -530,7 +530,7 @@ open_object(ph_parcels *parcels, ph_reader *reader)
         return NULL;
     }
     if (flags & PH_BLOCK_DATETIME
-        && ph_need_datetime(&parcels->travels->interp->has_datetime) < 0) {
+        && ph_need_datetime(&parcels->wire->interp->has_datetime) < 0) {
         return NULL;
     }
     if (obj == NULL) {
@@ -594,7 +594,7 @@ open_pickle(ph_parcels *parcels, ph_reader *reader)
     ph_reader references = *reader;
     references.at = at;
     references.end = at + of_references;
-    PyObject *obj = ph_unpickle(parcels->travels->interp->pickles, pickle, size, buffers,
+    PyObject *obj = ph_unpickle(parcels->wire->interp->pickles, pickle, size, buffers,
                                 &references);
     reader->next_span = references.next_span;
     if (obj == NULL) {
@@ -634,7 +634,7 @@ open_kind(ph_parcels *parcels, ph_reader *reader, uint32_t kind)
     case PARCEL_OBJECT:
         return open_object(parcels, reader);
     case PARCEL_VALUE:
-        return ph_message_read(parcels->travels, reader);
+        return ph_message_read(parcels->wire, reader);
     case PARCEL_PICKLE:
         return open_pickle(parcels, reader);
     default:
@@ -647,7 +647,7 @@ PyObject *
 ph_parcel_open(ph_parcels *parcels, const ph_incoming *incoming)
 {
     ph_reader reader = {
-        .travels = parcels->travels,
+        .wire = parcels->wire,
         .at = incoming->bytes, .end = incoming->bytes + incoming->size,
         .spans = incoming->spans, .n_spans = incoming->n_spans,
     };

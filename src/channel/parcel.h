@@ -10,7 +10,7 @@
 typedef struct ph_parcel ph_parcel;
 typedef struct {
     const ph_exceptions *exceptions;
-    const ph_travels *travels;
+    const ph_wire_state *wire;
     ph_parcel *spare;               /* memory for the next value to be sent, or NULL */
     ph_incoming *spare_incoming;    /* memory for the next one to be received, or NULL */
 } ph_parcels;

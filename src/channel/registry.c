@@ -24,7 +24,7 @@
 #include "core/family/handle.h"
 #include "core/span/journal.h"
 
-/* --- Making ----------------------------------------------------------------------- */
+/* --- Making ------------------------------------------------------------------- */
 
 static ph_channel_shared *
 locate_shared(void *span, uint64_t size)
@@ -145,7 +145,7 @@ ph_channel_find_or_make(const ph_channel_options *options, ph_span_id *id)
     return PH_OK;
 }
 
-/* --- Passing a Channel on --------------------------------------------------------- */
+/* --- Passing a Channel on ----------------------------------------------------- */
 
 /* A Channel as bytes, in a pickle. */
 typedef struct {
@@ -243,17 +243,17 @@ ph_channel_write(ph_writer *writer, PyObject *obj)
 }
 
 PyObject *
-ph_channel_read(const ph_travels *travels, ph_reader *reader)
+ph_channel_read(const ph_wire_state *wire, ph_reader *reader)
 {
     uint64_t settings;
     ph_span_id id;
     if (ph_read_word(reader, &settings) < 0 || ph_read_span(reader, &id) < 0) {
         return NULL;
     }
-    ph_channels *channels = travels->interp->channels;
+    ph_channels *channels = wire->interp->channels;
     if (settings >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
-        (void)ph_message_damaged(travels, "a channel in it is none");
+        (void)ph_message_damaged(wire, "a channel in it is none");
         return NULL;
     }
     ph_span_drop(id);

@@ -25,6 +25,6 @@ PyObject *ph_channel_reduce(PyObject *self, PyObject *ignored);
 PyObject *ph_channel_from_bytes(PyObject *type, PyObject *data);
 /* For messages: the entry of the table of types that travel. */
 int ph_channel_write(ph_writer *writer, PyObject *obj);
-PyObject *ph_channel_read(const ph_travels *travels, ph_reader *reader);
+PyObject *ph_channel_read(const ph_wire_state *wire, ph_reader *reader);
 
 #endif

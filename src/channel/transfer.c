@@ -20,7 +20,7 @@
 
 #include "channel/wait.h"
 
-/* --- Exceptions ------------------------------------------------------------------- */
+/* --- Exceptions --------------------------------------------------------------- */
 
 PyDoc_STRVAR(full_doc, "There was no room in a channel in time.");
 
@@ -70,7 +70,7 @@ ph_channel_raise(ChannelObject *self, ph_status status)
     }
 }
 
-/* --- Sending ---------------------------------------------------------------------- */
+/* --- Sending ------------------------------------------------------------------ */
 
 static void
 count_sent(ph_channel_shared *shared, const ph_parcel *parcel)
@@ -134,7 +134,7 @@ ph_channel_send(ChannelObject *self, PyObject *obj, uint64_t until)
     return ph_channel_end_send(self, parcel, status);
 }
 
-/* --- Receiving -------------------------------------------------------------------- */
+/* --- Receiving ---------------------------------------------------------------- */
 
 /* Transfer one message into `incoming`, and make a value of it. */
 static PyObject *

@@ -28,7 +28,7 @@
 #define MILLISECOND 1000000u            /* nanoseconds */
 #define LOCK_WAIT (100 * MILLISECOND)   /* for the ring's lock; then look at signals */
 
-/* --- One channel ------------------------------------------------------------------ */
+/* --- One channel -------------------------------------------------------------- */
 
 /* After WASTED_MOST spins in a row that found nothing, do not spin; `wasted_spins` then
    counts the waits without spinning, and at SPIN_AGAIN it is tried once more. */
@@ -102,14 +102,14 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
     uint64_t more = ph_ring_capacity(self->ring) / MORE_ROOM;
     if (spin != 0 && size < more) {
-        ph_status status = ph_ring_wait_room(self->ring, size + more, out->behind, spin,
+        ph_status status = ph_ring_wait_room(self->ring, size + more, out->out_of_line, spin,
                                              get_sooner(until, spin));
         if (status != PH_FULL) {
             return status;
         }
         spin = 0;
     }
-    return ph_ring_wait_room(self->ring, size, out->behind, spin, until);
+    return ph_ring_wait_room(self->ring, size, out->out_of_line, spin, until);
 }
 
 /* A receiver that is faster than the senders would wait for each message, and both sides
@@ -213,7 +213,7 @@ ph_channel_wait(ChannelObject *self, const ph_transfer *transfer, uint64_t until
     return ph_channel_must_wait(status) ? give_up_claim(self, transfer, status) : status;
 }
 
-/* --- Several channels ------------------------------------------------------------- */
+/* --- Several channels --------------------------------------------------------- */
 
 /* How long to sleep at a time, when all rings have our watcher, or not. */
 #define ALL_WATCHED (200 * MILLISECOND)
@@ -260,7 +260,7 @@ sleep_watching(PyObject *tuple, uint64_t until)
     static _Atomic uint32_t never_woken;    /* when this process has no word of its own */
     _Atomic uint32_t *word = &never_woken;
     uint64_t watcher = 0;
-    bool all = ph_bell_word(&word, &watcher);
+    bool all = ph_notify_word(&word, &watcher);
     uint32_t before = atomic_load(word);
     Py_ssize_t n = PyTuple_GET_SIZE(tuple);
     Py_ssize_t watched = 0;

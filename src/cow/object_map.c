@@ -68,7 +68,7 @@ typedef struct {
     bool failed;                    /* no memory for a table */
 } mapper;
 
-/* --- The bitmap -------------------------------------------------------------------- */
+/* --- The bitmap --------------------------------------------------------------- */
 
 static piece *
 find_piece(const mapper *m, uintptr_t number)
@@ -126,7 +126,7 @@ get_piece(mapper *m, uintptr_t number)
     return p;
 }
 
-/* --- The walk ---------------------------------------------------------------------- */
+/* --- The walk ----------------------------------------------------------------- */
 
 /* A visitproc: note an object that is met for the first time. */
 static int
@@ -169,7 +169,7 @@ meet_reachable(mapper *m, PyObject *roots)
     return 0;
 }
 
-/* --- Entries ------------------------------------------------------------------------ */
+/* --- Entries ------------------------------------------------------------------ */
 
 static int
 type_number(mapper *m, PyTypeObject *type, uint32_t *p_number)
@@ -196,7 +196,7 @@ units_of(size_t size)
     return n < UINT32_MAX ? (uint32_t)n : UINT32_MAX;
 }
 
-/* A ph_visit_table. */
+/* A ph_table_visitor. */
 static void
 note_table(ph_table table, const void *address, size_t size, void *arg)
 {
@@ -287,7 +287,7 @@ sort_tables(mapper *m)
     m->tables_used = used;
 }
 
-/* --- The file ------------------------------------------------------------------------ */
+/* --- The file ----------------------------------------------------------------- */
 
 static uint64_t
 names_size(const mapper *m)

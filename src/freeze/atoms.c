@@ -156,11 +156,11 @@ spread_hash(uint64_t hash)
 }
 
 static uint64_t
-hash_image(const ph_image *image)
+hash_scalar(const ph_scalar *scalar)
 {
-    uint64_t hash = image->size, word;
-    const char *p = image->bytes;
-    size_t left = image->size;
+    uint64_t hash = scalar->size, word;
+    const char *p = scalar->bytes;
+    size_t left = scalar->size;
     for (; left >= sizeof(word); left -= sizeof(word), p += sizeof(word)) {
         memcpy(&word, p, sizeof(word));
         hash = spread_hash(hash ^ word);
@@ -174,7 +174,7 @@ void
 ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
 {
     uint64_t hash;
-    ph_image image;
+    ph_scalar scalar;
     if (atoms->slots == NULL) {
         return;
     }
@@ -182,8 +182,8 @@ ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
         hash = spread_hash((uint64_t)ph_str_hash(obj));
     }
     else if ((PyFloat_CheckExact(obj) || PyLong_CheckExact(obj))
-             && ph_image_of(obj, &image) == 0) {
-        hash = hash_image(&image);
+             && ph_scalar_of(obj, &scalar) == 0) {
+        hash = hash_scalar(&scalar);
     }
     else {
         return;
@@ -245,19 +245,19 @@ ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str)
 }
 
 PyObject *
-ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image)
+ph_atoms_scalar(ph_atoms *atoms, ph_block *block, const ph_scalar *scalar)
 {
     if (make_room_for_atom(atoms) != PH_OK) {
         return NULL;
     }
-    uint64_t hash = hash_image(image);
+    uint64_t hash = hash_scalar(scalar);
     uint64_t i = first_atom_slot(hash, atoms->log2_size);
     PyObject *frozen;
     while ((frozen = next_match(atoms, hash, &i)) != NULL) {
-        if (ph_image_equal(ph_block_view(block, frozen), image)) {
-            block->saved += ph_align(image->size + sizeof(uint64_t));
+        if (ph_scalar_equal(ph_block_view(block, frozen), scalar)) {
+            block->saved += ph_align(scalar->size + sizeof(uint64_t));
             return frozen;
         }
     }
-    return remember_atom(atoms, hash, ph_put_image(block, image));
+    return remember_atom(atoms, hash, ph_put_scalar(block, scalar));
 }

@@ -22,7 +22,7 @@ void ph_atoms_clear(ph_atoms *atoms);
 /* Return the frozen form of an atom, from the table or newly put into the block; NULL after
    ph_fail(). */
 PyObject *ph_atoms_str(ph_atoms *atoms, ph_block *block, PyObject *str);
-PyObject *ph_atoms_image(ph_atoms *atoms, ph_block *block, const ph_image *image);
+PyObject *ph_atoms_scalar(ph_atoms *atoms, ph_block *block, const ph_scalar *scalar);
 
 /* Start to load the slot that ph_atoms_str() will look at. */
 void ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj);

@@ -90,7 +90,7 @@ static int
 check_foreign(checker *ck, PyObject *part)
 {
     const ph_segment *home = ph_block_of(part);
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (ph_block_table_state(home) != PH_LIVE) {
         return raise_wrong(ck, part, "a pointer into a released block");
     }
     if (ph_memo_get(&ck->uses, home) == NULL) {
@@ -123,19 +123,19 @@ check_pointer(PyObject *part, void *arg)
 static int
 check_object(checker *ck, PyObject *obj)
 {
-    ph_anatomy anatomy;
-    if (ph_dissect(obj, &anatomy, check_pointer, ck) < 0) {
+    ph_object_info info;
+    if (ph_inspect(obj, &info, check_pointer, ck) < 0) {
         return -1;
     }
-    if (anatomy.complaint != NULL) {
-        return raise_wrong(ck, obj, anatomy.complaint);
+    if (info.complaint != NULL) {
+        return raise_wrong(ck, obj, info.complaint);
     }
-    ck->bytes += anatomy.size;
-    if (anatomy.shared == NULL) {
+    ck->bytes += info.size;
+    if (info.shared == NULL) {
         return 0;
     }
-    int fresh = note_seen(ck, anatomy.shared);
-    ck->bytes += fresh > 0 ? anatomy.shared_size : 0;
+    int fresh = note_seen(ck, info.shared);
+    ck->bytes += fresh > 0 ? info.shared_size : 0;
     return fresh < 0 ? -1 : 0;
 }
 
@@ -152,7 +152,7 @@ load_uses(checker *ck)
     for (uint32_t i = 1; i <= ck->home->uses; i++) {
         const ph_segment *used = ph_address_of(*(end - i));
         if (!is_committed(used)
-            || (ph_heap_is_mapped(ph_offset_of(used)) && ph_ledger_pins(used) == 0)) {
+            || (ph_heap_is_mapped(ph_offset_of(used)) && ph_block_table_uses(used) == 0)) {
             return raise_wrong(ck, used, "a block that is used, but not pinned,");
         }
         if (ph_memo_set(&ck->uses, used, used) != PH_OK) {
@@ -167,7 +167,7 @@ static int
 check_block(checker *ck)
 {
     const ph_segment *home = ck->home;
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (ph_block_table_state(home) != PH_LIVE) {
         return 0;
     }
     ck->bytes = 0;

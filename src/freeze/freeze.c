@@ -67,7 +67,7 @@ memo_set(ph_freezer *fz, PyObject *source, PyObject *copy)
     return ph_memo_set(&fz->memo, source, copy) == PH_OK ? 0 : raise_core_error(fz);
 }
 
-/* --- Stacks --------------------------------------------------------------------- */
+/* --- Stacks ------------------------------------------------------------------- */
 
 static int
 reserve_items(ph_freezer *fz, size_t n)
@@ -227,7 +227,7 @@ pop_frame(ph_freezer *fz)
     }
 }
 
-/* --- Running Python code ------------------------------------------------------------- */
+/* --- Running Python code ------------------------------------------------------ */
 
 static int
 own_frame(ph_freezer *fz, ph_frame *frame)
@@ -304,7 +304,7 @@ look_at_signals(ph_freezer *fz)
     return check_fork(fz) < 0 ? -1 : result;
 }
 
-/* --- Objects that are permanent already ------------------------------------------------ */
+/* --- Objects that are permanent already --------------------------------------- */
 
 static int
 raise_released(ph_freezer *fz)
@@ -326,7 +326,7 @@ refer_to_permanent(ph_freezer *fz, PyObject *permanent)
     return status == PH_OK ? 0 : raise_core_error(fz);
 }
 
-/* --- Atoms ------------------------------------------------------------------------------ */
+/* --- Atoms -------------------------------------------------------------------- */
 
 static step_result
 return_frozen(ph_freezer *fz, PyObject *frozen, PyObject **p_frozen)
@@ -352,9 +352,9 @@ freeze_str(ph_freezer *fz, PyObject *str, PyObject **p_frozen)
 }
 
 static step_result
-freeze_scalar(ph_freezer *fz, const ph_image *image, PyObject **p_frozen)
+freeze_scalar(ph_freezer *fz, const ph_scalar *scalar, PyObject **p_frozen)
 {
-    PyObject *frozen = ph_atoms_image(&fz->atoms, &fz->block, image);
+    PyObject *frozen = ph_atoms_scalar(&fz->atoms, &fz->block, scalar);
     return return_frozen(fz, frozen, p_frozen);
 }
 
@@ -365,11 +365,11 @@ freeze_atom(ph_freezer *fz, PyObject *atom, PyObject **p_frozen)
     if (*p_frozen != NULL) {
         return DONE;
     }
-    ph_image image;
-    if (ph_image_of(atom, &image) < 0) {
+    ph_scalar scalar;
+    if (ph_scalar_of(atom, &scalar) < 0) {
         return FAILED;
     }
-    return freeze_scalar(fz, &image, p_frozen);
+    return freeze_scalar(fz, &scalar, p_frozen);
 }
 
 static step_result
@@ -395,12 +395,12 @@ freeze_range(ph_freezer *fz, PyObject *range, PyObject **p_frozen)
             return FAILED;
         }
     }
-    ph_image image;
-    ph_image_of_range(parts, &image);
-    return freeze_scalar(fz, &image, p_frozen);
+    ph_scalar scalar;
+    ph_scalar_of_range(parts, &scalar);
+    return freeze_scalar(fz, &scalar, p_frozen);
 }
 
-/* --- Containers ----------------------------------------------------------------------------- */
+/* --- Containers --------------------------------------------------------------- */
 
 static step_result
 push_items(ph_freezer *fz, ph_frame_kind kind, PyObject *source,
@@ -586,7 +586,7 @@ push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
                                                   : push_mapping(fz, proxy, target);
 }
 
-/* --- Objects of module datetime ------------------------------------------------------------- */
+/* --- Objects of module datetime ----------------------------------------------- */
 
 static bool
 is_datetime(PyTypeObject *type)
@@ -622,7 +622,7 @@ freeze_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
 /* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
    hash with the new one. */
 static int
-make_aware_scalar(PyObject *source, PyObject *zone, ph_image *image)
+make_aware_scalar(PyObject *source, PyObject *zone, ph_scalar *scalar)
 {
     PyObject *kwargs = Py_BuildValue("{sO}", "tzinfo", zone);
     PyObject *replace = PyObject_GetAttrString(source, "replace");
@@ -631,7 +631,7 @@ make_aware_scalar(PyObject *source, PyObject *zone, ph_image *image)
     if (kwargs != NULL && replace != NULL && args != NULL) {
         twin = PyObject_Call(replace, args, kwargs);
     }
-    int result = twin ? ph_image_of_aware(twin, zone, image) : -1;
+    int result = twin ? ph_scalar_of_aware(twin, zone, scalar) : -1;
     Py_XDECREF(twin);
     Py_XDECREF(args);
     Py_XDECREF(replace);
@@ -647,16 +647,16 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
         return ph_raise_at(fz, "its tzinfo became a %s; only "
                            "datetime.timezone can be frozen", Py_TYPE(view)->tp_name);
     }
-    ph_image image;
+    ph_scalar scalar;
     int result;
     if (Py_TYPE(ph_tzinfo_of(source)) == ph_datetime.timezone) {
-        result = ph_image_of_aware(source, zone, &image);
+        result = ph_scalar_of_aware(source, zone, &scalar);
     }
     else {
         ph_block_show(&fz->block);
-        result = own_references(fz) < 0 ? -1 : make_aware_scalar(source, zone, &image);
+        result = own_references(fz) < 0 ? -1 : make_aware_scalar(source, zone, &scalar);
     }
-    return result < 0 ? FAILED : freeze_scalar(fz, &image, p_frozen);
+    return result < 0 ? FAILED : freeze_scalar(fz, &scalar, p_frozen);
 }
 
 static step_result
@@ -671,12 +671,12 @@ finish_timezone(ph_freezer *fz, PyObject *const *items, Py_ssize_t n,
         return ph_raise_at(fz, "a timezone's offset must be a timedelta and "
                            "its name a str, also when frozen");
     }
-    ph_image image;
-    ph_image_of_timezone(parts, &image);
-    return freeze_scalar(fz, &image, p_frozen);
+    ph_scalar scalar;
+    ph_scalar_of_timezone(parts, &scalar);
+    return freeze_scalar(fz, &scalar, p_frozen);
 }
 
-/* --- Objects of other types -------------------------------------------------------------------- */
+/* --- Objects of other types --------------------------------------------------- */
 
 static int
 check_conversions(ph_freezer *fz, PyObject *obj)
@@ -732,7 +732,7 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
     return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
 }
 
-/* --- The walk ----------------------------------------------------------------------------------- */
+/* --- The walk ----------------------------------------------------------------- */
 
 static step_result
 raise_cycle(ph_freezer *fz, PyObject *source)
@@ -946,7 +946,7 @@ freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
     return NULL;
 }
 
-/* --- One freeze ------------------------------------------------------------------------------------ */
+/* --- One freeze --------------------------------------------------------------- */
 
 static int
 freezer_init(ph_freezer *fz, const ph_interpreter *interp, PyObject *default_)
@@ -1011,7 +1011,7 @@ freezer_commit(ph_freezer *fz, PyObject *frozen)
 static PyObject *
 freeze_permanent(const ph_interpreter *interp, PyObject *obj)
 {
-    if (ph_ledger_state(ph_block_of(obj)) == PH_LIVE) {
+    if (ph_block_table_state(ph_block_of(obj)) == PH_LIVE) {
         return Py_NewRef(obj);
     }
     ph_freezer fz = {.exceptions = &interp->exceptions};
@@ -1036,7 +1036,7 @@ ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
     return freezer_commit(&fz, freeze_graph(&fz, interp, obj));
 }
 
-/* --- Item by item ------------------------------------------------------------------------------------ */
+/* --- Item by item ------------------------------------------------------------- */
 
 /* Freeze one graph, and gather its root at the bottom of the stack of items. */
 static int

@@ -73,7 +73,7 @@ typedef struct {
     PyObject *root_key;             /* PH_ROOT_VALUE: the frozen key */
 } ph_freezer;
 
-/* --- path.c --- */
+/* --- path.c ------------------------------------------------------------------- */
 
 /* Raise FreezeError for the place where the freezer is.  Returns -1. */
 int ph_raise_at(ph_freezer *freezer, const char *format, ...);

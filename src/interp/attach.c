@@ -66,7 +66,7 @@ static _Thread_local ph_attachment *innermost;
 /* Nanoseconds: a signal may arrive just before a thread sleeps. */
 #define LOOK_AGAIN 200000000u
 
-/* --- The lock --------------------------------------------------------------------- */
+/* --- The lock ----------------------------------------------------------------- */
 
 /* Only threads of one process use it: its owner cannot die alone. */
 void
@@ -120,7 +120,7 @@ init_interps(void)
     return err ? ph_fail(PH_NOMEM, "permaheap: out of memory") : PH_OK;
 }
 
-/* --- Records ---------------------------------------------------------------------- */
+/* --- Records ------------------------------------------------------------------ */
 
 static ph_interp_record *
 find_record(int64_t id)
@@ -208,7 +208,7 @@ ph_interp_id(const ph_interp_record *record)
     return record->id;
 }
 
-/* --- Guards ----------------------------------------------------------------------- */
+/* --- Guards ------------------------------------------------------------------- */
 
 bool
 ph_interp_guard(ph_interp_record *record)
@@ -250,7 +250,7 @@ count_other_guards(const ph_interp_record *record)
     return n - own;
 }
 
-/* --- Placeholders ----------------------------------------------------------------- */
+/* --- Placeholders ------------------------------------------------------------- */
 
 /* The placeholder is a thread state that is never attached: with it the interpreter is
    never without one between two attachments (PH_FIRST_STATE_RACES).  It is made for the
@@ -288,7 +288,7 @@ delete_placeholder(ph_interp_record *record)
     record->placeholder = 0;
 }
 
-/* --- Closing ---------------------------------------------------------------------- */
+/* --- Closing ------------------------------------------------------------------ */
 
 /* Run the handlers of signals: one of them may be what lets another thread detach. */
 static void
@@ -323,7 +323,7 @@ ph_interp_close(ph_interp_record *record)
     delete_placeholder(record);
 }
 
-/* --- Attachments ------------------------------------------------------------------ */
+/* --- Attachments -------------------------------------------------------------- */
 
 /* Return the thread state that this thread has left in the interpreter, or NULL. */
 static PyThreadState *

@@ -132,7 +132,7 @@ take_written(ph_lending *lending, call_packet *out, call_kind kind, ph_writer *w
     while (out->n_spans < writer->n_spans) {
         out->spans[out->n_spans] = writer->spans[out->n_spans];
         if (ph_span_hold_named(out->spans[out->n_spans]) != PH_OK) {
-            return ph_raise(&lending->travels->interp->exceptions);
+            return ph_raise(&lending->wire->interp->exceptions);
         }
         out->n_spans++;
     }
@@ -144,7 +144,7 @@ take_written(ph_lending *lending, call_packet *out, call_kind kind, ph_writer *w
 static int
 write_pickle(ph_lending *lending, call_packet *out, PyObject *value, ph_writer *writer)
 {
-    PyObject *pickle = ph_pickle(lending->travels->interp->pickles, value, NULL, writer);
+    PyObject *pickle = ph_pickle(lending->wire->interp->pickles, value, NULL, writer);
     if (pickle == NULL) {
         return -1;
     }
@@ -161,7 +161,7 @@ pack_call_value(ph_lending *lending, call_packet *out, PyObject *value, PyObject
 {
     ph_writer writer = lending->spare;      /* pickling may come here, too */
     lending->spare = (ph_writer){0};
-    int status = ph_message_write(lending->travels, value, &writer);
+    int status = ph_message_write(lending->wire, value, &writer);
     call_kind kind = status == PH_NOT_OURS ? CALL_PICKLE : CALL_VALUE;
     if (status == PH_NOT_OURS) {
         status = write_pickle(lending, out, value, &writer);
@@ -212,9 +212,9 @@ unpack_call_value(ph_lending *lending, call_packet *in)
         .at = in->bytes, .end = end, .spans = in->spans, .n_spans = in->n_spans,
     };
     PyObject *value = in->kind == CALL_PICKLE
-                      ? ph_unpickle(lending->travels->interp->pickles, end,
+                      ? ph_unpickle(lending->wire->interp->pickles, end,
                                     in->pickle_size, NULL, &reader)
-                      : ph_message_read(lending->travels, &reader);
+                      : ph_message_read(lending->wire, &reader);
     in->next_span = reader.next_span;
     in->arrived = value != NULL;
     return value;

@@ -26,7 +26,7 @@
 #include "core/family/family.h"
 #include "interp/borrowed_buffer.h"
 
-/* --- Loan ------------------------------------------------------------------------- */
+/* --- Loan --------------------------------------------------------------------- */
 
 static PyObject *
 make_loan(ph_lending *lending, const ph_loan_name *name, ph_loan *loan)
@@ -311,7 +311,7 @@ static PyType_Spec loan_spec = {
     .slots = loan_slots,
 };
 
-/* --- Borrowed --------------------------------------------------------------------- */
+/* --- Borrowed ----------------------------------------------------------------- */
 
 static void
 borrowed_dealloc(PyObject *op)
@@ -503,7 +503,7 @@ ph_borrow(ph_lending *lending, PyObject *target)
     return proxy->loan;
 }
 
-/* --- In a message ----------------------------------------------------------------- */
+/* --- In a message ------------------------------------------------------------- */
 
 static int
 loan_write(ph_writer *writer, PyObject *op)
@@ -514,7 +514,7 @@ loan_write(ph_writer *writer, PyObject *op)
 }
 
 static PyObject *
-loan_read(const ph_travels *travels, ph_reader *reader)
+loan_read(const ph_wire_state *wire, ph_reader *reader)
 {
     const void *bytes;
     ph_loan_name name;
@@ -522,7 +522,7 @@ loan_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return find_loan_by_name(travels->interp->lending, &name);
+    return find_loan_by_name(wire->interp->lending, &name);
 }
 
 static int
@@ -539,7 +539,7 @@ borrowed_write(ph_writer *writer, PyObject *op)
 }
 
 static PyObject *
-borrowed_read(const ph_travels *travels, ph_reader *reader)
+borrowed_read(const ph_wire_state *wire, ph_reader *reader)
 {
     const void *bytes;
     uint64_t writable;
@@ -549,10 +549,10 @@ borrowed_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&name, bytes, PH_LOAN_SIZE);
-    return borrow_by_name(travels->interp->lending, &name, writable != 0);
+    return borrow_by_name(wire->interp->lending, &name, writable != 0);
 }
 
-/* --- lend ------------------------------------------------------------------------- */
+/* --- lend --------------------------------------------------------------------- */
 
 PyDoc_STRVAR(lend_doc,
 "lend($module, obj, /)\n--\n\n"
@@ -578,7 +578,7 @@ core_lend(PyObject *module, PyObject *object)
     return loan ? make_loan_of(lending, loan) : NULL;
 }
 
-/* --- The end of an interpreter ---------------------------------------------------- */
+/* --- The end of an interpreter ------------------------------------------------ */
 
 /* Close this interpreter and take back its loans; called by atexit: see attach.c. */
 static PyObject *
@@ -609,7 +609,7 @@ register_end(PyObject *module)
     return result ? 0 : -1;
 }
 
-/* --- Module ----------------------------------------------------------------------- */
+/* --- Module ------------------------------------------------------------------- */
 
 static PyMethodDef lend_methods[] = {
     {"lend", core_lend, METH_O, lend_doc},
@@ -635,7 +635,7 @@ ph_lend_add(PyObject *module)
 {
     ph_interpreter *interp = ph_interpreter_of(module);
     ph_lending *lending = interp->lending;
-    lending->travels = interp->wire;
+    lending->wire = interp->wire;
     lending->here = ph_interp_here();
     if (lending->here == NULL) {
         PyErr_NoMemory();
@@ -651,10 +651,10 @@ ph_lend_add(PyObject *module)
     if (lending->loan_type == NULL || lending->borrowed_type == NULL) {
         return -1;
     }
-    ph_travels_add(interp->wire, (ph_traveller){
+    ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = lending->loan_type, .write = loan_write, .read = loan_read,
     });
-    ph_travels_add(interp->wire, (ph_traveller){
+    ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
     });
     return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : register_end(module);

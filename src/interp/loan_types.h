@@ -10,7 +10,7 @@
 typedef struct ph_lending {
     PyTypeObject *loan_type, *borrowed_type;
     PyObject *loan_error;           /* LoanError, a RuntimeError */
-    const ph_travels *travels;
+    const ph_wire_state *wire;
     ph_writer spare;                /* memory for the next call; zeroed while in use */
     ph_interp_record *here;         /* of this interpreter; kept */
 } ph_lending;

@@ -33,7 +33,7 @@
 #include "core/os/os.h"
 #include "layout/thread.h"
 
-/* --- Entries ---------------------------------------------------------------------- */
+/* --- Entries ------------------------------------------------------------------ */
 
 #define BUCKETS 1024                /* loans are few: they are of objects, not of values */
 
@@ -286,7 +286,7 @@ ph_loan_enter(ph_loan *loan, ph_attachment *attachment, PyObject *loan_error)
     return 0;
 }
 
-/* --- In transit ------------------------------------------------------------------- */
+/* --- In transit --------------------------------------------------------------- */
 
 static _Thread_local ph_transit *sending;
 
@@ -325,7 +325,7 @@ ph_transit_clear(ph_transit *arrived)
     ph_free(arrived->loans);
 }
 
-/* --- Names ------------------------------------------------------------------------ */
+/* --- Names -------------------------------------------------------------------- */
 
 static uint64_t
 compute_loan_tag(const ph_loan_name *name)

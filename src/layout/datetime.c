@@ -18,7 +18,7 @@ ph_datetime_types ph_datetime;
 /* The functions.  Written once, by the first import. */
 static PyDateTime_CAPI datetime_api;
 
-/* --- Importing ------------------------------------------------------------ */
+/* --- Importing ---------------------------------------------------------------- */
 
 /* Compare the address of a type with that of the whole family, or set it.  Where
    _datetime is a shared library, a process that loads it after having been forked has
@@ -94,7 +94,7 @@ ph_need_datetime(bool *p_has)
     return 0;
 }
 
-/* --- Fields --------------------------------------------------------------- */
+/* --- Fields ------------------------------------------------------------------- */
 
 void
 ph_date_fields(PyObject *obj, int fields[3])
@@ -130,7 +130,7 @@ ph_delta_fields(PyObject *obj, int fields[3])
     fields[2] = PyDateTime_DELTA_GET_MICROSECONDS(obj);
 }
 
-/* --- Making objects ------------------------------------------------------- */
+/* --- Making objects ----------------------------------------------------------- */
 
 PyObject *
 ph_date_new(const int d[3])

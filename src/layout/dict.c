@@ -20,7 +20,7 @@
 #include "layout/head.h"
 #include "layout/sources.h"
 
-/* --- Tables of keys ------------------------------------------------------- */
+/* --- Tables of keys ----------------------------------------------------------- */
 
 typedef struct _dictkeysobject keys_table;
 
@@ -192,7 +192,7 @@ fill_table(const ph_block *block, keys_table *view, PyObject *const *keys,
     return 0;
 }
 
-/* --- Tables of ordinary dicts --------------------------------------------- */
+/* --- Tables of ordinary dicts ------------------------------------------------- */
 
 /* Py_EMPTY_KEYS is static in dictobject.c: every empty dict points to it, and its
    reference count is the one that marks tables as immortal.  Written once. */
@@ -238,7 +238,7 @@ ph_is_static_keys(const void *keys)
     return keys == empty_keys;
 }
 
-/* --- Values that lie apart from keys -------------------------------------- */
+/* --- Values that lie apart from keys ------------------------------------------ */
 
 /* A split dict's values, and the order in which they were inserted.  In a frozen dict
    that is always the order of the keys.
@@ -321,7 +321,7 @@ write_values(char *view, char *final, PyObject *const *values, Py_ssize_t n)
 
 #endif
 
-/* --- Mappings ------------------------------------------------------------- */
+/* --- Mappings ----------------------------------------------------------------- */
 
 #if PH_HAS_FROZENDICT
 #define DICT_SIZE sizeof(PyFrozenDictObject)
@@ -496,7 +496,7 @@ ph_put_mapping(ph_block *block, PyObject *const *keys, PyObject *const *values,
     return obj;
 }
 
-/* --- Shapes --------------------------------------------------------------- */
+/* --- Shapes ------------------------------------------------------------------- */
 
 ph_shape_keys *
 ph_put_shape(ph_block *block, PyObject *const *keys, Py_ssize_t n)

@@ -13,12 +13,12 @@
 
 #include "core/block/block.h"
 
-/* --- Hashes (hash.c) ------------------------------------------------------ */
+/* --- Hashes (hash.c) ---------------------------------------------------------- */
 
 /* Return the hash of a frozen object, or -1 if it has none.  Sets no exception. */
 Py_hash_t ph_hash(const ph_block *block, PyObject *frozen);
 
-/* --- Numbers, bytes, range, datetime (scalar.c) --------------------------- */
+/* --- Numbers, bytes, range, datetime (scalar.c) ------------------------------- */
 
 /* The bytes that make up an atom, from its type on (the word before is the
    reference count).  They lie in the atom itself, its hash filled in, or in
@@ -28,20 +28,20 @@ typedef struct {
     size_t size;
     ph_kind kind;
     _Alignas(8) char copy[64];
-} ph_image;
+} ph_scalar;
 
 /* Describe an int, float, complex, bytes, date, timedelta, or a naive time or datetime.
    -1 with an exception. */
-int ph_image_of(PyObject *obj, ph_image *image);
+int ph_scalar_of(PyObject *obj, ph_scalar *scalar);
 /* Describe an object that has parts: pass these frozen. */
-void ph_image_of_range(PyObject *const parts[4], ph_image *image);
-void ph_image_of_timezone(PyObject *const parts[2], ph_image *image);
-int ph_image_of_aware(PyObject *obj, PyObject *tzinfo, ph_image *image);
-PyObject *ph_put_image(ph_block *block, const ph_image *image);
+void ph_scalar_of_range(PyObject *const parts[4], ph_scalar *scalar);
+void ph_scalar_of_timezone(PyObject *const parts[2], ph_scalar *scalar);
+int ph_scalar_of_aware(PyObject *obj, PyObject *tzinfo, ph_scalar *scalar);
+PyObject *ph_put_scalar(ph_block *block, const ph_scalar *scalar);
 /* Is the frozen object at this view made of these bytes? */
-bool ph_image_equal(const void *view, const ph_image *image);
+bool ph_scalar_equal(const void *view, const ph_scalar *scalar);
 
-/* --- str (str.c) ---------------------------------------------------------- */
+/* --- str (str.c) -------------------------------------------------------------- */
 
 /* Return hash(str); fill it in if need be. */
 static inline Py_hash_t
@@ -60,14 +60,14 @@ uint64_t ph_str_size(const void *view);
 /* Are two str equal?  One of them is at a view. */
 bool ph_str_equal(const void *view, PyObject *str);
 
-/* --- tuple and slice (tuple.c) -------------------------------------------- */
+/* --- tuple and slice (tuple.c) ------------------------------------------------ */
 
 /* The ph_*_room() say how much a container takes, before its items are known. */
 ph_room ph_tuple_room(Py_ssize_t n);
 PyObject *ph_put_tuple(ph_block *block, PyObject *const *items, Py_ssize_t n);
 PyObject *ph_put_slice(ph_block *block, PyObject *const parts[3]);
 
-/* --- Mappings and frozensets (dict.c, set.c) ------------------------------ */
+/* --- Mappings and frozensets (dict.c, set.c) ---------------------------------- */
 
 /* The type of frozen mappings, and the dict inside one of them. */
 extern PyTypeObject *const ph_mapping_type;
@@ -91,7 +91,7 @@ ph_room ph_frozenset_room(Py_ssize_t n);
 PyObject *ph_put_frozenset(ph_block *block, PyObject *const *items, Py_ssize_t n,
                            ph_clash *clash);
 
-/* --- Shapes: tables of keys that mappings share (dict.c) ------------------ */
+/* --- Shapes: tables of keys that mappings share (dict.c) ---------------------- */
 
 /* Dicts with up to this many str keys can share their table of keys
    (SHARED_KEYS_MAX_SIZE in dictobject.c). */

@@ -11,7 +11,7 @@
 
 #include "layout/datetime.h"
 
-/* --- Items ---------------------------------------------------------------- */
+/* --- Items -------------------------------------------------------------------- */
 
 #define HASH_DEPTH_MOST 1000
 static _Thread_local int hash_depth __attribute__((tls_model("initial-exec")));
@@ -63,7 +63,7 @@ ph_hash_of_tuple(const ph_block *block, PyObject *const *items, Py_ssize_t n)
     return acc == (Py_uhash_t)-1 ? 1546275796 : (Py_hash_t)acc;
 }
 
-/* --- Kinds ---------------------------------------------------------------- */
+/* --- Kinds -------------------------------------------------------------------- */
 
 /* A NaN hashes by its address, which must be the final one. */
 static Py_hash_t
@@ -157,7 +157,7 @@ ph_hash(const ph_block *block, PyObject *frozen)
     return PyObject_Hash(view);                 /* int, bytes; cached: date ... */
 }
 
-/* --- Comparing keys ------------------------------------------------------- */
+/* --- Comparing keys ----------------------------------------------------------- */
 
 int
 ph_keys_equal(const ph_block *block, PyObject *a, PyObject *b)

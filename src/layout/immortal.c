@@ -84,7 +84,7 @@ leave_collector(PyObject *obj)
 }
 
 void
-ph_pin(PyObject *obj)
+ph_immortalize_object(PyObject *obj)
 {
     if (PyUnicode_CheckExact(obj)) {
         settle_str(obj);
@@ -106,7 +106,7 @@ ph_pin(PyObject *obj)
     ph_make_immortal(obj);
 }
 
-/* --- The references of an object ------------------------------------------ */
+/* --- The references of an object ---------------------------------------------- */
 
 static int
 visit_code(PyCodeObject *code, visitproc visit, void *arg)
@@ -176,12 +176,12 @@ ph_visit_referents(PyObject *obj, visitproc visit, void *arg)
     return visit_hidden(obj, visit, arg);
 }
 
-/* --- Objects to leave alone ----------------------------------------------- */
+/* --- Objects to leave alone --------------------------------------------------- */
 
 /* Debug builds must treat an immortal str as interned (ph_set_str_state()); and to fill
    a class's slot they look for its interned name, by identity. */
 const char *
-ph_why_not_pinned(PyObject *obj)
+ph_why_not_immortal(PyObject *obj)
 {
     if (PH_DEBUG_WANTS_INTERNED && PyUnicode_CheckExact(obj)
         && PyUnicode_CHECK_INTERNED(obj) == SSTATE_NOT_INTERNED

@@ -5,33 +5,33 @@
 
 #include "layout/version.h"
 
-/* --- One object (immortal.c) ---------------------------------------------- */
+/* --- One object (immortal.c) -------------------------------------------------- */
 
 /* Make an ordinary object immortal for good, fill the hash of a str or bytes, and take
    the object out of the collector's lists. */
-void ph_pin(PyObject *obj);
+void ph_immortalize_object(PyObject *obj);
 /* Call visit(part, arg) for each object that this one refers to, its type included, as
    tp_traverse does; also where there is no tp_traverse. */
 int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 /* Return why an object should be able to die, in words that follow its name; or NULL. */
 const char *ph_why_mortal(PyObject *obj);
 /* Return why an object cannot be made immortal at all, in such words; or NULL. */
-const char *ph_why_not_pinned(PyObject *obj);
+const char *ph_why_not_immortal(PyObject *obj);
 
-/* --- Code (warm_code.c) --------------------------------------------------- */
+/* --- Code (warm_code.c) ------------------------------------------------------- */
 
 /* Write into code what its first run would write and what does not depend on the
    arguments.  Its constants must be immortal already. */
 void ph_warm_code(PyCodeObject *code);
 
-/* --- The collector (gc.c) ------------------------------------------------- */
+/* --- The collector (gc.c) ----------------------------------------------------- */
 
 /* Call visit(obj, arg) for each object that the collector tracks and has not set aside
    (gc.freeze), without counting references.  visit must not run Python code or track
    anything.  Returns the first result that is not 0; -1 with MemoryError. */
 int ph_visit_tracked(visitproc visit, void *arg);
 
-/* --- Interned strings (interned.c) ---------------------------------------- */
+/* --- Interned strings (interned.c) -------------------------------------------- */
 
 /* Hide the immortal interned strings from the end of the process, which would make
    each of them mortal again.  -1 with MemoryError. */

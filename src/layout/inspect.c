@@ -15,7 +15,7 @@
 #include "layout/internal.h"
 #include "layout/sources.h"
 
-/* --- Mappings and frozensets ---------------------------------------------- */
+/* --- Mappings and frozensets -------------------------------------------------- */
 
 static size_t
 measure_entries(const PyDictKeysObject *table, Py_ssize_t n)
@@ -24,22 +24,22 @@ measure_entries(const PyDictKeysObject *table, Py_ssize_t n)
 }
 
 static int
-visit_pair(PyObject *key, PyObject *value, ph_visit visit, void *arg)
+visit_pair(PyObject *key, PyObject *value, ph_visitor visit, void *arg)
 {
     int result = visit(key, arg);
     return result != 0 ? result : visit(value, arg);
 }
 
 static int
-inspect_split_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit visit,
+inspect_split_dict(const PyDictObject *dict, ph_object_info *info, ph_visitor visit,
                    void *arg)
 {
     const PyDictKeysObject *table = dict->ma_keys;
-    anatomy->shared = table;
-    anatomy->shared_size = measure_entries(table, dict->ma_used);
-    anatomy->size += ph_values_size(dict->ma_used);
+    info->shared = table;
+    info->shared_size = measure_entries(table, dict->ma_used);
+    info->size += ph_values_size(dict->ma_used);
     if (table->dk_kind != DICT_KEYS_SPLIT || table->dk_nentries != dict->ma_used) {
-        anatomy->complaint = "a split dict over the wrong table";
+        info->complaint = "a split dict over the wrong table";
         return 0;
     }
     for (Py_ssize_t i = 0; i < dict->ma_used; i++) {
@@ -53,7 +53,7 @@ inspect_split_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit visit
 }
 
 static int
-inspect_combined_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit visit,
+inspect_combined_dict(const PyDictObject *dict, ph_object_info *info, ph_visitor visit,
                       void *arg)
 {
     const PyDictKeysObject *table = dict->ma_keys;
@@ -61,9 +61,9 @@ inspect_combined_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit vi
         return 0;
     }
     Py_ssize_t n = table->dk_nentries;
-    anatomy->size += measure_entries(table, n);
+    info->size += measure_entries(table, n);
     if (table->dk_refcnt != 1 || n != dict->ma_used) {
-        anatomy->complaint = "a dict whose table has changed";
+        info->complaint = "a dict whose table has changed";
         return 0;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -77,21 +77,21 @@ inspect_combined_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit vi
 }
 
 static int
-inspect_dict(const PyDictObject *dict, ph_anatomy *anatomy, ph_visit visit, void *arg)
+inspect_dict(const PyDictObject *dict, ph_object_info *info, ph_visitor visit, void *arg)
 {
     return dict->ma_values != NULL
-           ? inspect_split_dict(dict, anatomy, visit, arg)
-           : inspect_combined_dict(dict, anatomy, visit, arg);
+           ? inspect_split_dict(dict, info, visit, arg)
+           : inspect_combined_dict(dict, info, visit, arg);
 }
 
 static int
-inspect_frozenset(const PySetObject *set, ph_anatomy *anatomy, ph_visit visit,
+inspect_frozenset(const PySetObject *set, ph_object_info *info, ph_visitor visit,
                   void *arg)
 {
-    anatomy->size = sizeof(PySetObject) + PH_GC_HEAD;
+    info->size = sizeof(PySetObject) + PH_GC_HEAD;
     size_t slots = (size_t)set->mask + 1;
     if (slots > PySet_MINSIZE) {
-        anatomy->size += slots * sizeof(setentry);
+        info->size += slots * sizeof(setentry);
     }
     for (size_t i = 0; i < slots; i++) {
         Py_VISIT(set->table[i].key);
@@ -99,26 +99,26 @@ inspect_frozenset(const PySetObject *set, ph_anatomy *anatomy, ph_visit visit,
     return visit(set->weakreflist, arg);
 }
 
-/* --- All kinds ------------------------------------------------------------ */
+/* --- All kinds ---------------------------------------------------------------- */
 
 static int
-inspect_container(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg)
+inspect_container(PyObject *obj, ph_object_info *info, ph_visitor visit, void *arg)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    anatomy->front = PH_GC_HEAD;
+    info->front = PH_GC_HEAD;
     if (!ph_has_empty_gc_head(obj)) {
-        anatomy->complaint = "an object that the cyclic collector tracks";
+        info->complaint = "an object that the cyclic collector tracks";
     }
     if (type == &PyTuple_Type) {
         PyTupleObject *tuple = (PyTupleObject *)obj;
-        anatomy->size = PH_GC_HEAD + offsetof(PyTupleObject, ob_item)
+        info->size = PH_GC_HEAD + offsetof(PyTupleObject, ob_item)
                         + (size_t)Py_SIZE(tuple) * sizeof(PyObject *);
         return ph_visit_parts(tuple->ob_item, Py_SIZE(tuple), visit, arg);
     }
     if (type == &PyFrozenSet_Type) {
-        return inspect_frozenset((PySetObject *)obj, anatomy, visit, arg);
+        return inspect_frozenset((PySetObject *)obj, info, visit, arg);
     }
-    anatomy->size = PH_GC_HEAD + (size_t)type->tp_basicsize;
+    info->size = PH_GC_HEAD + (size_t)type->tp_basicsize;
     if (type == &PySlice_Type) {
         return ph_visit_parts(&((PySliceObject *)obj)->start, 3, visit, arg);
     }
@@ -128,37 +128,37 @@ inspect_container(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg)
     if (type == &_PyWeakref_RefType) {
         return visit(((PyWeakReference *)obj)->wr_object, arg);
     }
-    return inspect_dict((PyDictObject *)obj, anatomy, visit, arg);
+    return inspect_dict((PyDictObject *)obj, info, visit, arg);
 }
 
 static int
-inspect_atom(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg)
+inspect_atom(PyObject *obj, ph_object_info *info, ph_visitor visit, void *arg)
 {
     PyTypeObject *type = Py_TYPE(obj);
     if (type == &PyUnicode_Type) {
-        anatomy->size = ph_str_size(obj);
+        info->size = ph_str_size(obj);
         return 0;
     }
     if (type == &PyRange_Type) {
-        anatomy->size = sizeof(ph_range_object);
+        info->size = sizeof(ph_range_object);
         return ph_visit_parts(&((ph_range_object *)obj)->start, 4, visit, arg);
     }
     if (type == ph_datetime.timezone) {
-        anatomy->size = sizeof(ph_timezone_object);
+        info->size = sizeof(ph_timezone_object);
         return ph_visit_parts(&((ph_timezone_object *)obj)->offset, 2, visit, arg);
     }
-    ph_image image;
+    ph_scalar scalar;
     PyObject *tzinfo = type == ph_datetime.time || type == ph_datetime.datetime
                        ? ph_tzinfo_of(obj) : NULL;
     if (tzinfo != NULL) {
-        anatomy->size = type == ph_datetime.time ? sizeof(PyDateTime_Time)
+        info->size = type == ph_datetime.time ? sizeof(PyDateTime_Time)
                                                  : sizeof(PyDateTime_DateTime);
         return visit(tzinfo, arg);
     }
-    if (ph_image_of(obj, &image) < 0) {
+    if (ph_scalar_of(obj, &scalar) < 0) {
         return -1;
     }
-    anatomy->size = PH_REFCNT_SIZE + image.size;
+    info->size = PH_REFCNT_SIZE + scalar.size;
     return 0;
 }
 
@@ -185,23 +185,23 @@ is_atom_type(PyTypeObject *type)
 }
 
 int
-ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg)
+ph_inspect(PyObject *obj, ph_object_info *info, ph_visitor visit, void *arg)
 {
-    memset(anatomy, 0, sizeof(*anatomy));
+    memset(info, 0, sizeof(*info));
     PyTypeObject *type = Py_TYPE(obj);
     if (!ph_has_permanent_count(obj)) {
-        anatomy->complaint = "a reference count that has drifted";
+        info->complaint = "a reference count that has drifted";
     }
     int result = 0;
     if (is_container_type(type)) {
-        result = inspect_container(obj, anatomy, visit, arg);
+        result = inspect_container(obj, info, visit, arg);
     }
     else if (is_atom_type(type)) {
-        result = inspect_atom(obj, anatomy, visit, arg);
+        result = inspect_atom(obj, info, visit, arg);
     }
     else {
-        anatomy->complaint = "an object of a type that is never frozen";
+        info->complaint = "an object of a type that is never frozen";
     }
-    anatomy->size = ph_align(anatomy->size);
+    info->size = ph_align(info->size);
     return result;
 }

@@ -13,11 +13,11 @@ typedef struct {
     const void *shared;             /* table of shared keys, or NULL */
     uint64_t shared_size;           /* its bytes */
     const char *complaint;          /* what is wrong with it, or NULL */
-} ph_anatomy;
+} ph_object_info;
 
-typedef int (*ph_visit)(PyObject *part, void *arg);
+typedef int (*ph_visitor)(PyObject *part, void *arg);
 /* Visit all objects that a permanent one points to.  Returns 0, or the first result of
    visit that is not 0. */
-int ph_dissect(PyObject *obj, ph_anatomy *anatomy, ph_visit visit, void *arg);
+int ph_inspect(PyObject *obj, ph_object_info *info, ph_visitor visit, void *arg);
 
 #endif

@@ -12,7 +12,7 @@
 
 #include "internal/pycore_dict.h"
 
-/* --- Structs -------------------------------------------------------------- */
+/* --- Structs ------------------------------------------------------------------ */
 
 /* rangeobject.c; unchanged for many versions. */
 typedef struct {
@@ -44,7 +44,7 @@ ph_visit_parts(PyObject *const *parts, Py_ssize_t n, visitproc visit, void *arg)
     return 0;
 }
 
-/* --- object.c ------------------------------------------------------------- */
+/* --- object.c ----------------------------------------------------------------- */
 
 /* Make room for an object of `size` bytes and write its head; *p_view is where to
    write the rest.  NULL after ph_fail(). */
@@ -72,12 +72,12 @@ ph_prefetch(const ph_block *block, PyObject *frozen)
     __builtin_prefetch(ph_block_view(block, frozen));
 }
 
-/* --- statics.c ------------------------------------------------------------ */
+/* --- statics.c ---------------------------------------------------------------- */
 
 /* Look up the static objects.  Once per interpreter; -1 with an exception. */
 int ph_statics_init(void);
 
-/* --- hash.c --------------------------------------------------------------- */
+/* --- hash.c ------------------------------------------------------------------- */
 
 /* Return the hash of a tuple of frozen items, or -1 if one of them has none. */
 Py_hash_t ph_hash_of_tuple(const ph_block *block, PyObject *const *items,
@@ -106,12 +106,12 @@ int ph_keys_equal(const ph_block *block, PyObject *a, PyObject *b);
 /* Report that ph_keys_equal() raised; return -1. */
 int ph_compare_failed(void);
 
-/* --- str.c ---------------------------------------------------------------- */
+/* --- str.c -------------------------------------------------------------------- */
 
 /* Mark a str that is immortal and not interned. */
 void ph_set_str_state(PyASCIIObject *view);
 
-/* --- dict.c --------------------------------------------------------------- */
+/* --- dict.c ------------------------------------------------------------------- */
 
 /* Look up what all dicts share.  Once per process; -1 with an exception. */
 int ph_dict_init(void);
@@ -154,7 +154,7 @@ ph_keys_value(const PyDictKeysObject *table, Py_ssize_t i)
            : &((PyDictUnicodeEntry *)ph_keys_entry(table, i))->me_value;
 }
 
-/* --- set.c ---------------------------------------------------------------- */
+/* --- set.c -------------------------------------------------------------------- */
 
 /* Look up what all weak references share.  Once per process; -1 with an exception. */
 int ph_set_init(void);

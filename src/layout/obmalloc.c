@@ -112,7 +112,7 @@ find_allocator_state(const PyMemAllocatorEx *allocator)
     return state;
 }
 
-/* --- Blocks --------------------------------------------------------------- */
+/* --- Blocks ------------------------------------------------------------------- */
 
 /* Written into each block that was taken. */
 typedef struct taken_block {
@@ -127,7 +127,7 @@ get_block_size(unsigned size)
 }
 
 static void
-keep_block(taken_block *block, size_t tail, unsigned size, ph_taken *taken)
+keep_block(taken_block *block, size_t tail, unsigned size, ph_hole *taken)
 {
     assert(get_block_size(size) >= sizeof(*block));
     *block = (taken_block){taken->blocks, tail};
@@ -146,7 +146,7 @@ has_only_tail(poolp pool)
 
 /* Declare a pool full: its last free block and the tail behind it are taken. */
 static void
-take_tail(poolp pool, ph_taken *taken)
+take_tail(poolp pool, ph_hole *taken)
 {
     assert(has_only_tail(pool));
     taken_block *last = (taken_block *)pool->freeblock;
@@ -162,7 +162,7 @@ take_tail(poolp pool, ph_taken *taken)
 
 static int
 take_blocks(const PyMemAllocatorEx *allocator, struct _obmalloc_state *state,
-            unsigned size, ph_taken *taken)
+            unsigned size, ph_hole *taken)
 {
     poolp ring = get_ring(state, size);
     while (ring->nextpool != ring) {
@@ -194,12 +194,12 @@ give_back_block(const PyMemAllocatorEx *allocator, taken_block *block)
     allocator->free(allocator->ctx, block);
 }
 
-/* --- Pools ---------------------------------------------------------------- */
+/* --- Pools -------------------------------------------------------------------- */
 
 /* Release the pages of a free pool.  Its own list of free blocks lies there and must not
    be used again, so the pool is marked as one that never was in use. */
 static void
-release_pool(poolp pool, ph_taken *taken)
+release_pool(poolp pool, ph_hole *taken)
 {
     if (pool->szidx == DUMMY_SIZE_IDX) {
         return;                     /* released before, and not used since */
@@ -210,7 +210,7 @@ release_pool(poolp pool, ph_taken *taken)
 }
 
 static void
-release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
+release_pools(struct _obmalloc_mgmt *mgmt, ph_hole *taken)
 {
     for (unsigned i = 0; i < mgmt->maxarenas; i++) {
         const struct arena_object *arena = &mgmt->arenas[i];
@@ -222,10 +222,10 @@ release_pools(struct _obmalloc_mgmt *mgmt, ph_taken *taken)
     }
 }
 
-/* --- Both ----------------------------------------------------------------- */
+/* --- Both --------------------------------------------------------------------- */
 
 const char *
-ph_take_free_memory(ph_taken *taken)
+ph_take_free_memory(ph_hole *taken)
 {
     PyMemAllocatorEx allocator;
     if (!find_allocator(&allocator)) {
@@ -245,7 +245,7 @@ ph_take_free_memory(ph_taken *taken)
 }
 
 void
-ph_give_back_memory(ph_taken *taken)
+ph_give_back_memory(ph_hole *taken)
 {
     PyMemAllocatorEx allocator;
     if (!find_allocator(&allocator)) {
@@ -255,19 +255,19 @@ ph_give_back_memory(ph_taken *taken)
         next = each->next;
         give_back_block(&allocator, each);
     }
-    *taken = (ph_taken){.pools_number = taken->pools_number};
+    *taken = (ph_hole){.pools_number = taken->pools_number};
 }
 
 #else /* built without it */
 
 const char *
-ph_take_free_memory(ph_taken *Py_UNUSED(taken))
+ph_take_free_memory(ph_hole *Py_UNUSED(taken))
 {
     return "this Python is built without pymalloc";
 }
 
 void
-ph_give_back_memory(ph_taken *Py_UNUSED(taken))
+ph_give_back_memory(ph_hole *Py_UNUSED(taken))
 {
 }
 

@@ -12,12 +12,12 @@
 typedef struct {
     void *blocks;                   /* head of a list through the blocks */
     uint64_t blocks_number, bytes, pools_number;
-} ph_taken;
+} ph_hole;
 
 /* Take all free memory on pages with objects that the allocator would give out
    before untouched memory.  Returns NULL, or why it cannot be done. */
-const char *ph_take_free_memory(ph_taken *taken);
+const char *ph_take_free_memory(ph_hole *taken);
 /* Give back all of it. */
-void ph_give_back_memory(ph_taken *taken);
+void ph_give_back_memory(ph_hole *taken);
 
 #endif

@@ -19,20 +19,20 @@
 typedef PyObject *(*forge)(ph_block *block, PyObject *real);
 
 static PyObject *
-forge_image(ph_block *block, PyObject *real)
+forge_scalar(ph_block *block, PyObject *real)
 {
-    ph_image image;
-    return ph_image_of(real, &image) < 0 ? NULL : ph_put_image(block, &image);
+    ph_scalar scalar;
+    return ph_scalar_of(real, &scalar) < 0 ? NULL : ph_put_scalar(block, &scalar);
 }
 
 static PyObject *
 forge_range(ph_block *block, PyObject *real)
 {
     PyObject *parts[4];
-    ph_image image;
+    ph_scalar scalar;
     ph_range_parts(real, parts);
-    ph_image_of_range(parts, &image);
-    return ph_put_image(block, &image);
+    ph_scalar_of_range(parts, &scalar);
+    return ph_put_scalar(block, &scalar);
 }
 
 static PyObject *
@@ -95,11 +95,11 @@ static const struct {
     {"'\\u20ac \\u0416'", ph_put_str},
     {"'\\U0001f600 smile'", ph_put_str},
     {"'\\ud800'", ph_put_str},
-    {"-70000", forge_image},
-    {"1 << 200", forge_image},
-    {"2.5", forge_image},
-    {"1.5 - 2j", forge_image},
-    {"b'some bytes'", forge_image},
+    {"-70000", forge_scalar},
+    {"1 << 200", forge_scalar},
+    {"2.5", forge_scalar},
+    {"1.5 - 2j", forge_scalar},
+    {"b'some bytes'", forge_scalar},
     {"range(3, 1000, 7)", forge_range},
     {"(1, 'two', None, 4.0)", forge_tuple},
     {"slice(1, None, 'x')", forge_slice},

@@ -15,7 +15,7 @@
 
 #include "layout/head.h"
 
-/* --- The table ------------------------------------------------------------ */
+/* --- The table ---------------------------------------------------------------- */
 
 /* Return the size of the smallest table that setobject.c would not call too full: less
    than 3/5. */
@@ -85,7 +85,7 @@ fill_set(const ph_block *block, setentry *table, size_t mask,
     return 0;
 }
 
-/* --- The weak reference --------------------------------------------------- */
+/* --- The weak reference ------------------------------------------------------- */
 
 /* The same for all weak references of the process. */
 static vectorcallfunc weakref_vectorcall;
@@ -120,7 +120,7 @@ put_weakref(ph_block *block, PyObject *set, Py_hash_t hash)
     return ref;
 }
 
-/* --- frozenset ------------------------------------------------------------ */
+/* --- frozenset ---------------------------------------------------------------- */
 
 ph_room
 ph_frozenset_room(Py_ssize_t n)

@@ -50,10 +50,10 @@ ph_body_size(PyObject *obj)
     return size + measure_inline_values(type);
 }
 
-/* --- Tables --------------------------------------------------------------- */
+/* --- Tables ------------------------------------------------------------------- */
 
 static void
-visit_keys_table(const PyDictKeysObject *keys, ph_visit_table visit, void *arg)
+visit_keys_table(const PyDictKeysObject *keys, ph_table_visitor visit, void *arg)
 {
     if (keys != NULL && !ph_is_static_keys(keys)) {
         visit(PH_TABLE_KEYS, keys, ph_keys_size(keys), arg);
@@ -62,7 +62,7 @@ visit_keys_table(const PyDictKeysObject *keys, ph_visit_table visit, void *arg)
 
 /* Visit an array of values, unless it is inside its instance. */
 static void
-visit_values_table(const PyDictValues *values, ph_visit_table visit, void *arg)
+visit_values_table(const PyDictValues *values, ph_table_visitor visit, void *arg)
 {
     const void *start;
     size_t size = ph_values_memory(values, &start);
@@ -72,7 +72,7 @@ visit_values_table(const PyDictValues *values, ph_visit_table visit, void *arg)
 }
 
 static void
-visit_dict_tables(const PyDictObject *dict, ph_visit_table visit, void *arg)
+visit_dict_tables(const PyDictObject *dict, ph_table_visitor visit, void *arg)
 {
     visit_keys_table(dict->ma_keys, visit, arg);
     if (dict->ma_values != NULL) {
@@ -82,7 +82,7 @@ visit_dict_tables(const PyDictObject *dict, ph_visit_table visit, void *arg)
 
 /* Visit the values of an instance that has no dict (yet), where these lie elsewhere. */
 static void
-visit_instance_tables(PyObject *obj, ph_visit_table visit, void *arg)
+visit_instance_tables(PyObject *obj, ph_table_visitor visit, void *arg)
 {
 #if !PH_HAS_INLINE_VALUES
     if (PyType_HasFeature(Py_TYPE(obj), Py_TPFLAGS_MANAGED_DICT)) {
@@ -98,7 +98,7 @@ visit_instance_tables(PyObject *obj, ph_visit_table visit, void *arg)
 }
 
 static void
-visit_str_tables(PyObject *obj, ph_visit_table visit, void *arg)
+visit_str_tables(PyObject *obj, ph_table_visitor visit, void *arg)
 {
     if (!PyUnicode_IS_COMPACT_ASCII(obj)) {
         const PyCompactUnicodeObject *str = (PyCompactUnicodeObject *)obj;
@@ -113,7 +113,7 @@ visit_str_tables(PyObject *obj, ph_visit_table visit, void *arg)
 }
 
 void
-ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg)
+ph_tables_of(PyObject *obj, ph_table_visitor visit, void *arg)
 {
     if (PyUnicode_Check(obj)) {
         visit_str_tables(obj, visit, arg);
@@ -142,7 +142,7 @@ ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg)
     visit_instance_tables(obj, visit, arg);
 }
 
-/* Is a ph_visit_table. */
+/* Is a ph_table_visitor. */
 static void
 add_size(ph_table table, const void *address, size_t size, void *arg)
 {

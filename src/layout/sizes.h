@@ -19,8 +19,8 @@ typedef enum {
 
 /* Visit the tables that an ordinary object has elsewhere; their sizes are in
    bytes. */
-typedef void (*ph_visit_table)(ph_table table, const void *address, size_t size,
+typedef void (*ph_table_visitor)(ph_table table, const void *address, size_t size,
                                void *arg);
-void ph_tables_of(PyObject *obj, ph_visit_table visit, void *arg);
+void ph_tables_of(PyObject *obj, ph_table_visitor visit, void *arg);
 
 #endif

@@ -32,7 +32,7 @@ static PyObject *static_bytes[256];
 static PyObject *static_chars[256];
 static PyObject *static_ints[SMALL_INTS];
 
-/* --- Set-up --------------------------------------------------------------- */
+/* --- Set-up ------------------------------------------------------------------- */
 
 static int
 check_immortality(PyObject *obj)
@@ -71,7 +71,7 @@ ph_statics_init(void)
     return 0;
 }
 
-/* --- From an object ------------------------------------------------------- */
+/* --- From an object ----------------------------------------------------------- */
 
 static PyObject *
 find_static_int(PyObject *obj)
@@ -150,7 +150,7 @@ ph_static_empty_tuple(void)
     return static_singletons[EMPTY_TUPLE];
 }
 
-/* --- Numbers -------------------------------------------------------------- */
+/* --- Numbers ------------------------------------------------------------------ */
 
 PyObject *
 ph_static_at(uint32_t number)

@@ -14,7 +14,7 @@
 
 #include "layout/head.h"
 
-/* --- UTF-8 ---------------------------------------------------------------- */
+/* --- UTF-8 -------------------------------------------------------------------- */
 
 static size_t
 measure_char(Py_UCS4 c)
@@ -72,7 +72,7 @@ write_utf8(char *p, Py_ssize_t size, PyObject *str)
     *p = '\0';
 }
 
-/* --- str ------------------------------------------------------------------ */
+/* --- str ---------------------------------------------------------------------- */
 
 /* Neither interned nor made by this interpreter.  Where a str can say the second
    (PH_STR_CAN_BE_STATIC), debug builds insist that it is also interned, for good. */

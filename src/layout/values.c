@@ -11,7 +11,7 @@
 #include "internal/pycore_dict.h"
 #include "internal/pycore_long.h"
 
-/* --- int ------------------------------------------------------------------ */
+/* --- int ---------------------------------------------------------------------- */
 
 size_t
 ph_int_room(PyObject *obj)
@@ -32,7 +32,7 @@ ph_int_from_bytes(const char *bytes, size_t size)
     return _PyLong_FromByteArray((const unsigned char *)bytes, size, 1, 1);
 }
 
-/* --- str ------------------------------------------------------------------ */
+/* --- str ---------------------------------------------------------------------- */
 
 #define SHORT_MOST 64               /* characters */
 
@@ -100,7 +100,7 @@ ph_str_new(const char *bytes, size_t n)
     return PyUnicode_FromKindAndData(PyUnicode_1BYTE_KIND, bytes, (Py_ssize_t)n);
 }
 
-/* --- Containers ----------------------------------------------------------- */
+/* --- Containers --------------------------------------------------------------- */
 
 PyObject *
 ph_dict_new(Py_ssize_t n)

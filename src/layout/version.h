@@ -38,7 +38,7 @@
 #define PH_DEBUG_BUILD false
 #endif
 
-/* --- Since 3.13 ----------------------------------------------------------- */
+/* --- Since 3.13 --------------------------------------------------------------- */
 
 /* Are the types of datetime usable in interpreters with their own GIL? */
 #define PH_DATETIME_IN_INTERPRETERS PH_SINCE(13)
@@ -71,7 +71,7 @@
    already initialized"). */
 #define PH_FIRST_STATE_RACES (PH_SINCE(13) && !PH_SINCE(14))
 
-/* --- Since 3.14 ----------------------------------------------------------- */
+/* --- Since 3.14 --------------------------------------------------------------- */
 
 /* Does a tuple cache its hash? */
 #define PH_TUPLE_HAS_HASH PH_SINCE(14)
@@ -82,13 +82,13 @@
 /* Does each interpreter say whether its compiler (JIT) is switched on? */
 #define PH_HAS_JIT_SWITCH PH_SINCE(14)
 
-/* --- Since 3.15 ----------------------------------------------------------- */
+/* --- Since 3.15 --------------------------------------------------------------- */
 
 /* Does a frozen dict become the built-in frozendict (PEP 814), or a
    mappingproxy over a dict? */
 #define PH_HAS_FROZENDICT PH_SINCE(15)
 
-/* --- Functions with another name or other parameters ---------------------- */
+/* --- Functions with another name or other parameters -------------------------- */
 
 #if !PH_SINCE(13)
 #define PyThreadState_GetUnchecked _PyThreadState_UncheckedGet

@@ -29,10 +29,10 @@
 /* One interpreter's state.  The memory of each part; interp points to the others. */
 typedef struct {
     ph_interpreter interp;          /* first: ph_interpreter_of() relies on it */
-    ph_travels wire;
+    ph_wire_state wire;
     ph_wire_kept kept;
     ph_pickles pickles;
-    ph_filling filling;
+    ph_holes filling;
     ph_channels channels;
     ph_lending lending;
 } module_state;
@@ -49,8 +49,8 @@ static void
 link_state(PyObject *module)
 {
     module_state *state = state_of(module);
-    state->wire = (ph_travels){.interp = &state->interp, .kept = &state->kept};
-    state->pickles = (ph_pickles){.module = module, .travels = &state->wire};
+    state->wire = (ph_wire_state){.interp = &state->interp, .kept = &state->kept};
+    state->pickles = (ph_pickles){.module = module, .wire = &state->wire};
     state->interp.wire = &state->wire;
     state->interp.pickles = &state->pickles;
     state->interp.filling = &state->filling;

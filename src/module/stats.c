@@ -72,7 +72,7 @@ core_stats(PyObject *module, PyObject *Py_UNUSED(ignored))
         "released", (unsigned long long)atomic_load(&header->released),
         "released_blocks",
         (unsigned long long)atomic_load(&header->released_blocks),
-        "waiting", (unsigned long long)ph_retired_waiting(),
+        "waiting", (unsigned long long)ph_releases_pending(),
         "reused", (unsigned long long)atomic_load(&header->reused),
         "returned", (unsigned long long)atomic_load(&header->returned),
         "unlisted", (unsigned long long)atomic_load(&header->unlisted),

@@ -13,7 +13,7 @@
 #include "module/testing_spans.h"
 #include "wire/wire.h"
 
-/* --- Messages ---------------------------------------------------------------------- */
+/* --- Messages ----------------------------------------------------------------- */
 
 PyDoc_STRVAR(pack_doc,
 "pack($type, /, *values)\n--\n\n"
@@ -23,7 +23,7 @@ PyDoc_STRVAR(pack_doc,
 static PyObject *
 testing_pack(PyObject *type, PyObject *const *values, Py_ssize_t n)
 {
-    const ph_travels *wire = ph_interpreter_of_type((PyTypeObject *)type)->wire;
+    const ph_wire_state *wire = ph_interpreter_of_type((PyTypeObject *)type)->wire;
     ph_writer writer = {.used = 0};
     PyObject *bytes = NULL;
     int result = PH_NOT_OURS;
@@ -52,7 +52,7 @@ testing_unpack(PyObject *type, PyObject *message)
     if (PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
-    const ph_travels *wire = ph_interpreter_of_type((PyTypeObject *)type)->wire;
+    const ph_wire_state *wire = ph_interpreter_of_type((PyTypeObject *)type)->wire;
     const char *bytes = buffer.buf;
     ph_reader reader = {.at = bytes, .end = bytes + buffer.len};
     PyObject *obj = ph_message_read(wire, &reader);
@@ -60,7 +60,7 @@ testing_unpack(PyObject *type, PyObject *message)
     return obj;
 }
 
-/* --- The heap ---------------------------------------------------------------------- */
+/* --- The heap ----------------------------------------------------------------- */
 
 PyDoc_STRVAR(check_doc,
 "check($type, /)\n--\n\n"
@@ -119,7 +119,7 @@ testing_death(PyObject *Py_UNUSED(type), PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* --- Structs in shared memory ----------------------------------------------------------- */
+/* --- Structs in shared memory ------------------------------------------------- */
 
 /* Where a field of a struct is, for tests that read the heap's file. */
 typedef struct {
@@ -140,7 +140,7 @@ static const struct_field header_fields[] = {
     FIELD(ph_header, claimed),
     FIELD(ph_header, extents),
     ARRAY(ph_header, extent),
-    ARRAY(ph_header, member),
+    ARRAY(ph_header, process),
     {NULL, 0, 0, 0},
 };
 
@@ -181,7 +181,7 @@ testing_structs(PyObject *Py_UNUSED(type), PyObject *Py_UNUSED(ignored))
                          "ph_extent", describe_struct(extent_fields));
 }
 
-/* --- The namespace ---------------------------------------------------------------------- */
+/* --- The namespace ------------------------------------------------------------ */
 
 static PyMethodDef testing_methods[] = {
     {"pack", (PyCFunction)(void (*)(void))testing_pack, METH_FASTCALL | METH_CLASS,

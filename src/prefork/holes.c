@@ -19,14 +19,14 @@
 #define GROWTH PH_MIB               /* too little to be worth giving back */
 
 static bool
-has_grown(const ph_filling *filling)
+has_grown(const ph_holes *filling)
 {
     uint64_t bytes = filling->pools.bytes + filling->heap.bytes;
     return bytes > 2 * filling->full_round + GROWTH;
 }
 
 void
-ph_empty(ph_filling *filling)
+ph_empty(ph_holes *filling)
 {
     ph_give_back_memory(&filling->pools);
     ph_os_give_back(&filling->heap);
@@ -34,7 +34,7 @@ ph_empty(ph_filling *filling)
 
 /* Takes the heap of the C library first: the allocator's arenas are not in it. */
 const char *
-ph_fill(ph_filling *filling, bool pools, bool heap)
+ph_fill_holes(ph_holes *filling, bool pools, bool heap)
 {
     bool first = filling->pools.bytes + filling->heap.bytes == 0;
     const char *problem = NULL;

@@ -7,16 +7,16 @@
 #include "layout/obmalloc.h"
 
 /* The memory that an interpreter has taken.  Zeroed initially. */
-typedef struct ph_filling {
-    ph_taken pools;                 /* of the allocator of objects */
+typedef struct ph_holes {
+    ph_hole pools;                 /* of the allocator of objects */
     ph_free_chunks heap;            /* of the C library */
     uint64_t full_round;            /* bytes that the last full round took */
-} ph_filling;
+} ph_holes;
 
 /* Take the free memory of the allocator of objects, of the C library's heap, or of both.
    Returns NULL, or why that of the allocator cannot be taken.  O(memory taken). */
-const char *ph_fill(ph_filling *filling, bool pools, bool heap);
+const char *ph_fill_holes(ph_holes *filling, bool pools, bool heap);
 /* Give back all of it. */
-void ph_empty(ph_filling *filling);
+void ph_empty(ph_holes *filling);
 
 #endif

@@ -78,7 +78,7 @@ static const char *
 why_mortal(const walker *w, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    const char *why = ph_why_not_pinned(obj);
+    const char *why = ph_why_not_immortal(obj);
     if (why != NULL || !w->strict) {
         return why;
     }
@@ -104,7 +104,7 @@ immortalize_met(PyObject *obj, void *arg)
     }
     count->objects++;
     count->bytes += ph_size_in_place(obj);
-    ph_pin(obj);
+    ph_immortalize_object(obj);
     assert(_Py_IsImmortal(obj));    /* the walk does not come here again */
     return 0;
 }
@@ -130,7 +130,7 @@ immortalize_from(walker *w, PyObject *root)
     return 0;
 }
 
-/* --- The report ------------------------------------------------------------------- */
+/* --- The report --------------------------------------------------------------- */
 
 /* Add n to dict[key]; takes over the reference to key. */
 static int
@@ -149,7 +149,7 @@ add_to_count(PyObject *dict, PyObject *key, uint64_t n)
 }
 
 static int
-report_pinned(const walker *w, PyObject *objects, PyObject *bytes)
+report_immortal(const walker *w, PyObject *objects, PyObject *bytes)
 {
     for (size_t i = 0; i < w->counts_used; i++) {
         const type_count *count = &w->counts[i];
@@ -182,7 +182,7 @@ make_report(const walker *w)
     PyObject *objects = PyDict_New(), *bytes = PyDict_New(), *left = PyDict_New();
     PyObject *result = NULL;
     if (objects != NULL && bytes != NULL && left != NULL
-        && report_pinned(w, objects, bytes) == 0 && report_left(w, left) == 0) {
+        && report_immortal(w, objects, bytes) == 0 && report_left(w, left) == 0) {
         result = PyTuple_Pack(3, objects, bytes, left);
     }
     Py_XDECREF(objects);
@@ -217,7 +217,7 @@ ph_immortalize(const ph_interpreter *interp, PyObject *roots, bool strict, bool 
     return counts;
 }
 
-/* --- At exit ------------------------------------------------------------------------ */
+/* --- At exit ------------------------------------------------------------------ */
 
 /* A visitproc: collect, borrowed, an object whose finalizer has not run. */
 static int

@@ -72,12 +72,12 @@ PyDoc_STRVAR(fill_doc,
 static PyObject *
 core_fill(PyObject *module, PyObject *args)
 {
-    ph_filling *filling = ph_interpreter_of(module)->filling;
+    ph_holes *filling = ph_interpreter_of(module)->filling;
     int pools, heap;
     if (!PyArg_ParseTuple(args, "pp:_fill", &pools, &heap)) {
         return NULL;
     }
-    const char *problem = ph_fill(filling, pools, heap);
+    const char *problem = ph_fill_holes(filling, pools, heap);
     return Py_BuildValue("KKKKKz",
                          (unsigned long long)filling->pools.blocks_number,
                          (unsigned long long)filling->pools.bytes,

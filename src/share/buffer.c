@@ -51,7 +51,7 @@ buffer_of(PyObject *op)
     return (BufferObject *)op;
 }
 
-/* --- States -------------------------------------------------------------------- */
+/* --- States ------------------------------------------------------------------- */
 
 static const ph_exceptions *
 exceptions_of(PyTypeObject *type)
@@ -151,7 +151,7 @@ buffer_onto(PyTypeObject *type, ph_span_id id, bool readonly)
     return (PyObject *)self;
 }
 
-/* --- Making and ending ----------------------------------------------------------- */
+/* --- Making and ending -------------------------------------------------------- */
 
 static ph_status
 new_span(Py_ssize_t size, bool zeroed, ph_span_id *id)
@@ -294,7 +294,7 @@ buffer_exit(PyObject *op, PyObject *Py_UNUSED(args))
     return buffer_release(op, NULL);
 }
 
-/* --- Seeing the memory ------------------------------------------------------------ */
+/* --- Seeing the memory -------------------------------------------------------- */
 
 static int
 buffer_get(PyObject *op, Py_buffer *view, int flags)
@@ -415,7 +415,7 @@ buffer_reduce(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
     return NULL;
 }
 
-/* --- Handing it on ------------------------------------------------------------------ */
+/* --- Handing it on ------------------------------------------------------------ */
 
 PyDoc_STRVAR(move_doc,
 "move($module, buf, /)\n--\n\n"
@@ -478,7 +478,7 @@ ph_buffer_resolve(PyTypeObject *type, const ph_handle *handle)
     return buffer_onto(type, id, true);
 }
 
-/* --- In messages ---------------------------------------------------------------------- */
+/* --- In messages -------------------------------------------------------------- */
 
 static void
 unpin_buffer(PyObject *pin)
@@ -537,7 +537,7 @@ buffer_write(ph_writer *writer, PyObject *op)
 /* Make a Buffer with a hold of its own, if the span is a Buffer's.  The message's hold is
    not needed afterwards. */
 static PyObject *
-buffer_read(const ph_travels *travels, ph_reader *reader)
+buffer_read(const ph_wire_state *wire, ph_reader *reader)
 {
     uint64_t flags;
     ph_span_id id;
@@ -546,16 +546,16 @@ buffer_read(const ph_travels *travels, ph_reader *reader)
     }
     PyObject *self = NULL;
     if ((flags & ~(uint64_t)READONLY) != 0) {
-        ph_message_damaged(travels, "a Buffer of an unknown kind");
+        ph_message_damaged(wire, "a Buffer of an unknown kind");
     }
     else {
-        self = buffer_onto(travels->interp->buffer_type, id, flags & READONLY);
+        self = buffer_onto(wire->interp->buffer_type, id, flags & READONLY);
     }
     ph_span_drop(id);
     return self;
 }
 
-/* --- Type ------------------------------------------------------------------------------- */
+/* --- Type --------------------------------------------------------------------- */
 
 static PyMethodDef buffer_methods[] = {
     {"of", buffer_of_bytes, METH_O | METH_CLASS, of_doc},
@@ -630,7 +630,7 @@ ph_buffer_add(PyObject *module)
     if (interp->buffer_type == NULL || PyModule_AddType(module, interp->buffer_type) < 0) {
         return -1;
     }
-    ph_travels_add(interp->wire, (ph_traveller){
+    ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = interp->buffer_type, .write = buffer_write, .read = buffer_read,
     });
     return PyModule_AddFunctions(module, buffer_functions);

@@ -182,7 +182,7 @@ handle_write(ph_writer *writer, PyObject *obj)
 }
 
 static PyObject *
-handle_read(const ph_travels *travels, ph_reader *reader)
+handle_read(const ph_wire_state *wire, ph_reader *reader)
 {
     const void *bytes;
     ph_handle handle;
@@ -190,7 +190,7 @@ handle_read(const ph_travels *travels, ph_reader *reader)
         return NULL;
     }
     memcpy(&handle, bytes, PH_HANDLE_SIZE);
-    return handle_new(travels->interp->handle_type, &handle);
+    return handle_new(wire->interp->handle_type, &handle);
 }
 
 static PyMethodDef handle_methods[] = {
@@ -279,7 +279,7 @@ ph_handle_add(PyObject *module)
     if (interp->handle_type == NULL || PyModule_AddType(module, interp->handle_type) < 0) {
         return -1;
     }
-    ph_travels_add(interp->wire, (ph_traveller){
+    ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = interp->handle_type, .write = handle_write, .read = handle_read,
     });
     return PyModule_AddFunctions(module, handle_functions);

@@ -58,7 +58,7 @@ core_release(PyObject *module, PyObject *arg)
         status = is_handle ? ph_handle_block(ph_handle_of(arg), &home)
                            : ph_root_block(arg, &home);
     }
-    if (status != PH_OK || ph_retire(home) != PH_OK) {
+    if (status != PH_OK || ph_release(home) != PH_OK) {
         ph_raise(&interp->exceptions);
         return NULL;
     }
@@ -92,7 +92,7 @@ core_reclaim(PyObject *module, PyObject *Py_UNUSED(ignored))
     }
     ph_reclaim();
     (void)ph_spans_sweep();
-    return PyLong_FromUnsignedLongLong(ph_retired_waiting());
+    return PyLong_FromUnsignedLongLong(ph_releases_pending());
 }
 
 static PyMethodDef release_functions[] = {

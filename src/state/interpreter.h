@@ -26,9 +26,9 @@ typedef struct {
     PyObject *freeze_name;          /* "__freeze__", interned; owned */
     bool has_datetime;              /* module datetime is imported here */
     PyTypeObject *handle_type, *buffer_type;    /* owned; share/ */
-    struct ph_travels *wire;        /* wire/wire.h */
+    struct ph_wire_state *wire;        /* wire/wire.h */
     struct ph_pickles *pickles;     /* wire/pickle.h */
-    struct ph_filling *filling;     /* prefork/holes.h */
+    struct ph_holes *filling;     /* prefork/holes.h */
     struct ph_channels *channels;   /* channel/channel.h */
     struct ph_lending *lending;     /* interp/ */
 } ph_interpreter;

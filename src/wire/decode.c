@@ -61,8 +61,8 @@ typedef struct {
 } read_memo;
 
 typedef struct {
-    const ph_travels *travels;
-    ph_reader *reader;              /* its `at` is current only during read_traveller() */
+    const ph_wire_state *wire;
+    ph_reader *reader;              /* its `at` is current only during read_wire_type() */
     const char *at, *end;
     size_t next_block;              /* of ballast: due when fewer bytes are left */
     uint64_t owed;                  /* items that open containers wait for */
@@ -78,12 +78,12 @@ typedef struct {
     read_memo memo_at_hand[MEMO_AT_HAND];
 } reading;
 
-/* --- Errors ------------------------------------------------------------------------- */
+/* --- Errors ------------------------------------------------------------------- */
 
 int
-ph_message_damaged(const ph_travels *travels, const char *what)
+ph_message_damaged(const ph_wire_state *wire, const char *what)
 {
-    PyErr_Format(travels->interp->exceptions.message_error,
+    PyErr_Format(wire->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %s", what);
     return -1;
 }
@@ -91,7 +91,7 @@ ph_message_damaged(const ph_travels *travels, const char *what)
 static int
 raise_damaged(const reading *r, const char *what)
 {
-    return ph_message_damaged(r->travels, what);
+    return ph_message_damaged(r->wire, what);
 }
 
 /* Turn an error of a constructor into a MessageError: the message was wrong.  Other errors
@@ -99,8 +99,8 @@ raise_damaged(const reading *r, const char *what)
 static void
 blame_message(const reading *r)
 {
-    if (r->blameless || PyErr_ExceptionMatches(r->travels->interp->exceptions.handle_error)
-        || PyErr_ExceptionMatches(r->travels->interp->exceptions.message_error)
+    if (r->blameless || PyErr_ExceptionMatches(r->wire->interp->exceptions.handle_error)
+        || PyErr_ExceptionMatches(r->wire->interp->exceptions.message_error)
         || !(PyErr_ExceptionMatches(PyExc_TypeError)
              || PyErr_ExceptionMatches(PyExc_ValueError)
              || PyErr_ExceptionMatches(PyExc_OverflowError)
@@ -108,12 +108,12 @@ blame_message(const reading *r)
         return;
     }
     PyObject *cause = PyErr_GetRaisedException();
-    PyErr_Format(r->travels->interp->exceptions.message_error,
+    PyErr_Format(r->wire->interp->exceptions.message_error,
                  "permaheap: this message is damaged: %S", cause);
     Py_DECREF(cause);
 }
 
-/* --- Bytes --------------------------------------------------------------------------- */
+/* --- Bytes -------------------------------------------------------------------- */
 
 static inline size_t
 bytes_left(const reading *r)
@@ -163,7 +163,7 @@ int
 ph_read_bytes(ph_reader *reader, const void **p_bytes, size_t size)
 {
     if (size > (size_t)(reader->end - reader->at)) {
-        return ph_message_damaged(reader->travels, "it ends too early");
+        return ph_message_damaged(reader->wire, "it ends too early");
     }
     *p_bytes = reader->at;
     reader->at += size;
@@ -186,7 +186,7 @@ ph_read_span(ph_reader *reader, ph_span_id *id)
 {
     assert(reader->next_span <= reader->n_spans);
     if (reader->next_span == reader->n_spans) {
-        return ph_message_damaged(reader->travels, "it lacks a span");
+        return ph_message_damaged(reader->wire, "it lacks a span");
     }
     *id = reader->spans[reader->next_span++];
     return 0;
@@ -208,7 +208,7 @@ take_counted(reading *r, size_t each, size_t *p_n)
     return take_bytes(r, (size_t)n * each);
 }
 
-/* --- Memo ---------------------------------------------------------------------------- */
+/* --- Memo --------------------------------------------------------------------- */
 
 /* Make room for one more item in an array that begins at hand. */
 static int
@@ -269,7 +269,7 @@ read_reference(reading *r, PyObject **p_obj)
     return MADE;
 }
 
-/* --- Atoms ------------------------------------------------------------------------------- */
+/* --- Atoms -------------------------------------------------------------------- */
 
 static PyObject *
 read_int(reading *r)
@@ -353,7 +353,7 @@ read_key(reading *r)
         return NULL;
     }
     PyObject **kept = n < 2 || n > KEY_MOST ? NULL
-                      : &r->travels->kept->keys[place_of_key(bytes, n)];
+                      : &r->wire->kept->keys[place_of_key(bytes, n)];
     if (kept != NULL && *kept != NULL && (size_t)PyUnicode_GET_LENGTH(*kept) == n
         && memcmp(PyUnicode_1BYTE_DATA(*kept), bytes, n) == 0) {
         return Py_NewRef(*kept);
@@ -437,7 +437,7 @@ read_plain(reading *r, uint8_t tag)
 static int
 need_datetime(const reading *r)
 {
-    return ph_need_datetime(&r->travels->interp->has_datetime);
+    return ph_need_datetime(&r->wire->interp->has_datetime);
 }
 
 static PyObject *
@@ -450,7 +450,7 @@ read_permanent(reading *r)
         return NULL;
     }
     if (ph_heap_ready() != PH_OK) {
-        ph_raise(&r->travels->interp->exceptions);
+        ph_raise(&r->wire->interp->exceptions);
         return NULL;
     }
     memcpy(handle.family, ph_heap.header->family, sizeof(handle.family));
@@ -458,7 +458,7 @@ read_permanent(reading *r)
     void *obj;
     uint32_t flags;
     if (ph_handle_resolve(&handle, &obj, &flags) != PH_OK) {
-        ph_raise(&r->travels->interp->exceptions);
+        ph_raise(&r->wire->interp->exceptions);
         return NULL;
     }
     if ((flags & PH_BLOCK_DATETIME) && need_datetime(r) < 0) {
@@ -472,24 +472,24 @@ read_permanent(reading *r)
 }
 
 static PyObject *
-read_traveller(reading *r)
+read_wire_type(reading *r)
 {
     uint64_t number;
     if (read_varint(r, &number) < 0) {
         return NULL;
     }
-    if (number >= r->travels->n) {
+    if (number >= r->wire->n) {
         raise_damaged(r, "it has an object of a type that there is not");
         return NULL;
     }
     r->reader->at = r->at;
-    PyObject *obj = r->travels->traveller[number].read(r->travels, r->reader);
+    PyObject *obj = r->wire->type[number].read(r->wire, r->reader);
     r->at = r->reader->at;
     r->blameless = obj == NULL;
     return obj;
 }
 
-/* --- datetime, range ------------------------------------------------------------------------ */
+/* --- datetime, range ---------------------------------------------------------- */
 
 static PyObject *read_atom(reading *r, uint8_t tag);
 
@@ -628,7 +628,7 @@ read_atom(reading *r, uint8_t tag)
     case PH_TAG_AWARE_DATETIME: case PH_TAG_DELTA: case PH_TAG_TIMEZONE:
         return read_datetime(r, tag);
     case PH_TAG_PERMANENT: return read_permanent(r);
-    case PH_TAG_TRAVELLER: return read_traveller(r);
+    case PH_TAG_TRAVELLER: return read_wire_type(r);
     default:
         raise_damaged(r, "it has a value of a kind that there is not, or not there");
         return NULL;
@@ -651,7 +651,7 @@ static void
 first_ballast(reading *r)
 {
     size_t size = bytes_left(r);
-    size_t part = size < FOR_A_BLOCK ? r->travels->kept->ballast_turn % 8 : 0;
+    size_t part = size < FOR_A_BLOCK ? r->wire->kept->ballast_turn % 8 : 0;
     r->next_block = size < SHORTEST ? 0 : size - size / 8 * part;
 }
 
@@ -659,14 +659,14 @@ first_ballast(reading *r)
 static Py_NO_INLINE void
 add_ballast(reading *r, PyObject *made)
 {
-    ph_wire_kept *kept = r->travels->kept;
+    ph_wire_kept *kept = r->wire->kept;
     void **block = &kept->ballast[kept->ballast_turn++ % PH_BALLAST];
     PyObject_Free(*block);
     *block = PyObject_Malloc(ph_front_size(Py_TYPE(made)) + ph_body_size(made));
     r->next_block = bytes_left(r) < FOR_A_BLOCK ? 0 : bytes_left(r) - FOR_A_BLOCK;
 }
 
-/* --- Containers --------------------------------------------------------------------------------- */
+/* --- Containers --------------------------------------------------------------- */
 
 static PyObject *
 new_defaultdict(reading *r, uint8_t factory)
@@ -676,14 +676,14 @@ new_defaultdict(reading *r, uint8_t factory)
         raise_damaged(r, "it has a defaultdict of an unknown kind");
         return NULL;
     }
-    return PyObject_CallOneArg((PyObject *)r->travels->interp->defaultdict, made);
+    return PyObject_CallOneArg((PyObject *)r->wire->interp->defaultdict, made);
 }
 
 /* Make an empty container, or the one that has its parts. */
 static PyObject *
 new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
 {
-    PyTypeObject *counter = r->travels->interp->counter;
+    PyTypeObject *counter = r->wire->interp->counter;
     switch (tag) {
     case PH_TAG_LIST: return PyList_New((Py_ssize_t)n);
     case PH_TAG_TUPLE: case PH_TAG_SLICE: case PH_TAG_PROXY:
@@ -1199,12 +1199,12 @@ ph_wire_kept_clear(ph_wire_kept *kept)
 }
 
 PyObject *
-ph_message_read(const ph_travels *travels, ph_reader *reader)
+ph_message_read(const ph_wire_state *wire, ph_reader *reader)
 {
     reading r;                      /* the arrays at hand stay uninitialized */
     memset(&r, 0, offsetof(reading, frames_at_hand));
-    reader->travels = travels;
-    r.travels = travels;
+    reader->wire = wire;
+    r.wire = wire;
     r.reader = reader;
     r.at = reader->at;
     r.end = reader->end;

@@ -66,14 +66,14 @@ typedef struct ph_write_shape {
 } ph_write_shape;
 
 typedef struct {
-    const ph_travels *travels;
+    const ph_wire_state *wire;
     ph_writer *writer;
     uint32_t remembered;            /* objects so far */
 } writing;
 
 static int write_value(writing *w, PyObject *obj);
 
-/* --- Bytes ------------------------------------------------------------------------ */
+/* --- Bytes -------------------------------------------------------------------- */
 
 static int
 grow_message(ph_writer *writer, size_t more)
@@ -178,7 +178,7 @@ write_counted(ph_writer *writer, int tag, uint64_t n, const void *bytes, size_t 
     return PH_WRITTEN;
 }
 
-/* --- Memo -------------------------------------------------------------------------- */
+/* --- Memo --------------------------------------------------------------------- */
 
 static ph_write_slot *
 find_write_slot(const ph_writer *writer, PyObject *source)
@@ -284,7 +284,7 @@ refer_or_remember(writing *w, PyObject *obj, int tag, int *p_tag)
     return w->remembered == UINT32_MAX ? PH_NOT_OURS : FRESH;
 }
 
-/* --- Atoms ----------------------------------------------------------------------------- */
+/* --- Atoms -------------------------------------------------------------------- */
 
 static int
 write_large_int(writing *w, PyObject *obj)
@@ -376,13 +376,13 @@ write_permanent(writing *w, PyObject *obj)
     }
     ph_handle handle;
     if (ph_handle_make(obj, &handle) != PH_OK) {
-        return ph_raise(&w->travels->interp->exceptions);
+        return ph_raise(&w->wire->interp->exceptions);
     }
     return write_plain(w, tag, &handle.block,
                        sizeof(handle) - offsetof(ph_handle, block));
 }
 
-/* --- datetime ---------------------------------------------------------------------------- */
+/* --- datetime ----------------------------------------------------------------- */
 
 static int
 write_fields(writing *w, int tag, const int *fields, int n)
@@ -453,7 +453,7 @@ write_datetime(writing *w, PyObject *obj, int plain)
     }
 }
 
-/* --- Containers ------------------------------------------------------------------------------ */
+/* --- Containers --------------------------------------------------------------- */
 
 static int
 push_write_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
@@ -745,38 +745,38 @@ open_defaultdict(writing *w, PyObject *obj)
     return push_write_frame(w->writer, obj, tag, NULL);
 }
 
-/* --- Any value ----------------------------------------------------------------------------------- */
+/* --- Any value ---------------------------------------------------------------- */
 
 /* Return the number of an object's type in the table; travels->n if it has none. */
 static uint32_t
-number_of_traveller(const ph_travels *travels, PyObject *obj)
+number_of_wire_type(const ph_wire_state *wire, PyObject *obj)
 {
     uint32_t i = 0;
-    while (i < travels->n && travels->traveller[i].type != Py_TYPE(obj)) {
+    while (i < wire->n && wire->type[i].type != Py_TYPE(obj)) {
         i++;
     }
     return i;
 }
 
 void
-ph_travels_add(ph_travels *travels, ph_traveller traveller)
+ph_wire_add_type(ph_wire_state *wire, ph_wire_type type)
 {
-    assert(travels->n < PH_TRAVELLERS);
-    travels->traveller[travels->n++] = traveller;
+    assert(wire->n < PH_WIRE_TYPES);
+    wire->type[wire->n++] = type;
 }
 
 bool
-ph_travels_by_name(const ph_travels *travels, PyObject *obj)
+ph_wire_type_named(const ph_wire_state *wire, PyObject *obj)
 {
-    return ph_heap_contains(obj) || number_of_traveller(travels, obj) < travels->n;
+    return ph_heap_contains(obj) || number_of_wire_type(wire, obj) < wire->n;
 }
 
 static int
-write_traveller(writing *w, PyObject *obj)
+write_wire_type(writing *w, PyObject *obj)
 {
-    const ph_travels *travels = w->travels;
-    uint32_t i = number_of_traveller(travels, obj);
-    if (i == travels->n) {
+    const ph_wire_state *wire = w->wire;
+    uint32_t i = number_of_wire_type(wire, obj);
+    if (i == wire->n) {
         w->writer->refused = Py_TYPE(obj);
         return PH_NOT_OURS;
     }
@@ -785,7 +785,7 @@ write_traveller(writing *w, PyObject *obj)
         return result;
     }
     result = write_counted(w->writer, tag, i, NULL, 0);
-    return result != PH_WRITTEN ? result : travels->traveller[i].write(w->writer, obj);
+    return result != PH_WRITTEN ? result : wire->type[i].write(w->writer, obj);
 }
 
 static int
@@ -802,7 +802,7 @@ static int
 write_rare(writing *w, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    const ph_interpreter *interp = w->travels->interp;
+    const ph_interpreter *interp = w->wire->interp;
     int tag = tag_of_datetime(type);
     if (tag >= 0) {
         return write_datetime(w, obj, tag);
@@ -835,7 +835,7 @@ write_rare(writing *w, PyObject *obj)
     if (type == interp->defaultdict) {
         return open_defaultdict(w, obj);
     }
-    return write_traveller(w, obj);
+    return write_wire_type(w, obj);
 }
 
 /* Write an atom, or open a container. */
@@ -878,7 +878,7 @@ write_value(writing *w, PyObject *obj)
     return result == PH_NOT_OURS ? write_rare(w, obj) : result;
 }
 
-/* --- The walk --------------------------------------------------------------------------------------- */
+/* --- The walk ----------------------------------------------------------------- */
 
 static PyObject *
 next_part(PyObject *const *items, Py_ssize_t n, Py_ssize_t *p_pos)
@@ -973,7 +973,7 @@ write_graph(writing *w, PyObject *root)
     return result;
 }
 
-/* --- Writers ------------------------------------------------------------------------------------------ */
+/* --- Writers ------------------------------------------------------------------ */
 
 static void
 drop_frames(ph_writer *writer)
@@ -1024,9 +1024,9 @@ begin_write_memo(ph_writer *writer)
 }
 
 int
-ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer)
+ph_message_write(const ph_wire_state *wire, PyObject *obj, ph_writer *writer)
 {
-    writing w = {.travels = travels, .writer = writer};
+    writing w = {.wire = wire, .writer = writer};
     ph_writer_reset(writer);
     writer->refused = NULL;
     begin_write_memo(writer);

@@ -82,7 +82,7 @@ ph_pickles_clear(ph_pickles *pickles)
     Py_CLEAR(pickles->loads);
 }
 
-/* --- Pickling -------------------------------------------------------------------- */
+/* --- Pickling ----------------------------------------------------------------- */
 
 /* Return an object's index among the references, or None to pickle it.  Bound to (module
    permaheap._core, list of the references so far). */
@@ -90,7 +90,7 @@ static PyObject *
 persistent_id(PyObject *bound, PyObject *obj)
 {
     const ph_pickles *pickles = ph_interpreter_of(PyTuple_GET_ITEM(bound, 0))->pickles;
-    if (!ph_travels_by_name(pickles->travels, obj)) {
+    if (!ph_wire_type_named(pickles->wire, obj)) {
         Py_RETURN_NONE;
     }
     PyObject *references = PyTuple_GET_ITEM(bound, 1);
@@ -160,7 +160,7 @@ write_references(ph_pickles *pickles, PyObject *list, ph_writer *references)
         return 0;
     }
     PyObject *tuple = PyList_AsTuple(list);
-    int result = tuple ? ph_message_write(pickles->travels, tuple, references) : -1;
+    int result = tuple ? ph_message_write(pickles->wire, tuple, references) : -1;
     Py_XDECREF(tuple);
     if (result == PH_NOT_OURS) {
         PyErr_SetString(PyExc_ValueError, "too many objects for one message");
@@ -181,7 +181,7 @@ ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers, ph_writer *refe
     return bytes;
 }
 
-/* --- Unpickling ------------------------------------------------------------------ */
+/* --- Unpickling --------------------------------------------------------------- */
 
 /* Call with the bytes (a view, or a file of them), and the buffers if there are any. */
 static PyObject *
@@ -220,10 +220,10 @@ read_references(ph_pickles *pickles, ph_reader *references)
     if (references->at == references->end) {
         return PyTuple_New(0);
     }
-    PyObject *tuple = ph_message_read(pickles->travels, references);
+    PyObject *tuple = ph_message_read(pickles->wire, references);
     if (tuple != NULL && !PyTuple_CheckExact(tuple)) {
         Py_CLEAR(tuple);
-        ph_message_damaged(pickles->travels, "what a pickle refers to is no tuple");
+        ph_message_damaged(pickles->wire, "what a pickle refers to is no tuple");
     }
     return tuple;
 }

@@ -10,7 +10,7 @@
    is pickled, since few programs pickle any. */
 typedef struct ph_pickles {
     PyObject *module;               /* permaheap._core, whose state this is; borrowed */
-    const ph_travels *travels;
+    const ph_wire_state *wire;
     /* All owned; NULL: not asked for yet. */
     PyObject *pickler, *unpickler;  /* subclasses of pickle's: theirs have no attributes */
     PyObject *bytes_io, *loads;

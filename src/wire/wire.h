@@ -16,7 +16,7 @@
 #include "core/span/spans.h"
 #include "state/interpreter.h"
 
-struct ph_travels;
+struct ph_wire_state;
 struct ph_write_slot;
 struct ph_write_shape;
 struct ph_write_frame;
@@ -44,14 +44,14 @@ typedef struct {
 /* A value on its way in.  The hold on each span from next_span on belongs to the owner of
    the reader, also after an error: the owner drops it. */
 typedef struct {
-    const struct ph_travels *travels;   /* set by ph_message_read() */
+    const struct ph_wire_state *wire;   /* set by ph_message_read() */
     const char *at, *end;
     const ph_span_id *spans;        /* held by the message before, now by this process */
     uint32_t n_spans;
     uint32_t next_span;             /* the first that no object has taken */
 } ph_reader;
 
-typedef struct ph_travels ph_travels;
+typedef struct ph_wire_state ph_wire_state;
 
 /* A type whose objects travel by name: Buffer (moved or shared), Channel, Handle, Loan and
    Borrowed.  The file of each type enters it in the interpreter's table, in the same order
@@ -62,10 +62,10 @@ typedef struct {
        Runs no Python code. */
     int (*write)(ph_writer *writer, PyObject *obj);
     /* Make the object.  NULL with an exception.  Runs no Python code. */
-    PyObject *(*read)(const ph_travels *travels, ph_reader *reader);
-} ph_traveller;
+    PyObject *(*read)(const ph_wire_state *wire, ph_reader *reader);
+} ph_wire_type;
 
-#define PH_TRAVELLERS 8
+#define PH_WIRE_TYPES 8
 
 /* Kept from message to message by decode.c, which explains why.  All owned, or NULL. */
 #define PH_KEYS_KEPT 256u
@@ -77,15 +77,15 @@ typedef struct {
 } ph_wire_kept;
 
 /* The wire's part of an interpreter's state. */
-struct ph_travels {
+struct ph_wire_state {
     ph_interpreter *interp;
     ph_wire_kept *kept;
-    ph_traveller traveller[PH_TRAVELLERS];
+    ph_wire_type type[PH_WIRE_TYPES];
     uint32_t n;
 };
 
 /* Enter a type in the table. */
-void ph_travels_add(ph_travels *travels, ph_traveller traveller);
+void ph_wire_add_type(ph_wire_state *wire, ph_wire_type type);
 void ph_wire_kept_clear(ph_wire_kept *kept);
 
 /* Append.  -1 with MemoryError. */
@@ -99,21 +99,21 @@ int ph_read_bytes(ph_reader *reader, const void **p_bytes, size_t size);
 /* Take the next span.  Its hold becomes the caller's. */
 int ph_read_span(ph_reader *reader, ph_span_id *id);
 /* Raise MessageError.  Returns -1. */
-int ph_message_damaged(const ph_travels *travels, const char *what);
+int ph_message_damaged(const ph_wire_state *wire, const char *what);
 
 /* Write one message, from the start of writer->bytes.  PH_WRITTEN; or PH_NOT_OURS without
    an exception, if something in it is of another type (then pickle it); or -1 with an
    exception.  In the last two cases there are no bytes, spans or moved Buffers.
    O(objects). */
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
-int ph_message_write(const ph_travels *travels, PyObject *obj, ph_writer *writer);
+int ph_message_write(const ph_wire_state *wire, PyObject *obj, ph_writer *writer);
 /* Does an object travel by name and not by its content: is it permanent, or of a type in
    the table? */
-bool ph_travels_by_name(const ph_travels *travels, PyObject *obj);
+bool ph_wire_type_named(const ph_wire_state *wire, PyObject *obj);
 /* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
    HandleError (a permanent object is no longer there), ImportError (no datetime in this
    interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
-PyObject *ph_message_read(const ph_travels *travels, ph_reader *reader);
+PyObject *ph_message_read(const ph_wire_state *wire, ph_reader *reader);
 /* Drop the message's references; with ph_writer_clear() the memory as well. */
 void ph_writer_reset(ph_writer *writer);
 void ph_writer_clear(ph_writer *writer);

@@ -545,7 +545,7 @@ def test_no_references_to_what_waits_are_left():
 
 def test_those_who_wait_look_by_themselves(monkeypatch):
     channel = Channel(SMALL)
-    monkeypatch.setattr(_aio, "_bell_name", lambda number: b"\0somewhere else/%d" % os.getpid())
+    monkeypatch.setattr(_aio, "_notify_name", lambda number: b"\0somewhere else/%d" % os.getpid())
 
     async def main():
         task = asyncio.create_task(channel.arecv())
@@ -623,7 +623,7 @@ def test_numbers_that_are_taken():
     """Another process may have our number, in another PID namespace."""
     taken = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(3)]
     for number, there in enumerate(taken, start=1):
-        there.bind(permaheap._core._bell_name(number))
+        there.bind(permaheap._core._notify_name(number))
     channel = Channel(SMALL)
 
     async def main():

@@ -116,7 +116,7 @@ break_precondition(int number)
     case 20: (void)ph_mutex_init((ph_mutex *)(void *)(shared.bytes + 8)); break;
     case 21: ph_os_wake((_Atomic uint32_t *)(void *)(shared.bytes + 1)); break;
     case 22: (void)ph_os_take_faults(ring, sizeof(ring), &out, 1, &lost); break;
-    case 23: (void)ph_os_ring_bell(bytes, PH_BELL_NAME + 1, 0); break;
+    case 23: (void)ph_os_notify(bytes, PH_NOTIFY_NAME + 1, 0); break;
     default: printf("%d preconditions\n", number); exit(0);
     }
 }

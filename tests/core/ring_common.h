@@ -73,7 +73,7 @@ send_to(ph_ring *ring, const ph_outgoing *message, uint64_t spin)
         if (status != PH_FULL) {
             fail("send");
         }
-        status = ph_ring_wait_room(ring, message->size, message->behind, spin, PH_FOREVER);
+        status = ph_ring_wait_room(ring, message->size, message->out_of_line, spin, PH_FOREVER);
         if (status != PH_OK && status != PH_INTERRUPTED) {
             fail("wait_room");
         }

@@ -788,14 +788,14 @@ import permaheap
 from permaheap import freeze, forget, reclaim, release, stats
 from processes import STRUCTS, Child, handle_of, heap_file, memory, name_of
 
-start, MEMBER, MEMBERS = STRUCTS["ph_header"]["member"]
+start, PROCESS, PROCESSES = STRUCTS["ph_header"]["process"]
 
-def members():
-    table = os.pread(heap_file(), MEMBER * MEMBERS, start)
-    return [struct.unpack_from("5Q", table, MEMBER * i) for i in range(MEMBERS)]
+def processes():
+    table = os.pread(heap_file(), PROCESS * PROCESSES, start)
+    return [struct.unpack_from("5Q", table, PROCESS * i) for i in range(PROCESSES)]
 
 def put(index, *words):
-    os.pwrite(heap_file(), struct.pack(f"{len(words)}Q", *words), start + MEMBER * index)
+    os.pwrite(heap_file(), struct.pack(f"{len(words)}Q", *words), start + PROCESS * index)
 
 def gone(work=lambda: None):
     data = handle_of(freeze([1.5, bytes(1_000_000)]))
@@ -806,7 +806,7 @@ def gone(work=lambda: None):
     reclaim()
     return before - memory() > 900_000
 
-me = members()[0]
+me = processes()[0]
 assert me[0] == me[1] and me[0] >> 40 == os.getpid() and me[2] == 0
 before_us = os.getpid() << 40  # with our pid, but listed before we were started
 long_after = before_us | 2**40 - 1
@@ -824,7 +824,7 @@ def test_pid_that_is_used_again(run):
     code = """
 put(7, before_us + 5, before_us + 5, 0, 0, 2**40)
 assert gone()
-assert members()[7][0] == 0
+assert processes()[7][0] == 0
 """
     in_table(run, code)
 
@@ -845,12 +845,12 @@ def test_slot_that_is_being_taken(run):
 def test_more_processes_than_slots(run):
     """From the first one that finds no slot nothing is given back any more; all else works."""
     code = """
-for i in range(1, MEMBERS):
+for i in range(1, PROCESSES):
     put(i, long_after, me[0], 0, 0, 0)
 with Child(lambda pipe: gone() or stats().unlisted) as child:
     assert child.join() == 1
 assert not gone()
-for i in range(1, MEMBERS):
+for i in range(1, PROCESSES):
     put(i, 0, 0, 0, 0, 0)
 assert not gone()
 assert stats().waiting == 3
@@ -860,7 +860,7 @@ assert stats().waiting == 3
 
 def test_dead_slots_are_taken_over(run):
     code = """
-for i in range(1, MEMBERS):
+for i in range(1, PROCESSES):
     put(i, before_us + i, before_us + i, 0, 0, 2**40)
 with Child(lambda pipe: gone()) as child:
     child.join()
@@ -875,15 +875,15 @@ def test_dead_parent_speaks_for_its_unborn_child(run):
     code = """
 with Child(lambda pipe: pipe.send(None) or pipe.recv()) as child:
     child.recv()
-    slot = next(i for i in range(MEMBERS) if members()[i][0] >> 40 == child.pid)
-    word = members()[slot][0]
+    slot = next(i for i in range(PROCESSES) if processes()[i][0] >> 40 == child.pid)
+    word = processes()[slot][0]
     put(slot, word, 0)  # as if it were being born
     put(7, before_us + 5, before_us + 5, 1, 0, 0)
     assert not gone()
-    assert members()[7][0] == before_us + 5
+    assert processes()[7][0] == before_us + 5
     put(slot, word, word)
     reclaim()
-    assert members()[7][0] == 0
+    assert processes()[7][0] == 0
     assert stats().waiting == 0
 """
     in_table(run, code)
@@ -896,7 +896,7 @@ with Child(lambda pipe: pipe.send("there") or pipe.recv()) as child:
     assert child.recv() == "there"
     put(0, *me[:2], 3)
     assert gone()
-    assert members()[0][2] == 1 << 32
+    assert processes()[0][2] == 1 << 32
     child.send("end")
     child.join()
 assert gone()
@@ -926,9 +926,9 @@ except OSError as error:
     assert error.errno == errno.EAGAIN
 else:
     raise AssertionError("it has forked")
-assert members()[0][2] == 1
+assert processes()[0][2] == 1
 assert gone()
-assert members()[0][2] == 1 << 32
+assert processes()[0][2] == 1 << 32
 """
     in_table(run, code)
 

@@ -203,7 +203,7 @@ ph_block_use(ph_block *block, const ph_segment *home)
     if (offset == block->last_use) {
         return PH_OK;
     }
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (ph_block_table_state(home) != PH_LIVE) {
         return ph_fail(PH_REFUSED, "permaheap: a block that was released");
     }
     if (2 * (block->uses_used + 1) > block->uses_size
@@ -247,12 +247,12 @@ count_uses(const ph_block *block)
     uint32_t i = 0;
     for (; i < block->uses_size && status == PH_OK; i++) {
         if (block->uses[i] != 0) {
-            status = ph_ledger_pin(ph_address_of(block->uses[i]));
+            status = ph_block_table_add_use(ph_address_of(block->uses[i]));
         }
     }
     for (i--; status != PH_OK && i > 0; i--) {
         if (block->uses[i - 1] != 0) {
-            ph_ledger_unpin(ph_address_of(block->uses[i - 1]));
+            ph_block_table_drop_use(ph_address_of(block->uses[i - 1]));
         }
     }
     return status;
@@ -263,7 +263,7 @@ ph_block_seal(ph_block *block)
 {
     ph_status status = write_uses(block);
     if (status == PH_OK) {
-        status = ph_ledger_number(&block->number);
+        status = ph_block_table_add(&block->number);
     }
     if (status == PH_OK) {
         status = count_uses(block);

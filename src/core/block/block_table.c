@@ -39,15 +39,15 @@ static uint64_t pages_ready;    /* of the table: they have memory; under ph_os_l
 static _Atomic uint32_t *
 word_of(const ph_segment *home)
 {
-    _Atomic uint32_t *words = ph_address_of(ph_heap.header->ledger);
+    _Atomic uint32_t *words = ph_address_of(ph_heap.header->block_table);
     return words + home->number;
 }
 
 ph_status
-ph_ledger_number(uint32_t *p_number)
+ph_block_table_add(uint32_t *p_number)
 {
     uint64_t number = atomic_fetch_add(&ph_heap.header->numbered, 1);
-    if (number >= ph_heap.header->ledger_words) {
+    if (number >= ph_heap.header->block_table_words) {
         return ph_fail(PH_NOMEM, "permaheap: the heap is full: it has had %llu blocks",
                        (unsigned long long)number);
     }
@@ -55,31 +55,31 @@ ph_ledger_number(uint32_t *p_number)
     ph_status status = PH_OK;
     ph_os_lock();
     if (page >= pages_ready) {
-        status = ph_heap_allocate_table(ph_heap.header->ledger + page * PH_PAGE,
+        status = ph_heap_allocate_table(ph_heap.header->block_table + page * PH_PAGE,
                                         PH_PAGE);
         pages_ready = status == PH_OK ? page + 1 : pages_ready;
     }
-    ph_member_makes((uint32_t)number);
+    ph_process_has_seen((uint32_t)number);
     ph_os_unlock();
     *p_number = (uint32_t)number;
     return status;
 }
 
 ph_block_state
-ph_ledger_state(const ph_segment *home)
+ph_block_table_state(const ph_segment *home)
 {
     uint32_t word = atomic_load(word_of(home));
     return word & GONE ? PH_GONE : word & RELEASED ? PH_RELEASED : PH_LIVE;
 }
 
 uint32_t
-ph_ledger_pins(const ph_segment *home)
+ph_block_table_uses(const ph_segment *home)
 {
     return atomic_load(word_of(home)) & PINS;
 }
 
 ph_status
-ph_ledger_pin(const ph_segment *home)
+ph_block_table_add_use(const ph_segment *home)
 {
     _Atomic uint32_t *p = word_of(home);
     uint32_t word = atomic_load(p);
@@ -93,7 +93,7 @@ ph_ledger_pin(const ph_segment *home)
 }
 
 void
-ph_ledger_unpin(const ph_segment *home)
+ph_block_table_drop_use(const ph_segment *home)
 {
     _Atomic uint32_t *p = word_of(home);
     uint32_t word = atomic_load(p);
@@ -103,20 +103,20 @@ ph_ledger_unpin(const ph_segment *home)
 }
 
 bool
-ph_ledger_release(const ph_segment *home)
+ph_block_table_release(const ph_segment *home)
 {
     uint32_t live = 0;
     return atomic_compare_exchange_strong(word_of(home), &live, RELEASED);
 }
 
 void
-ph_ledger_take_back(const ph_segment *home)
+ph_block_table_take_back(const ph_segment *home)
 {
     atomic_store(word_of(home), 0);
 }
 
 void
-ph_ledger_gone(const ph_segment *home)
+ph_block_table_set_gone(const ph_segment *home)
 {
     atomic_fetch_or(word_of(home), GONE);
 }

@@ -1,10 +1,10 @@
 /* release.c -- giving a block's memory back once no process can see it.
 
-   ph_retire() releases a block: from then on no handle leads to it.  Processes that had it
+   ph_release() releases a block: from then on no handle leads to it.  Processes that had it
    may go on reading it, until they end or call ph_forget().  When all of them have, the
    pages that only this block uses are punched out of the heap's file.
 
-        live --ph_retire--> released, waits in retired[] --reclaim--> gone
+        live --ph_release--> released, waits in pending[] --reclaim--> gone
              block table,     an entry with a stamp        punch, block table,
              take back uses                                free the entry
 
@@ -25,7 +25,7 @@
    3. A process punches, and reuses extents, only while it holds the record lock on the
       first byte of the file, and ph_os_lock(); the kernel drops the lock of a dead one.
       No process waits for it: one that does not get the lock leaves the work to others.
-   4. A process killed at any point leaves a block that is released and not in retired[],
+   4. A process killed at any point leaves a block that is released and not in pending[],
       or in it twice, or punched and not gone.  All of that is harmless: releasing again
       enters it again, and punching twice is punching once.
    5. A header stays as long as its extent has a block that is not gone: ph_block_of()
@@ -34,10 +34,10 @@
       process builds there.  Then the extent begins again, in a new generation (invariant
       8 of heap.c).  So a segment may outlive the home of its block: it is gone if another
       nonce stands there.
-   7. No thread reclaims in the background.  The next call of ph_retire(), ph_forget() or
+   7. No thread reclaims in the background.  The next call of ph_release(), ph_forget() or
       ph_reclaim() does, or the next builder that needs an extent.
 
-   State: retired[] belongs to the family. */
+   State: pending[] belongs to the family. */
 
 #include "core/block/release.h"
 
@@ -49,7 +49,7 @@
 #include "core/heap/processes.h"
 
 #define RECLAIM_BYTE 0              /* of the file: invariant 3 */
-#define CLAIMED 1                   /* ph_retired.block: being written */
+#define CLAIMED 1                   /* ph_pending_release.block: being written */
 #define ATTEMPTS 3                  /* to look at all slots without a birth */
 #define USES_AT_ONCE 64
 
@@ -161,7 +161,7 @@ find_user(const ph_segment *home)
                 break;
             }
             if (segment->home == at && segment->uses != 0
-                && ph_ledger_state(segment) == PH_LIVE
+                && ph_block_table_state(segment) == PH_LIVE
                 && visit_uses(segment, is_wanted_use, &s) == PH_OK && s.found) {
                 return segment;
             }
@@ -185,7 +185,7 @@ fail_in_use(const ph_segment *home)
     return ph_fail(PH_REFUSED,
                    "permaheap: cannot release this block: %u other(s) refer to "
                    "objects in it. Release these first: one has its root at offset "
-                   "%llu", ph_ledger_pins(home), (unsigned long long)user->root);
+                   "%llu", ph_block_table_uses(home), (unsigned long long)user->root);
 }
 
 /* --- The table ---------------------------------------------------------------- */
@@ -193,14 +193,14 @@ fail_in_use(const ph_segment *home)
 static uint32_t
 entries_used(void)
 {
-    uint64_t n = atomic_load(&ph_heap.header->retired_used);
-    return n < PH_RETIRED ? (uint32_t)n : PH_RETIRED;
+    uint64_t n = atomic_load(&ph_heap.header->pending_used);
+    return n < PH_PENDING_RELEASES ? (uint32_t)n : PH_PENDING_RELEASES;
 }
 
-static ph_retired *
-retired_at(uint32_t index)
+static ph_pending_release *
+pending_at(uint32_t index)
 {
-    return &ph_heap.header->retired[index];
+    return &ph_heap.header->pending[index];
 }
 
 /* Compares the nonce too: an entry made twice may have outlived its block. */
@@ -208,8 +208,8 @@ static bool
 has_entry(const ph_segment *home)
 {
     for (uint32_t i = 0; i < entries_used(); i++) {
-        if (atomic_load(&retired_at(i)->block) == ph_offset_of(home)
-            && atomic_load(&retired_at(i)->nonce) == home->nonce) {
+        if (atomic_load(&pending_at(i)->block) == ph_offset_of(home)
+            && atomic_load(&pending_at(i)->nonce) == home->nonce) {
             return true;
         }
     }
@@ -222,38 +222,38 @@ new_stamp(void)
     uint64_t stamp;
     do {
         stamp = atomic_fetch_add(&ph_heap.header->stamps, 1) + 1;
-    } while ((uint32_t)stamp == 0);     /* a cell of a row that was never written */
+    } while ((uint32_t)stamp == 0);     /* an acknowledgement that was never written */
     return stamp;
 }
 
 static bool
 enter_block(const ph_segment *home)
 {
-    for (uint32_t i = 0; i < PH_RETIRED; i++) {
+    for (uint32_t i = 0; i < PH_PENDING_RELEASES; i++) {
         uint64_t none = 0;
-        if (!atomic_compare_exchange_strong(&retired_at(i)->block, &none, CLAIMED)) {
+        if (!atomic_compare_exchange_strong(&pending_at(i)->block, &none, CLAIMED)) {
             continue;
         }
-        uint64_t used = atomic_load(&ph_heap.header->retired_used);
+        uint64_t used = atomic_load(&ph_heap.header->pending_used);
         while (used < i + 1
-               && !atomic_compare_exchange_weak(&ph_heap.header->retired_used,
+               && !atomic_compare_exchange_weak(&ph_heap.header->pending_used,
                                                 &used, i + 1)) {
         }
-        atomic_store(&retired_at(i)->stamp, new_stamp());
-        atomic_store(&retired_at(i)->nonce, home->nonce);
-        atomic_store(&retired_at(i)->number, home->number);
-        atomic_store(&retired_at(i)->block, ph_offset_of(home));
+        atomic_store(&pending_at(i)->stamp, new_stamp());
+        atomic_store(&pending_at(i)->nonce, home->nonce);
+        atomic_store(&pending_at(i)->number, home->number);
+        atomic_store(&pending_at(i)->block, ph_offset_of(home));
         return true;
     }
     return false;
 }
 
 uint64_t
-ph_retired_waiting(void)
+ph_releases_pending(void)
 {
     uint64_t waiting = 0;
     for (uint32_t i = 0; i < entries_used(); i++) {
-        waiting += atomic_load(&retired_at(i)->block) > CLAIMED;
+        waiting += atomic_load(&pending_at(i)->block) > CLAIMED;
     }
     return waiting;
 }
@@ -265,7 +265,7 @@ take_back_use(uint64_t used, void *arg)
 {
     ph_segment home;
     if (read_segment(used, &home) == PH_OK) {
-        ph_ledger_unpin(&home);
+        ph_block_table_drop_use(&home);
     }
     return true;
 }
@@ -280,7 +280,7 @@ fail_too_many(void)
 {
     return ph_fail(PH_REFUSED,
                    "permaheap: %u released blocks wait for processes that could "
-                   "still see them: let these forget() or end first", PH_RETIRED);
+                   "still see them: let these forget() or end first", PH_PENDING_RELEASES);
 }
 
 static ph_status
@@ -291,14 +291,14 @@ release_locked(const ph_segment *home)
     if (status != PH_OK) {
         return status;
     }
-    bool ours = ph_ledger_release(home);
-    ph_block_state state = ph_ledger_state(home);
+    bool ours = ph_block_table_release(home);
+    ph_block_state state = ph_block_table_state(home);
     if (state == PH_LIVE) {
         return fail_in_use(home);
     }
     if (state == PH_RELEASED && !has_entry(home) && !enter_block(home)) {
         if (ours) {
-            ph_ledger_take_back(home);
+            ph_block_table_take_back(home);
         }
         return fail_too_many();
     }
@@ -312,7 +312,7 @@ release_locked(const ph_segment *home)
 }
 
 ph_status
-ph_retire(const ph_segment *home)
+ph_release(const ph_segment *home)
 {
     ph_status status = ph_heap_refresh_all();
     ph_os_lock();
@@ -345,7 +345,7 @@ static ph_status
 forget_stamps(uint64_t home)
 {
     for (uint32_t i = 0; i < entries_used(); i++) {
-        ph_retired *entry = retired_at(i);
+        ph_pending_release *entry = pending_at(i);
         if (atomic_load(&entry->block) != home) {
             continue;
         }
@@ -353,7 +353,7 @@ forget_stamps(uint64_t home)
         if (atomic_load(&entry->block) != home) {
             continue;                   /* the stamp may be another block's */
         }
-        ph_status status = ph_member_let_go(i, stamp);
+        ph_status status = ph_process_acknowledge(i, stamp);
         if (status != PH_OK) {
             return status;
         }
@@ -365,7 +365,7 @@ ph_status
 ph_forget(const ph_segment *home)
 {
     uint64_t bytes, pages;
-    if (ph_ledger_state(home) == PH_LIVE) {
+    if (ph_block_table_state(home) == PH_LIVE) {
         return ph_fail(PH_REFUSED, "permaheap: this block was not released; "
                                    "release() it first, in any process of the family");
     }
@@ -388,10 +388,10 @@ ph_forget(const ph_segment *home)
 static bool
 is_due(uint32_t index)
 {
-    uint64_t home = atomic_load(&retired_at(index)->block);
-    uint32_t stamp = (uint32_t)atomic_load(&retired_at(index)->stamp);
-    uint32_t number = (uint32_t)atomic_load(&retired_at(index)->number);
-    return home > CLAIMED && !ph_members_may_see(number, index, stamp);
+    uint64_t home = atomic_load(&pending_at(index)->block);
+    uint32_t stamp = (uint32_t)atomic_load(&pending_at(index)->stamp);
+    uint32_t number = (uint32_t)atomic_load(&pending_at(index)->number);
+    return home > CLAIMED && !ph_processes_may_see(number, index, stamp);
 }
 
 /* Find the entries that are due: one bit for each.  False if a process joined in the
@@ -399,12 +399,12 @@ is_due(uint32_t index)
 static bool
 find_due(uint64_t *due)
 {
-    uint64_t births = atomic_load(&ph_heap.header->births);
-    ph_members_bury();
+    uint64_t joins = atomic_load(&ph_heap.header->joins);
+    ph_processes_reap();
     for (uint32_t i = 0; i < entries_used(); i++) {
         due[i / 64] |= (uint64_t)is_due(i) << i % 64;
     }
-    return atomic_load(&ph_heap.header->births) == births;
+    return atomic_load(&ph_heap.header->joins) == joins;
 }
 
 static uint32_t
@@ -436,7 +436,7 @@ count_gone(uint64_t home)
 
 /* Punch the entry's block.  This process need not have mapped it. */
 static void
-give_back_entry(ph_retired *entry)
+give_back_entry(ph_pending_release *entry)
 {
     uint64_t home = atomic_load(&entry->block), bytes, pages;
     ph_segment segment;
@@ -444,11 +444,11 @@ give_back_entry(ph_retired *entry)
         return;
     }
     if (segment.nonce == atomic_load(&entry->nonce)
-        && ph_ledger_state(&segment) == PH_RELEASED) {
+        && ph_block_table_state(&segment) == PH_RELEASED) {
         if (visit_pages(home, ph_heap_punch, &bytes, &pages) != PH_OK) {
             return;
         }
-        ph_ledger_gone(&segment);
+        ph_block_table_set_gone(&segment);
         count_gone(home);
         atomic_fetch_add(&ph_heap.header->returned, pages);
     }
@@ -458,7 +458,7 @@ give_back_entry(ph_retired *entry)
 static void
 reclaim_due(void)
 {
-    uint64_t due[PH_RETIRED / 64];
+    uint64_t due[PH_PENDING_RELEASES / 64];
     bool sure = false;
     for (int i = 0; i < ATTEMPTS && !sure; i++) {
         memset(due, 0, sizeof(due));
@@ -466,7 +466,7 @@ reclaim_due(void)
     }
     for (uint32_t i = 0; sure && i < entries_used(); i++) {
         if (due[i / 64] >> i % 64 & 1) {
-            give_back_entry(retired_at(i));
+            give_back_entry(pending_at(i));
         }
     }
 }
@@ -474,7 +474,7 @@ reclaim_due(void)
 void
 ph_reclaim_locked(void)
 {
-    if (ph_retired_waiting() == 0 || atomic_load(&ph_heap.header->unlisted) != 0
+    if (ph_releases_pending() == 0 || atomic_load(&ph_heap.header->unlisted) != 0
         || !ph_os_is_file(ph_heap.fd, ph_heap.file)
         || ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
         return;
@@ -498,7 +498,7 @@ segment_is_gone(const ph_segment *segment)
 {
     ph_segment home;
     return read_segment(segment->home, &home) == PH_OK
-           && (home.nonce != segment->nonce || ph_ledger_state(&home) == PH_GONE);
+           && (home.nonce != segment->nonce || ph_block_table_state(&home) == PH_GONE);
 }
 
 /* Look at each segment: `gone` may be wrong after a process was killed. */
@@ -567,7 +567,7 @@ report_touch(const void *address)
     }
     const ph_segment *home = ph_block_of(address);
     char text[200];
-    if (home->home == ph_offset_of(home) && ph_ledger_state(home) != PH_LIVE) {
+    if (home->home == ph_offset_of(home) && ph_block_table_state(home) != PH_LIVE) {
         int n = snprintf(text, sizeof(text),
                          "permaheap: process %d touches offset %llu of the heap, in "
                          "the block with its root at offset %llu, which was released\n",
@@ -578,7 +578,7 @@ report_touch(const void *address)
 }
 
 void
-ph_retire_init(void)
+ph_release_init(void)
 {
     debug = ph_os_env_flag("PERMAHEAP_DEBUG") && ph_os_on_segv(report_touch) == 0;
 }

@@ -10,14 +10,14 @@
 
 /* Release a block: no handle leads to it any more.  Does nothing if it is released
    already.  Fails with PH_REFUSED when a live block refers to it. */
-ph_status ph_retire(const ph_segment *home);
+ph_status ph_release(const ph_segment *home);
 /* Note that this process does not use a released block any more, nor will it. */
 ph_status ph_forget(const ph_segment *home);
 /* Give back the memory of released blocks that no process can see.  O(1) if there are
    none, else O(processes). */
 void ph_reclaim(void);
 /* Count the blocks that wait to be given back.  O(of them). */
-uint64_t ph_retired_waiting(void);
+uint64_t ph_releases_pending(void);
 
 /* --- For open_extents.c, with ph_os_lock() held ------------------------------- */
 
@@ -28,6 +28,6 @@ void ph_reclaim_locked(void);
 bool ph_reuse_locked(uint64_t size, uint32_t *p_index);
 
 /* For family.c: from now on, in debug mode, a touch of a forgotten block is reported. */
-void ph_retire_init(void);
+void ph_release_init(void);
 
 #endif

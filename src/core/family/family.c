@@ -38,7 +38,7 @@
 #include "core/span/spans.h"
 
 #define RESERVE_LEAST (64 * PH_MIB)
-#define LEDGER_SHARE 16             /* of the addresses; blocks have 88 bytes or
+#define BLOCK_TABLE_SHARE 16             /* of the addresses; blocks have 88 bytes or
                                        more, their word in the block table has 4 */
 
 /* --- The header --------------------------------------------------------------- */
@@ -67,15 +67,15 @@ reserve_addresses(uint64_t *p_size, char **p_base)
 static void
 write_header(ph_header *header, uint64_t size)
 {
-    uint64_t words = size / LEDGER_SHARE / sizeof(uint32_t);
+    uint64_t words = size / BLOCK_TABLE_SHARE / sizeof(uint32_t);
     header->magic = PH_MAGIC;
     header->size = size;
     header->directory = ph_page_up(sizeof(ph_header));
-    header->ledger = header->directory
+    header->block_table = header->directory
                      + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
-    header->ledger_words = words < UINT32_MAX ? words : UINT32_MAX;
-    header->rows = header->ledger + ph_page_up(words * sizeof(uint32_t));
-    header->journal = header->rows + PH_ROWS_SIZE;
+    header->block_table_words = words < UINT32_MAX ? words : UINT32_MAX;
+    header->acks = header->block_table + ph_page_up(words * sizeof(uint32_t));
+    header->journal = header->acks + PH_ALL_ACKS_SIZE;
     header->spans = header->journal + ph_page_up(sizeof(ph_journal));
     header->first = ph_unit_up(header->spans + PH_SPANS_TABLE_SIZE);
     atomic_store(&header->claimed, header->first);
@@ -132,7 +132,7 @@ static void
 prepare_fork(void)
 {
     ph_os_lock();
-    ph_members_before_fork();
+    ph_processes_before_fork();
 }
 
 static void
@@ -149,9 +149,9 @@ follow_fork_in_child(void)
     atomic_fetch_add(&ph_heap.forks, 1);
     ph_open_extents_after_fork();
     ph_blocks_after_fork();
-    ph_members_after_fork();
+    ph_processes_after_fork();
     ph_spans_after_fork();
-    ph_members_born();
+    ph_processes_join();
     ph_os_unlock();
 }
 
@@ -202,8 +202,8 @@ create_heap(void)
     ph_heap.fd = fd;
     ph_heap.header = (ph_header *)base;
     ph_heap.window = (ptrdiff_t)size;
-    ph_members_init();
-    ph_retire_init();
+    ph_processes_init();
+    ph_release_init();
     return PH_OK;
 fail:
     if (fd >= 0) {

@@ -51,7 +51,7 @@ ph_status
 ph_handle_make(const void *obj, ph_handle *handle)
 {
     const ph_segment *home = ph_block_of(obj);
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (ph_block_table_state(home) != PH_LIVE) {
         return fail_released(home);
     }
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
@@ -174,7 +174,7 @@ ph_handle_resolve(const ph_handle *handle, void **p_obj, uint32_t *p_flags)
     if (home == NULL) {
         return PH_OK;
     }
-    if (ph_ledger_state(home) != PH_LIVE) {
+    if (ph_block_table_state(home) != PH_LIVE) {
         return fail_released(home);
     }
     *p_obj = ph_address_of(handle->object);

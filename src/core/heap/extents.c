@@ -165,7 +165,7 @@ refresh_locked(void)
             return status;
         }
     }
-    ph_member_looks();
+    ph_process_has_seen_all();
     atomic_store(&ph_heap.seen, published);
     return PH_OK;
 }

@@ -4,7 +4,7 @@
    it MAP_SHARED at the same address.  So its words are atomic, or they are written
    once, by the process that makes the heap, before any other process exists.
 
-        ph_header | page directory | block table | rows | journal | spans | first extent
+        ph_header | page directory | block table | acks | journal | spans | first extent
 
    The tables behind the header have their offsets in it.  heap.c says which rules the
    words obey; each comment here names the file that writes them. */
@@ -57,21 +57,21 @@ typedef struct {
 
 /* A process of the family, in the table of processes.c. */
 typedef struct {
-    _Atomic uint64_t process;   /* which one (ph_os_process); 0: the slot is free */
-    _Atomic uint64_t ready;     /* == process once its row is written */
-    _Atomic uint64_t unborn;    /* low half: its forks whose child is not ready
-                                   yet; high half: how often that was settled, or
+    _Atomic uint64_t id;   /* which one (ph_os_process); 0: the slot is free */
+    _Atomic uint64_t ready;     /* == process once its acks are written */
+    _Atomic uint64_t pending_forks;    /* low half: its forks whose child is not ready
+                                   yet; high half: how often these expired, or
                                    the slot taken */
-    _Atomic uint64_t has_row;   /* its row has memory; else it is all zeros */
+    _Atomic uint64_t has_acks;   /* its acks have memory; else it is all zeros */
     _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
     _Atomic uint64_t holds;     /* spans that it holds: its bits in their table
                                    (spans.c) */
-    _Atomic uint32_t bell;      /* a thread that waits for several channels sleeps
+    _Atomic uint32_t notify;      /* a thread that waits for several channels sleeps
                                    here: notify.c */
     uint32_t unused[3];         /* a cache line for each */
-} ph_member;
+} ph_process;
 
-#define PH_MEMBERS 1024u
+#define PH_PROCESSES 1024u
 
 /* A released block that waits until no process can see it (release.c). */
 typedef struct {
@@ -79,9 +79,9 @@ typedef struct {
     _Atomic uint64_t stamp;     /* number of this release */
     _Atomic uint64_t nonce;     /* that home's, */
     _Atomic uint64_t number;    /* and its number: written before `block` */
-} ph_retired;
+} ph_pending_release;
 
-#define PH_RETIRED 1024u        /* this many at a time */
+#define PH_PENDING_RELEASES 1024u        /* this many at a time */
 
 /* The first pages of the file. */
 typedef struct {
@@ -90,9 +90,9 @@ typedef struct {
     uint8_t family[16];         /* random name of the family */
     uint64_t key[2];            /* SipHash key of the handles' tags */
     uint64_t directory;         /* offset of the page directory: heap.h */
-    uint64_t ledger;            /* offset of the block table: block_table.c */
-    uint64_t ledger_words;      /* how many blocks it has room for */
-    uint64_t rows;              /* offset of the processes' rows: processes.c */
+    uint64_t block_table;            /* offset of the block table: block_table.c */
+    uint64_t block_table_words;      /* how many blocks it has room for */
+    uint64_t acks;              /* offset of the processes' acks: processes.c */
     uint64_t journal;           /* offset of the journal: journal.c */
     uint64_t spans;             /* offset of the table of spans: span_table.c */
     uint64_t namespace;         /* that the pids belong to */
@@ -111,16 +111,16 @@ typedef struct {
     _Atomic uint64_t reused;    /* bytes of them whose addresses were reused */
     _Atomic uint64_t returned;  /* bytes of memory given back */
     _Atomic uint64_t stamps;    /* releases so far */
-    _Atomic uint64_t retired_used;  /* entries of retired[] that were ever used */
-    _Atomic uint64_t births;    /* processes that joined so far */
+    _Atomic uint64_t pending_used;  /* entries of pending[] that were ever used */
+    _Atomic uint64_t joins;    /* processes that joined so far */
     _Atomic uint64_t unlisted;  /* processes that found no slot */
     _Atomic uint64_t saved;     /* bytes that sharing has saved */
     _Atomic uint64_t objects_of[PH_KINDS];
     _Atomic uint64_t bytes_of[PH_KINDS];
     ph_extent extent[PH_MAX_EXTENTS];
     _Atomic uint32_t generation[PH_MAX_EXTENTS];    /* how often reused */
-    ph_member member[PH_MEMBERS];
-    ph_retired retired[PH_RETIRED];
+    ph_process process[PH_PROCESSES];
+    ph_pending_release pending[PH_PENDING_RELEASES];
 } ph_header;
 
 #define PH_MAGIC 0x3370616568616d72ull      /* "rmaheap3": format version 3 */

@@ -7,47 +7,47 @@
 
 #include "core/heap/heap.h"
 
-#define PH_ROW_SIZE (PH_RETIRED * sizeof(uint32_t))
-#define PH_ROWS_SIZE (PH_MEMBERS * PH_ROW_SIZE)
-_Static_assert(PH_ROW_SIZE % PH_PAGE == 0, "rows are whole pages");
+#define PH_ACKS_SIZE (PH_PENDING_RELEASES * sizeof(uint32_t))
+#define PH_ALL_ACKS_SIZE (PH_PROCESSES * PH_ACKS_SIZE)
+_Static_assert(PH_ACKS_SIZE % PH_PAGE == 0, "acks are whole pages");
 
 /* --- For family.c ------------------------------------------------------------- */
 
-void ph_members_init(void);             /* in the process that makes the heap */
-void ph_members_before_fork(void);
-void ph_members_after_fork(void);       /* in the child: plain C, system calls */
-void ph_members_born(void);             /* likewise: its parent no longer speaks for it */
+void ph_processes_init(void);             /* in the process that makes the heap */
+void ph_processes_before_fork(void);
+void ph_processes_after_fork(void);       /* in the child: plain C, system calls */
+void ph_processes_join(void);             /* likewise: its parent no longer speaks for it */
 
 /* --- For spans.c -------------------------------------------------------------- */
 
-/* This process's slot, or PH_MEMBERS if it has none. */
-uint32_t ph_member_slot(void);
-/* Has it forked children that are not ready yet? */
-bool ph_member_has_unborn(void);
+/* This process's slot, or PH_PROCESSES if it has none. */
+uint32_t ph_process_slot(void);
+/* Has it forks whose child is not ready yet? */
+bool ph_process_has_pending_forks(void);
 /* The word that counts them: another word after each fork. */
-uint64_t ph_member_unborn(void);
-/* Discount those that will never come. */
-void ph_member_settle(void);
+uint64_t ph_process_pending_forks(void);
+/* Expire those whose child will never come. */
+void ph_processes_expire_forks(void);
 /* Is slot `index` without a live process?  Which one was there last: 0 if none. */
-bool ph_member_is_gone(uint32_t index, uint64_t *p_process);
+bool ph_process_is_gone(uint32_t index, uint64_t *p_process);
 
 /* --- For blocks and their release --------------------------------------------- */
 
 /* From now on this process can see all blocks that have a number so far. */
-void ph_member_looks(void);
+void ph_process_has_seen_all(void);
 /* Likewise, its own new block. */
-void ph_member_makes(uint32_t number);
+void ph_process_has_seen(uint32_t number);
 
-/* This process forgets the block that entry `index` of retired[] has with this stamp.  On
+/* This process forgets the block that entry `index` of pending[] has with this stamp.  On
    failure nothing has changed. */
-ph_status ph_member_let_go(uint32_t index, uint32_t stamp);
+ph_status ph_process_acknowledge(uint32_t index, uint32_t stamp);
 
 /* Free the slots of processes that have ended.  O(processes), and reads a small file for
    each. */
-void ph_members_bury(void);
+void ph_processes_reap(void);
 /* May a process still see the block of that number, which that entry has with that stamp?
-   Certain only if `births` of the header is the same before ph_members_bury() and
+   Certain only if `joins` of the header is the same before ph_processes_reap() and
    afterwards.  O(processes). */
-bool ph_members_may_see(uint32_t number, uint32_t index, uint32_t stamp);
+bool ph_processes_may_see(uint32_t number, uint32_t index, uint32_t stamp);
 
 #endif

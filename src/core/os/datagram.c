@@ -16,13 +16,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-_Static_assert(PH_BELL_NAME < sizeof(((struct sockaddr_un *)0)->sun_path),
+_Static_assert(PH_NOTIFY_NAME < sizeof(((struct sockaddr_un *)0)->sun_path),
                "a name has a zero byte before it");
 
 int
-ph_os_ring_bell(const char *name, size_t size, uint64_t word)
+ph_os_notify(const char *name, size_t size, uint64_t word)
 {
-    assert(size > 0 && size <= PH_BELL_NAME);
+    assert(size > 0 && size <= PH_NOTIFY_NAME);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     memcpy(address.sun_path + 1, name, size);
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);

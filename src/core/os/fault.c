@@ -24,7 +24,7 @@
 #include <stdatomic.h>
 #include <unistd.h>
 
-/* --- Calls that fail -------------------------------------------------------- */
+/* --- Calls that fail ---------------------------------------------------------- */
 
 static atomic_long fault_countdown;
 static atomic_bool fault_persistent;
@@ -65,7 +65,7 @@ ph_fault(void)
            && count_fault_down();
 }
 
-/* --- Death points ----------------------------------------------------------- */
+/* --- Death points ------------------------------------------------------------- */
 
 static atomic_long death_countdown;
 

@@ -33,7 +33,7 @@
 #include "core/os/procfs.h"
 #include "core/os/units.h"
 
-/* --- Settings --------------------------------------------------------------- */
+/* --- Settings ----------------------------------------------------------------- */
 
 bool
 ph_os_strict_overcommit(void)
@@ -69,7 +69,7 @@ ph_os_random(void *buf, size_t size)
     return getrandom(buf, size, 0) == (ssize_t)size ? 0 : errno;
 }
 
-/* --- Available memory ------------------------------------------------------- */
+/* --- Available memory --------------------------------------------------------- */
 
 /* The names that one version of cgroups gives to its files and fields. */
 typedef struct {

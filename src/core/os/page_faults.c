@@ -45,7 +45,7 @@
 #define INSTRUCTION_POINTER PERF_REG_ARM64_PC
 #endif
 
-/* --- Recording -------------------------------------------------------------------- */
+/* --- Recording ---------------------------------------------------------------- */
 
 /* The record that make_fault_event() asks for; perf_event_open(2) gives the order. */
 typedef struct {
@@ -160,7 +160,7 @@ ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
     return taken;
 }
 
-/* --- Mappings and absent pages ------------------------------------------------------ */
+/* --- Mappings and absent pages ------------------------------------------------ */
 
 int
 ph_os_read_maps(char *buf, size_t size, size_t *p_used)

@@ -34,7 +34,7 @@ int ph_os_record_faults(int cpu, bool kernel, int *p_fd);
 size_t ph_os_take_faults(void *ring, size_t size, ph_first_write *out, size_t n,
                          uint64_t *p_lost);
 
-/* --- Mappings and absent pages ------------------------------------------------- */
+/* --- Mappings and absent pages ------------------------------------------------ */
 
 /* Read the text of /proc/self/maps, cut off after `size` bytes.  Allocates nothing, so
    that a child may call it right after fork. [fault] */

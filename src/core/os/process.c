@@ -44,7 +44,7 @@
 #include "core/os/process_lock.h"
 #include "core/os/procfs.h"
 
-/* --- Pids ------------------------------------------------------------------- */
+/* --- Pids --------------------------------------------------------------------- */
 
 int
 ph_os_pid(void)
@@ -72,7 +72,7 @@ ph_os_pid_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? st.st_ino : 0;
 }
 
-/* --- /proc/PID/stat --------------------------------------------------------- */
+/* --- /proc/PID/stat ----------------------------------------------------------- */
 
 /* The fields of proc_pid_stat(5) that are used here. */
 typedef struct {
@@ -121,7 +121,7 @@ is_zombie(const process_stat *st)
     return (st->state == 'Z' || st->state == 'X') && st->threads <= 1;
 }
 
-/* --- Process words ---------------------------------------------------------- */
+/* --- Process words ------------------------------------------------------------ */
 
 #define TICKS_BITS 40               /* pids have up to 22 */
 #define TICKS_MASK (((uint64_t)1 << TICKS_BITS) - 1)
@@ -250,7 +250,7 @@ ph_os_processes(int parent, uint64_t size, uint64_t *found, int most)
     return n;
 }
 
-/* --- SIGSEGV ---------------------------------------------------------------- */
+/* --- SIGSEGV ------------------------------------------------------------------ */
 
 /* Written once, by ph_os_on_segv(), and read by the handler. */
 static void (*segv_report)(const void *address);

@@ -17,7 +17,7 @@
    2. Both kinds do no harm when the watcher's process is gone: the word belongs to the
       table for ever, and the kernel refuses a name that no socket has.
 
-   State: the words belong to the family (ph_member.bell). */
+   State: the words belong to the family (ph_process.notify). */
 
 #include "core/ring/notify.h"
 
@@ -30,34 +30,34 @@
 #define SERIAL_MASK 0x7fffffffu
 
 bool
-ph_bell_word(_Atomic uint32_t **p_word, uint64_t *p_watcher)
+ph_notify_word(_Atomic uint32_t **p_word, uint64_t *p_watcher)
 {
     static _Atomic uint32_t serial;
     uint32_t next = atomic_fetch_add(&serial, 1);
-    uint32_t slot = ph_member_slot();
-    if (slot >= PH_MEMBERS) {
+    uint32_t slot = ph_process_slot();
+    if (slot >= PH_PROCESSES) {
         return false;
     }
-    *p_word = &ph_heap.header->member[slot].bell;
+    *p_word = &ph_heap.header->process[slot].notify;
     *p_watcher = (uint64_t)(next & SERIAL_MASK) << 32 | (slot + 1);
     return true;
 }
 
 uint64_t
-ph_bell_watcher(uint32_t number)
+ph_notify_watcher(uint32_t number)
 {
     return SOCKET | (uint64_t)(uint32_t)ph_os_pid() << PID_SHIFT | number;
 }
 
 size_t
-ph_bell_name(uint64_t watcher, char name[PH_BELL_NAME])
+ph_notify_name(uint64_t watcher, char name[PH_NOTIFY_NAME])
 {
     const uint8_t *family = ph_heap.header->family;
-    int used = snprintf(name, PH_BELL_NAME, "permaheap/");
+    int used = snprintf(name, PH_NOTIFY_NAME, "permaheap/");
     for (int i = 0; i < 16; i++) {
         used += snprintf(name + used, 3, "%02x", family[i]);
     }
-    used += snprintf(name + used, PH_BELL_NAME - (size_t)used, "/%u.%u",
+    used += snprintf(name + used, PH_NOTIFY_NAME - (size_t)used, "/%u.%u",
                      (unsigned int)((watcher & ~SOCKET) >> PID_SHIFT),
                      (unsigned int)watcher);
     return (size_t)used;
@@ -67,18 +67,18 @@ static void
 notify_watcher(uint64_t watcher, uint64_t key)
 {
     if (watcher & SOCKET) {
-        char name[PH_BELL_NAME];
-        (void)ph_os_ring_bell(name, ph_bell_name(watcher, name), key);
+        char name[PH_NOTIFY_NAME];
+        (void)ph_os_notify(name, ph_notify_name(watcher, name), key);
     }
-    else if ((uint32_t)watcher - 1 < PH_MEMBERS) {
-        _Atomic uint32_t *word = &ph_heap.header->member[(uint32_t)watcher - 1].bell;
+    else if ((uint32_t)watcher - 1 < PH_PROCESSES) {
+        _Atomic uint32_t *word = &ph_heap.header->process[(uint32_t)watcher - 1].notify;
         atomic_fetch_add(word, 1);
         ph_os_wake(word);
     }
 }
 
 void
-ph_bells_init(void)
+ph_notify_init(void)
 {
-    ph_ring_on_bell = notify_watcher;
+    ph_ring_on_notify = notify_watcher;
 }

@@ -7,18 +7,18 @@
 #include "core/os/datagram.h"
 #include "core/ring/ring.h"
 
-/* Have the rings notify such watchers (ph_ring_on_bell).  Once per process. */
-void ph_bells_init(void);
+/* Have the rings notify such watchers (ph_ring_on_notify).  Once per process. */
+void ph_notify_init(void);
 
 /* This process's word in the family's shared memory, which grows and wakes with each
    notification; and the watcher that stands for it in a ring.  False when this process
    has no slot: then it is not woken. */
-bool ph_bell_word(_Atomic uint32_t **p_word, uint64_t *p_watcher);
+bool ph_notify_word(_Atomic uint32_t **p_word, uint64_t *p_watcher);
 
 /* For datagram socket `number` of this process: the watcher that stands for it in a ring,
    and the abstract name that it must have, without the zero byte in front.  Returns the
    name's size. */
-uint64_t ph_bell_watcher(uint32_t number);
-size_t ph_bell_name(uint64_t watcher, char name[PH_BELL_NAME]);
+uint64_t ph_notify_watcher(uint32_t number);
+size_t ph_notify_name(uint64_t watcher, char name[PH_NOTIFY_NAME]);
 
 #endif

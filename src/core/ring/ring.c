@@ -51,7 +51,7 @@
 #define N_WATCHERS 64u
 #define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
 #define TRIES 32                    /* at a lock, before one sleeps for it */
-#define PAGE 4096u                  /* bytes behind a message are counted in these */
+#define PAGE 4096u                  /* bytes out of line are counted in these */
 
 /* Tests set these two, to show that each is needed. */
 #ifndef PH_RING_LARGE_SHARE
@@ -68,7 +68,7 @@ typedef struct {
     _Alignas(ALIGNMENT) uint32_t size;          /* bytes of the message */
     uint16_t kind;
     uint16_t n_spans;
-    uint32_t behind;                            /* pages elsewhere */
+    uint32_t out_of_line;                            /* pages elsewhere */
     uint32_t check;                             /* of all this and its position */
 } ph_frame;
 
@@ -78,7 +78,7 @@ typedef struct {
     /* Written and read by the owner of the lock. */
     _Alignas(64) uint64_t seen;                 /* the other end, when last looked at */
     _Atomic uint64_t messages;                  /* that passed here; about right */
-    _Atomic uint64_t behind;                    /* their pages elsewhere; about right */
+    _Atomic uint64_t out_of_line;                    /* their pages elsewhere; about right */
     _Atomic uint32_t mend;                      /* an owner died (invariant 3) */
     /* Written by the owner, read by the other end. */
     _Alignas(LINES) _Atomic uint64_t position;
@@ -92,7 +92,7 @@ struct ph_ring {
     uint64_t capacity;              /* bytes, a power of two; never changes */
     uint64_t check;                 /* ~capacity */
     _Atomic uint32_t closed;
-    _Atomic uint32_t recount;       /* `messages` and `behind` may be off: set right
+    _Atomic uint32_t recount;       /* `messages` and `out_of_line` may be off: set right
                                        when empty */
     _Atomic uint64_t wanted;        /* bytes of a large record that waits; 0: none */
     _Atomic uint64_t wanted_until;  /* point in time: from then it does not count */
@@ -101,7 +101,7 @@ struct ph_ring {
     _Alignas(LINES) unsigned char memory[];
 };
 
-void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
+void (*ph_ring_on_notify)(uint64_t watcher, uint64_t key);
 
 /* --- Sizes -------------------------------------------------------------------- */
 
@@ -263,7 +263,7 @@ static uint64_t
 start_of_check(uint64_t position, const ph_frame *frame)
 {
     uint64_t mix = mix_word(position, (uint64_t)frame->kind << 32 | frame->size);
-    return mix_word(mix, (uint64_t)frame->n_spans << 32 | frame->behind);
+    return mix_word(mix, (uint64_t)frame->n_spans << 32 | frame->out_of_line);
 }
 
 static uint64_t
@@ -277,7 +277,7 @@ write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
 {
     ph_frame frame = {.size = (uint32_t)message->size, .kind = (uint16_t)message->kind,
                       .n_spans = (uint16_t)message->n_spans,
-                      .behind = count_pages(message->behind)};
+                      .out_of_line = count_pages(message->out_of_line)};
     uint64_t mix = start_of_check(position, &frame);
     uint64_t next = position + sizeof(frame);
     for (uint32_t i = 0; i < message->n_spans; i++) {
@@ -388,15 +388,15 @@ lock_end(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
 /* --- Waking ------------------------------------------------------------------- */
 
 static void
-ring_watchers(ph_end *end)
+notify_watchers(ph_end *end)
 {
     for (uint32_t i = 0; i < N_WATCHERS; i++) {
         if (atomic_load_explicit(&end->watcher[i], memory_order_relaxed) == 0) {
             continue;
         }
         uint64_t watcher = atomic_exchange(&end->watcher[i], 0);
-        if (watcher != 0 && ph_ring_on_bell != NULL) {
-            ph_ring_on_bell(watcher, (uintptr_t)end);
+        if (watcher != 0 && ph_ring_on_notify != NULL) {
+            ph_ring_on_notify(watcher, (uintptr_t)end);
         }
     }
 }
@@ -418,9 +418,9 @@ announce_move(ph_end *end)
         wake_sleepers(end);
     }
     if (waiting & WATCHERS) {
-        ring_watchers(end);
+        notify_watchers(end);
         atomic_fetch_and(&end->waiting, ~(uint32_t)WATCHERS);
-        ring_watchers(end);
+        notify_watchers(end);
     }
 }
 
@@ -512,11 +512,11 @@ has_room(ph_ring *ring, uint64_t tail, uint64_t record)
 
 /* May one more message with memory elsewhere wait?  (Invariant 8.) */
 static bool
-has_room_behind(const ph_ring *ring)
+has_room_out_of_line(const ph_ring *ring)
 {
-    uint64_t received = atomic_load_explicit(&ring->receivers.behind,
+    uint64_t received = atomic_load_explicit(&ring->receivers.out_of_line,
                                              memory_order_relaxed);
-    uint64_t sent = atomic_load_explicit(&ring->senders.behind, memory_order_relaxed);
+    uint64_t sent = atomic_load_explicit(&ring->senders.out_of_line, memory_order_relaxed);
     return (int64_t)(sent - received) < (int64_t)(ring->capacity / PAGE)
            || atomic_load_explicit(&ring->recount, memory_order_relaxed)
            || head_of(ring) == tail_of(ring);
@@ -525,13 +525,13 @@ has_room_behind(const ph_ring *ring)
 /* Store the position: the message is sent, or received.  With spans the journal has stored
    it already, and this changes nothing. */
 static void
-move_end(ph_end *end, uint64_t position, uint32_t behind)
+move_end(ph_end *end, uint64_t position, uint32_t out_of_line)
 {
     uint64_t n = atomic_load_explicit(&end->messages, memory_order_relaxed);
     atomic_store_explicit(&end->messages, n + 1, memory_order_relaxed);
-    if (behind > 0) {
-        n = atomic_load_explicit(&end->behind, memory_order_relaxed);
-        atomic_store_explicit(&end->behind, n + behind, memory_order_relaxed);
+    if (out_of_line > 0) {
+        n = atomic_load_explicit(&end->out_of_line, memory_order_relaxed);
+        atomic_store_explicit(&end->out_of_line, n + out_of_line, memory_order_relaxed);
     }
     ph_death_point();
     atomic_store_explicit(&end->position, position, PH_RING_PUBLISH);
@@ -547,7 +547,7 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
     }
     uint64_t tail = atomic_load_explicit(&end->position, memory_order_relaxed);
     if (!has_room(ring, tail, record)
-        || (message->behind > 0 && !has_room_behind(ring))) {
+        || (message->out_of_line > 0 && !has_room_out_of_line(ring))) {
         return PH_FULL;
     }
     write_record(ring, tail, message);
@@ -559,7 +559,7 @@ send_locked(ph_ring *ring, const ph_outgoing *message, uint64_t record)
             return status;
         }
     }
-    move_end(end, tail + record, count_pages(message->behind));
+    move_end(end, tail + record, count_pages(message->out_of_line));
     return PH_OK;
 }
 
@@ -661,7 +661,7 @@ find_nothing(ph_ring *ring, uint64_t head, uint64_t until)
         ph_end *ends[] = {&ring->senders, &ring->receivers};
         for (int i = 0; i < 2; i++) {
             atomic_store_explicit(&ends[i]->messages, 0, memory_order_relaxed);
-            atomic_store_explicit(&ends[i]->behind, 0, memory_order_relaxed);
+            atomic_store_explicit(&ends[i]->out_of_line, 0, memory_order_relaxed);
         }
         atomic_store_explicit(&ring->recount, 0, memory_order_relaxed);
         if (closed == CLOSING) {
@@ -727,7 +727,7 @@ take_record(ph_ring *ring, uint64_t head, uint64_t tail, ph_incoming *message)
         }
         message->n_spans = frame.n_spans;
     }
-    move_end(&ring->receivers, next, frame.behind);
+    move_end(&ring->receivers, next, frame.out_of_line);
     return PH_OK;
 }
 
@@ -773,7 +773,7 @@ typedef struct {
     ph_ring *ring;
     ph_end *end;                    /* that has to move */
     uint64_t record;                /* bytes that need room; 0: wait for a message */
-    bool behind;                    /* it has memory elsewhere */
+    bool out_of_line;                    /* it has memory elsewhere */
 } ph_wait;
 
 /* Is it worthwhile to try again? */
@@ -789,7 +789,8 @@ wait_is_over(const ph_wait *wait)
         return head != tail;
     }
     uint64_t bytes = wait->record + left_for_others(ring, wait->record);
-    return record_fits(ring, head, tail, bytes) && (!wait->behind || has_room_behind(ring));
+    return record_fits(ring, head, tail, bytes)
+           && (!wait->out_of_line || has_room_out_of_line(ring));
 }
 
 static bool
@@ -859,10 +860,10 @@ wait_until_over(const ph_wait *wait, uint64_t spin, uint64_t until)
 }
 
 ph_status
-ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind, uint64_t spin,
+ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t out_of_line, uint64_t spin,
                   uint64_t until)
 {
-    ph_wait wait = {ring, &ring->receivers, record_size(0, size), behind > 0};
+    ph_wait wait = {ring, &ring->receivers, record_size(0, size), out_of_line > 0};
     ph_status status = wait_until_over(&wait, spin, until);
     if (status == PH_EMPTY) {
         give_up_claim(ring, wait.record);

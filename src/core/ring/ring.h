@@ -22,7 +22,7 @@ typedef struct {
     const ph_span_id *spans;
     const void *bytes;
     uint64_t size;                  /* <= ph_ring_largest() with n_spans counted */
-    uint64_t behind;                /* bytes elsewhere that exist for this message only:
+    uint64_t out_of_line;                /* bytes elsewhere that exist for this message only:
                                        they count against the capacity, too */
 } ph_outgoing;
 
@@ -61,13 +61,13 @@ ph_status ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until
 ph_status ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until);
 void ph_incoming_free(ph_incoming *message);
 
-/* Wait until there may be room for `size` bytes, and `behind` more elsewhere; or a message
+/* Wait until there may be room for `size` bytes, and `out_of_line` more elsewhere; or a message
    to receive.  Then the caller tries again.  Spins for up to `spin` nanoseconds first, then
    sleeps: call it without the GIL.  PH_FULL or PH_EMPTY when the time is over.  Returns
    PH_INTERRUPTED after a signal, and periodically: check signals and call again.  A sender
    that stops waiting must call once more with a deadline in the past, to give up its claim
    on room. */
-ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t behind,
+ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t out_of_line,
                             uint64_t spin, uint64_t until);
 ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);
 
@@ -75,14 +75,14 @@ ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);
 void ph_ring_close(ph_ring *ring);
 
 /* Watchers stand for threads that wait for several channels at once, or in an event loop.
-   A watcher is a word that ph_ring_on_bell() understands (notify.c sets that, once per
+   A watcher is a word that ph_ring_on_notify() understands (notify.c sets that, once per
    process).  When a message or room comes, or the ring is closed, each watcher is taken
-   out, and ph_ring_on_bell() is called for it once.  False when there is no place for it:
+   out, and ph_ring_on_notify() is called for it once.  False when there is no place for it:
    then the caller looks again periodically. */
 typedef enum { PH_WATCH_MESSAGE, PH_WATCH_ROOM } ph_watch;
 bool ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher);
 void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
-extern void (*ph_ring_on_bell)(uint64_t watcher, uint64_t key);
+extern void (*ph_ring_on_notify)(uint64_t watcher, uint64_t key);
 /* The ring and the event that it is called for: the same word in all processes. */
 uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
 

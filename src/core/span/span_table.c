@@ -315,7 +315,7 @@ ph_runs_add(uint64_t offset, uint64_t size)
 /* --- The audit ---------------------------------------------------------------- */
 
 typedef struct {
-    uint64_t live, bytes, kept, listed[2], holds[PH_MEMBERS];
+    uint64_t live, bytes, kept, listed[2], holds[PH_PROCESSES];
     uint64_t where;
 } audit;
 
@@ -345,7 +345,7 @@ static uint64_t
 count_holders(audit *a, const ph_span_run *run)
 {
     uint64_t n = 0;
-    for (uint32_t i = 0; i < PH_MEMBERS / 64; i++) {
+    for (uint32_t i = 0; i < PH_PROCESSES / 64; i++) {
         for (uint64_t bits = run->holders[i]; bits != 0; bits &= bits - 1, n++) {
             a->holds[64 * i + (uint32_t)__builtin_ctzll(bits)]++;
         }
@@ -410,8 +410,8 @@ audit_table(audit *a)
     for (uint32_t c = 0; c < 2 * PH_CLASSES && wrong == NULL; c++) {
         wrong = audit_list(a, c / PH_CLASSES, c % PH_CLASSES);
     }
-    for (uint32_t i = 0; i < PH_MEMBERS && wrong == NULL; i++) {
-        wrong = a->holds[i] == ph_heap.header->member[i].holds
+    for (uint32_t i = 0; i < PH_PROCESSES && wrong == NULL; i++) {
+        wrong = a->holds[i] == ph_heap.header->process[i].holds
                 ? NULL : "a process whose holds do not add up";
     }
     if (wrong == NULL && (a->listed[0] != 0 || a->listed[1] != 0)) {

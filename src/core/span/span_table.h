@@ -38,7 +38,7 @@ typedef struct {
     _Atomic uint64_t backed;        /* all its pages have memory, zeroed if so asked:
                                        written by its only holder */
     uint64_t unused[5];
-    _Atomic uint64_t holders[PH_MEMBERS / 64];      /* a bit for each member */
+    _Atomic uint64_t holders[PH_PROCESSES / 64];      /* a bit for each member */
 } ph_span_run;
 
 /* The table's head.  The descriptors follow, on pages of their own. */

@@ -18,8 +18,8 @@
    1. Shared words are changed in transactions of the journal, except for `backed`: the only
       holder of a span writes that when all its pages have memory (and are zeros, if asked
       for).  A span that was never backed is given back, not kept.
-   2. The bit of a process is set while it holds the span, and longer: a process with unborn
-      children clears no bits, since these inherit its holds at the fork (invariant 2 of
+   2. The bit of a process is set while it holds the span, and longer: a process with
+      pending forks clears no bits, since its children inherit its holds at the fork (invariant 2 of
       processes.c).  Only the process itself sets its bit.  The process clears it, or
       another one when it is dead, or the next process in the slot.
    3. A child sets its own bits before its parent stops to speak for it.
@@ -53,7 +53,7 @@
 #define SWEEP_SHARE (64 * PH_KIB)   /* a span counts as this many even if it needs none */
 #define AWAIT_MOST 10000000u        /* nanoseconds; and at a time */
 #define AWAIT_STEP 50000u
-#define BIT_WORDS (PH_MEMBERS / 64)
+#define BIT_WORDS (PH_PROCESSES / 64)
 #define NOTHING UINT32_MAX          /* end of the list of trash */
 
 static _Atomic uint32_t holds[PH_RUNS];     /* how often we hold each; of a span that
@@ -87,10 +87,10 @@ has_bit(const uint64_t *bits, uint64_t index)
     return bits[index / 64] >> index % 64 & 1;
 }
 
-static ph_member *
+static ph_process *
 process_slot(uint32_t slot)
 {
-    return &ph_heap.header->member[slot];
+    return &ph_heap.header->process[slot];
 }
 
 static void
@@ -166,7 +166,7 @@ make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
 {
     ph_span_run *run = ph_run_at(index);
     ph_run_set_state(run, generation, kind, PH_RUN_TRASH);
-    set_holder(run, ph_member_slot(), true);
+    set_holder(run, ph_process_slot(), true);
     next_trash[index] = first_trash;
     first_trash = (uint32_t)index;
 }
@@ -261,7 +261,7 @@ free_trash(uint64_t index, bool warm)
     }
     bool done = !warm || may_keep(run);
     if (done) {
-        set_holder(run, ph_member_slot(), false);
+        set_holder(run, ph_process_slot(), false);
         ph_runs_free(index, warm);
     }
     ph_journal_commit();
@@ -305,7 +305,7 @@ clean_up(void)
 static uint64_t
 clear_our_bit(uint64_t index)
 {
-    bool wait = ph_member_has_unborn();
+    bool wait = ph_process_has_pending_forks();
     if (wait != has_bit(late, index)) {
         set_bit(late, index, wait);
         late_ones = wait ? late_ones + 1 : late_ones - 1;
@@ -313,16 +313,16 @@ clear_our_bit(uint64_t index)
     if (wait) {
         return 0;
     }
-    set_holder(ph_run_at(index), ph_member_slot(), false);
+    set_holder(ph_run_at(index), ph_process_slot(), false);
     return free_if_unheld(index);
 }
 
-/* Clear the bits of spans that were dropped while there were unborn children. */
+/* Clear the bits of spans that were dropped while forks were pending. */
 static uint64_t
 clear_late_bits(void)
 {
     uint64_t bytes = 0;
-    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_member_has_unborn(); i++) {
+    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_process_has_pending_forks(); i++) {
         if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
             if (has_bit(late, i)) {         /* not yet by another thread */
                 bytes += clear_our_bit(i);
@@ -341,15 +341,15 @@ await_children(void)
 {
     static _Atomic uint32_t never;              /* no thread wakes us */
     static _Atomic uint64_t gave_up;
-    uint64_t unborn = ph_member_unborn(), now = ph_os_now();
+    uint64_t pending_forks = ph_process_pending_forks(), now = ph_os_now();
     uint64_t until = now + AWAIT_MOST;
-    if (unborn == atomic_load(&gave_up)) {
+    if (pending_forks == atomic_load(&gave_up)) {
         return;
     }
-    for (; ph_member_has_unborn() && now < until; now = ph_os_now()) {
+    for (; ph_process_has_pending_forks() && now < until; now = ph_os_now()) {
         (void)ph_os_wait(&never, 0, now + AWAIT_STEP);
     }
-    atomic_store(&gave_up, ph_member_has_unborn() ? ph_member_unborn() : 0);
+    atomic_store(&gave_up, ph_process_has_pending_forks() ? ph_process_pending_forks() : 0);
 }
 
 static void
@@ -367,7 +367,7 @@ ph_spans_give_back(void)
 {
     uint64_t bytes = 0, index = 0;
     do {
-        if (ph_member_slot() == PH_MEMBERS || ph_spans_table()->kept == 0
+        if (ph_process_slot() == PH_PROCESSES || ph_spans_table()->kept == 0
             || ph_journal_begin() != PH_OK) {
             break;
         }
@@ -389,18 +389,18 @@ ph_spans_give_back(void)
 /* Slots of processes that are gone and hold something: a bit for each, and the process. */
 typedef struct {
     uint64_t bits[BIT_WORDS];
-    uint64_t process[PH_MEMBERS];
+    uint64_t process[PH_PROCESSES];
     bool any;
-} gone_members;
+} gone_processes;
 
 static void
-find_gone(gone_members *gone)
+find_gone(gone_processes *gone)
 {
     memset(gone->bits, 0, sizeof(gone->bits));
     gone->any = false;
-    for (uint32_t i = 0; i < PH_MEMBERS; i++) {
+    for (uint32_t i = 0; i < PH_PROCESSES; i++) {
         if (atomic_load(&process_slot(i)->holds) != 0
-            && ph_member_is_gone(i, &gone->process[i])) {
+            && ph_process_is_gone(i, &gone->process[i])) {
             set_bit(gone->bits, i, true);
             gone->any = true;
         }
@@ -408,7 +408,7 @@ find_gone(gone_members *gone)
 }
 
 static bool
-has_gone_holder(const ph_span_run *run, const gone_members *gone)
+has_gone_holder(const ph_span_run *run, const gone_processes *gone)
 {
     uint64_t any = 0;
     for (uint32_t i = 0; i < BIT_WORDS; i++) {
@@ -419,22 +419,22 @@ has_gone_holder(const ph_span_run *run, const gone_members *gone)
 
 /* All of them are cleared in one transaction, which also frees the span: the journal has
    room for a count of each process, and for each word of bits. */
-_Static_assert(PH_MEMBERS + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
+_Static_assert(PH_PROCESSES + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
 
 /* Inside of a transaction.  A process that has taken over such a slot since clears its bits
    itself. */
 static uint64_t
-clear_gone_holders(uint64_t index, const gone_members *gone)
+clear_gone_holders(uint64_t index, const gone_processes *gone)
 {
     ph_span_run *run = ph_run_at(index);
     for (uint32_t i = 0; i < BIT_WORDS; i++) {
         uint64_t kept = run->holders[i];
         for (uint64_t bits = kept & gone->bits[i]; bits != 0; bits &= bits - 1) {
             uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
-            ph_member *member = process_slot(slot);
-            if (atomic_load(&member->process) == gone->process[slot]) {
+            ph_process *entry = process_slot(slot);
+            if (atomic_load(&entry->id) == gone->process[slot]) {
                 kept &= ~((uint64_t)1 << slot % 64);
-                ph_run_put(&member->holds, member->holds - 1);
+                ph_run_put(&entry->holds, entry->holds - 1);
             }
         }
         ph_run_put(&run->holders[i], kept);
@@ -445,15 +445,15 @@ clear_gone_holders(uint64_t index, const gone_members *gone)
 uint64_t
 ph_spans_sweep(void)
 {
-    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS) {
+    if (ph_heap.state != PH_OK || ph_process_slot() == PH_PROCESSES) {
         return 0;
     }
     atomic_store(&since_sweep, 0);
     ph_os_lock();
-    ph_member_settle();
+    ph_processes_expire_forks();
     ph_os_unlock();
     uint64_t bytes = clear_late_bits();
-    gone_members gone;
+    gone_processes gone;
     find_gone(&gone);
     uint64_t used = gone.any ? atomic_load(&ph_spans_table()->used) : 0;
     for (uint64_t i = 1; i <= used; i++) {
@@ -474,7 +474,7 @@ no_slot(void)
     return ph_fail(PH_REFUSED,
                    "permaheap: this process has no place in the table of its family's "
                    "processes (there are more than %u, or it is in another pid "
-                   "namespace): it can use neither buffers nor channels", PH_MEMBERS);
+                   "namespace): it can use neither buffers nor channels", PH_PROCESSES);
 }
 
 static ph_status
@@ -483,7 +483,7 @@ check_ready(void)
     if (ph_heap.state != PH_OK) {
         return ph_heap.state;
     }
-    if (ph_member_slot() == PH_MEMBERS) {
+    if (ph_process_slot() == PH_PROCESSES) {
         return no_slot();
     }
     ph_spans_head *head = ph_spans_table();
@@ -539,7 +539,7 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
     ph_run_put(&run->messages, 0);
     ph_run_put(&run->emptied, 0);
     ph_run_put(&run->backed, *p_warm && !zeroed);
-    set_holder(run, ph_member_slot(), true);
+    set_holder(run, ph_process_slot(), true);
     count_live(run, true);
     return PH_OK;
 }
@@ -659,7 +659,7 @@ set_our_bit(uint64_t index)
     ph_span_run *run = ph_run_at(index);
     ph_status status = ph_heap_map_spans(run->offset);
     if (status == PH_OK) {
-        set_holder(run, ph_member_slot(), true);
+        set_holder(run, ph_process_slot(), true);
     }
     return status;
 }
@@ -741,7 +741,7 @@ ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_
 void
 ph_span_drop(ph_span_id id)
 {
-    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
+    if (ph_heap.state != PH_OK || ph_process_slot() == PH_PROCESSES
         || drop_one_of_many(id) || ph_journal_begin() != PH_OK) {
         return;
     }
@@ -782,14 +782,14 @@ ph_span_size(ph_span_id id)
 bool
 ph_span_is_ours(ph_span_id id)
 {
-    if (ph_heap.state != PH_OK || ph_member_slot() == PH_MEMBERS
+    if (ph_heap.state != PH_OK || ph_process_slot() == PH_PROCESSES
         || ph_journal_begin() != PH_OK) {
         return false;
     }
     const ph_span_run *run = held_run(id);
-    bool ours = run != NULL && run->messages == 0 && !ph_member_has_unborn();
+    bool ours = run != NULL && run->messages == 0 && !ph_process_has_pending_forks();
     for (uint32_t i = 0; ours && i < BIT_WORDS; i++) {
-        uint32_t slot = ph_member_slot();
+        uint32_t slot = ph_process_slot();
         ours = run->holders[i] == (i == slot / 64 ? (uint64_t)1 << slot % 64 : 0);
     }
     ph_journal_commit();
@@ -909,14 +909,14 @@ clear_stale_bits(uint32_t slot)
 void
 ph_spans_after_fork(void)
 {
-    uint32_t slot = ph_member_slot();
+    uint32_t slot = ph_process_slot();
     forget_what_is_the_parents();
-    if (slot != PH_MEMBERS && atomic_load(&ph_spans_table()->used) != 0) {
+    if (slot != PH_PROCESSES && atomic_load(&ph_spans_table()->used) != 0) {
         clear_stale_bits(slot);
     }
     for (uint32_t i = 0; i < held_ones && ph_journal_begin_locked() == PH_OK; i++) {
         ph_span_run *run = ph_run_at(held[i]);
-        if (slot == PH_MEMBERS) {
+        if (slot == PH_PROCESSES) {
             ph_run_put(&run->messages, run->messages + 1);
         }
         else {

@@ -72,8 +72,8 @@ typedef struct {
 } ph_spans_figures;
 ph_spans_figures ph_spans_count(void);
 
-/* In a forked child, with ph_os_lock() held, between ph_members_after_fork() and
-   ph_members_born(): it holds what its parent held.  Plain C. */
+/* In a forked child, with ph_os_lock() held, between ph_processes_after_fork() and
+   ph_processes_join(): it holds what its parent held.  Plain C. */
 void ph_spans_after_fork(void);
 
 #endif
