@@ -32,7 +32,7 @@ def run(coroutine):
 async def until_waiting(n, channel, room=False):
     """Wait until so many tasks of this loop wait for a channel."""
     while True:
-        bell = _aio._bell_there(asyncio.get_running_loop())
+        bell = _aio._find_notifier(asyncio.get_running_loop())
         if bell is not None and len(bell.waiting.get((channel, room), ())) == n:
             return
         await asyncio.sleep(0)
@@ -49,7 +49,7 @@ async def patient(channel):
 async def look_in_vain(n):
     """Let those who wait look again, so many times."""
     for _ in range(n):
-        bell = _aio._bell_there(asyncio.get_running_loop())
+        bell = _aio._find_notifier(asyncio.get_running_loop())
         bell._look(bell.waiting)
         for _ in range(3):
             await asyncio.sleep(0)
@@ -466,7 +466,7 @@ def test_parent_and_child_both_send_what_waits(deaf):
     before = spans()
 
     def child(pipe, channel, coroutine):
-        (bell,) = (bell for ref in _aio._bells.values() if (bell := ref()) and bell.waiting)
+        (bell,) = (bell for ref in _aio._notifiers.values() if (bell := ref()) and bell.waiting)
         bell.waiting[channel, True][0].tell()
         drain(channel)
         with pytest.raises(StopIteration):
@@ -558,7 +558,7 @@ def test_those_who_wait_look_by_themselves(monkeypatch):
 
 def test_a_bell_says_where_to_look(deaf, monkeypatch):
     looked = []
-    tell = _aio._Bell._tell
+    tell = _aio._Notifier._tell
 
     def telling(bell, queue):
         looked.append(queue)
@@ -572,7 +572,7 @@ def test_a_bell_says_where_to_look(deaf, monkeypatch):
         for channel in channels:
             await until_waiting(1, channel)
         await until_waiting(1, full, room=True)
-        monkeypatch.setattr(_aio._Bell, "_tell", telling)
+        monkeypatch.setattr(_aio._Notifier, "_tell", telling)
         channels[7].send("here")
         assert await tasks[7] == "here"
         assert set(looked) == {(channels[7], False)}
@@ -728,7 +728,7 @@ def test_nothing_stays_behind(deaf):
         await until_waiting(1, channel)
         task.cancel()
         await asyncio.wait([task])
-        bell = _aio._bell_there(asyncio.get_running_loop())
+        bell = _aio._find_notifier(asyncio.get_running_loop())
         assert bell.waiting == {}
         return bell.number
 

@@ -584,7 +584,7 @@ def test_another_version(monkeypatch):
     monkeypatch.setitem(objects.LAYOUT, "version", 0x030A0000)
     with Family(_deed("object()", "many[10_000]")) as family:
         profile = snapshot(family.pid)
-    assert "run it with the same version" in "".join(profile.notes)
+    assert "run the profiler with the same version" in "".join(profile.notes)
     assert Cause.REFERENCE_COUNT not in {page.cause for page in profile.workers[0].pages}
 
 

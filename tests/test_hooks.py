@@ -417,7 +417,8 @@ if __name__ == "__main__":
     )
     _, status, server = outcome(tmp_path, [PYTHON, script])
     assert status == 0, server.text
-    assert server.text.count(f'a process is started by the start method "{method}"') == 1
+    said = f'multiprocessing starts a process by the start method "{method}"'
+    assert server.text.count(said) == 1
 
 
 PASSES = """

@@ -1,8 +1,8 @@
 """permaheap: a permanent heap for CPython.
 
-Python objects that are built once, never change, are never freed by reference counting, and
-are read by every forked worker, every sub-interpreter and every process of the family at
-native speed, without being copied, pickled or even written to.
+Permanent objects are built once and never change; reference counting never frees them. Every
+forked worker, every sub-interpreter and every process of the family reads them at native speed.
+Reading neither copies nor pickles them, and writes nothing to their memory.
 
     >>> import permaheap
     >>> data = permaheap.freeze({"users": [{"name": "Ada", "tags": ["x", "y"]}]})
@@ -13,30 +13,33 @@ native speed, without being copied, pickled or even written to.
     >>> permaheap.thaw(data)
     {'users': [{'name': 'Ada', 'tags': ['x', 'y']}]}
 
-`freeze` copies a graph of objects into the heap, once, before forking or starting
-interpreters; `thaw` copies it out again into ordinary mutable objects. What is frozen is plain
-built-in types (tuple for list, frozenset for set, a read-only mapping for dict), so whatever
-reads Python objects reads it. `share` names a frozen object by 40 bytes that may travel through
-any queue, pipe or file; `Handle.get` gives the same object in any process of the family.
+`freeze` copies a graph of objects into the heap, once, before the program forks or starts
+interpreters. `thaw` copies it out again into ordinary mutable objects. Frozen objects have plain
+built-in types (tuple for list, frozenset for set, a read-only mapping for dict), so any code that
+reads Python objects can read them. `share` names a frozen object by 40 bytes, which can pass
+through any queue, pipe or file. `Handle.get` returns the same object in any process of the family.
 
-The *family* is the process that made the heap and everything forked from it since. What is frozen
-stays until the last process of the family ends, or until it is given back: `release` retires what
-one freeze made, and its memory returns when each process has ended or called `forget`.
+The *family* is the process that made the heap and all processes forked from it since. Frozen
+objects stay until the last process of the family ends, or until `release` is called for them. The
+memory of a released block returns when each process has ended or called `forget`.
 
-A `Channel` takes values from threads, interpreters and processes of the family to others: permanent
-objects and the memory of a `Buffer` without a copy, ordinary values by one. `lend` gives the other
-interpreters of a process a live object that stays where it is; `call` runs its methods there.
+A `Channel` carries values between threads, interpreters and processes of the family. Permanent
+objects and the memory of a `Buffer` pass without a copy; other values are copied once. `lend` gives
+the other interpreters of a process access to a live object, which stays in its own interpreter;
+`call` runs its methods there.
 
-Frozen mappings are `types.MappingProxyType` on Python 3.12 to 3.14, which json, pickle and copy
-refuse: see `json_default` and `register_reducers`. From 3.15 they are `frozendict`.
+Frozen mappings are `types.MappingProxyType` on Python 3.12 to 3.14. json, pickle and copy refuse
+that type: see `json_default` and `register_reducers`. From 3.15 they are `frozendict`.
 
-Environment: with `PERMAHEAP_SEAL=1` at the time of import, every process maps the heap
-read-only, so that a stray write by an extension ends the process (SIGSEGV) where it happens.
-Otherwise such a write copies one page for the process that did it, and nobody else sees it.
-With `PERMAHEAP_PREFORK=1` the import also calls `permaheap.hooks.install`.
-With `PERMAHEAP_DEBUG=1` a process that touches what it has forgotten ends (SIGSEGV), after one line
-that says which block it was.
-With `PERMAHEAP_TRACE=1`, what this process forks is traced: see docs/profiler.md.
+Environment variables, read at the import:
+
+- PERMAHEAP_SEAL=1: every process maps the heap read-only, so a stray write by an extension ends
+  the process (SIGSEGV) where it happens. Otherwise such a write copies one page for the process
+  that wrote, and no other process sees it.
+- PERMAHEAP_PREFORK=1: the import also calls `permaheap.hooks.install`.
+- PERMAHEAP_DEBUG=1: a process that touches a block that it has forgotten prints one line that
+  names the block, and ends (SIGSEGV).
+- PERMAHEAP_TRACE=1: the processes that this one forks are traced: see docs/profiler.md.
 """
 
 from os import environ as _environ
@@ -144,7 +147,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """Load the module of a name that is used for the first time."""
+    """Return a name of `_LAZY`; load its module, and keep the value for the next use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
@@ -155,6 +158,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
+    """Return all public names, loaded or not."""
     return sorted({*globals(), *__all__})
 
 

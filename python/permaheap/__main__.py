@@ -8,7 +8,7 @@ from permaheap import __version__, commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status, which is 2 for unusable arguments."""
+    """Run one command; return its exit status, which is 2 if the arguments cannot be used."""
     parser = argparse.ArgumentParser(prog="permaheap", description=__doc__)
     parser.add_argument("--version", action="version", version=f"permaheap {__version__}")
     choices = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,14 +1,13 @@
-"""Channels in event loops: `await` until a message comes, or room.
+"""Channels in event loops: `await` until a message comes, or until there is room.
 
-Each loop of a process has one datagram socket, its *bell*: whoever sends to a channel, or takes
-something out of it, rings the bells of those who wait there, in whatever process they are. A bell
-says no more than "look there again", so that it does not matter when it rings in vain; and since
-one that cannot ring must not matter either (the channel's table of bells is full, or the other
-process lives in another network namespace), those who wait look by themselves five times a second.
+Each event loop of a process has one datagram socket, its *notifier*. A process that sends to a
+channel, or receives from it, sends a datagram to the notifiers of the loops that wait there, in any
+process. A datagram only means "look at this queue again", so a needless one does no harm. Some
+datagrams cannot be sent: the channel's table of notifiers may be full, or the other process may be
+in another network namespace. So the loops also look at their queues five times a second.
 
-Nothing is taken out of a channel, or sent, on behalf of somebody who waits: a task that was told
-to look tries by itself, and one that is cancelled leaves its place to the next, and gives back what
-it has packed.
+No message is received or sent on behalf of a waiting task. A task that was told to look tries by
+itself. A task that is cancelled leaves its place to the next one, and releases its packed message.
 """
 
 import asyncio
@@ -25,19 +24,20 @@ from typing import Any
 from permaheap._core import Channel, Closed, Empty, _bell_name, _send_packed
 
 _LOOK_AGAIN = 0.2  # seconds
-_KEY = 8  # bytes that a bell gets: which queue to look at
-_MANY = 5  # bells at once: one more may have found no room
+_KEY = 8  # bytes of a datagram: the key of the queue to look at
+_MANY = 5  # datagrams at once: one more may have found no room in the socket
 
-_Queue = tuple[Channel, bool]  # who waits for room in a channel (True), or for a message
+_Queue = tuple[Channel, bool]  # the tasks that wait for room in a channel (True), or for a message
 
 
 class _Place:
-    """The place of a task among those that wait."""
+    """The place of a task in a queue."""
 
     def __init__(self) -> None:
         self.future: asyncio.Future[None] | None = None
 
     async def told(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait until `tell` is called."""
         self.future = loop.create_future()
         try:
             await self.future
@@ -45,8 +45,9 @@ class _Place:
             self.future = None
 
     def tell(self) -> None:
+        """Tell the task to look, if it waits."""
         if self.future is None or self.future.done() or self.future.get_loop().is_closed():
-            return  # somebody who leaves a closed loop may be collected before the others
+            return  # a task of a closed loop may be collected, and tell the others
         self.future.set_result(None)
 
 
@@ -55,36 +56,36 @@ def _key_of(queue: _Queue) -> bytes:
     return channel._key(room)
 
 
-class _Bell:
-    """The socket of an event loop in this process, and who waits for it to ring.
+class _Notifier:
+    """The socket of an event loop in this process, and the tasks that wait for its datagrams.
 
-    The loop has it, as what it calls for the socket, until it is closed; so that a loop that is
-    closed while tasks wait can be collected with them.
+    Only the loop refers to it, as the callback for the socket, until the loop is closed. So a loop
+    that is closed while tasks wait can be collected together with them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.pid = os.getpid()
         self.waiting: dict[_Queue, deque[_Place]] = {}
-        self.queues: dict[bytes, _Queue] = {}  # those, by their keys
-        self.looks = False
+        self.queues: dict[bytes, _Queue] = {}  # the same queues, by their keys
+        self.looks = False  # whether `_look_again` is scheduled
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        weakref.finalize(self, self.socket.close)  # at the end at the latest
+        weakref.finalize(self, self.socket.close)  # at the end of the process at the latest
         self.number = self._bind()
-        loop.add_reader(self.socket.fileno(), self._rung)
+        loop.add_reader(self.socket.fileno(), self._notified)
 
     def _bind(self) -> int:
         for number in itertools.count(1):
             try:
                 self.socket.bind(_bell_name(number))
                 return number
-            except OSError as error:  # another loop, or a process of our number elsewhere
+            except OSError as error:  # another loop has it, or a process with this pid elsewhere
                 if error.errno != errno.EADDRINUSE:
                     raise
         raise AssertionError
 
     @contextmanager
     def place(self, queue: _Queue) -> Iterator[_Place]:
-        """A place at the end of a queue; the next one is told to look when it is left."""
+        """Give a place at the end of a queue. When it is left, the next one is told to look."""
         place = _Place()
         if queue not in self.waiting:
             self.waiting[queue] = deque()
@@ -105,16 +106,16 @@ class _Bell:
 
     def _watch(self, queue: _Queue) -> None:
         channel, room = queue
-        channel._unwatch(room, self.number)  # not twice
+        channel._unwatch(room, self.number)  # so that it is not in the table twice
         channel._watch(room, self.number)
 
     def _unwatch(self, queue: _Queue) -> None:
         channel, room = queue
-        if self.pid == os.getpid():  # a forked child may collect the tasks of its parent
+        if self.pid == os.getpid():  # a forked child may collect its copies of the parent's tasks
             channel._unwatch(room, self.number)
 
     def _tell(self, queue: _Queue) -> None:
-        """Tell as many as may find something."""
+        """Tell as many tasks of a queue as may succeed now."""
         channel, room = queue
         places = self.waiting[queue]
         most = len(places) if channel.closed else 1 if room else len(channel)
@@ -126,12 +127,13 @@ class _Bell:
             self._watch(queue)
             self._tell(queue)
 
-    def _rung(self) -> None:
+    def _notified(self) -> None:
+        """Read all datagrams, and look at the queues that they name."""
         keys = []
         try:
             while key := self.socket.recv(_KEY):
                 keys.append(key)
-        except OSError:  # BlockingIOError; or it is closed, in a thread that outlives the program
+        except OSError:  # BlockingIOError; or closed, in a thread that runs after the program's end
             pass
         if len(keys) >= _MANY:
             self._look(self.waiting)
@@ -149,28 +151,28 @@ class _Bell:
         self._look_later()
 
 
-_bells: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Bell]] = (
+_notifiers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, weakref.ref[_Notifier]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def _bell_there(loop: asyncio.AbstractEventLoop) -> _Bell | None:
-    ref = _bells.get(loop)
+def _find_notifier(loop: asyncio.AbstractEventLoop) -> _Notifier | None:
+    ref = _notifiers.get(loop)
     return ref() if ref is not None else None
 
 
-def _bell_of(loop: asyncio.AbstractEventLoop) -> _Bell:
-    bell = _bell_there(loop)
-    if bell is None or bell.pid != os.getpid():
-        bell = _Bell(loop)
-        _bells[loop] = weakref.ref(bell)
-    return bell
+def _notifier_of(loop: asyncio.AbstractEventLoop) -> _Notifier:
+    notifier = _find_notifier(loop)
+    if notifier is None or notifier.pid != os.getpid():
+        notifier = _Notifier(loop)
+        _notifiers[loop] = weakref.ref(notifier)
+    return notifier
 
 
 async def send(channel: Channel, obj: Any) -> None:
-    """`Channel.asend`.
+    """Send as `Channel.asend`.
 
-    What waits is the message, packed once, and not the object.
+    The object is packed once. While the task waits, it holds the packed message, not the object.
     """
     packed = channel._send_or_pack(obj)
     if packed is None:
@@ -180,21 +182,21 @@ async def send(channel: Channel, obj: Any) -> None:
         if _send_packed(packed):
             return
         loop = asyncio.get_running_loop()
-        with _bell_of(loop).place((channel, True)) as place:
+        with _notifier_of(loop).place((channel, True)) as place:
             while not _send_packed(packed):
                 await place.told(loop)
     finally:
-        del packed  # a traceback may keep this frame, and is not to keep Buffers pinned
+        del packed  # a traceback may keep this frame, and must not keep Buffers pinned
 
 
 async def recv(channel: Channel) -> Any:
-    """`Channel.arecv`."""
+    """Receive as `Channel.arecv`."""
     try:
         return channel.try_recv()
     except Empty:
         pass
     loop = asyncio.get_running_loop()
-    with _bell_of(loop).place((channel, False)) as place:
+    with _notifier_of(loop).place((channel, False)) as place:
         while True:
             try:
                 return channel.try_recv()
@@ -203,7 +205,7 @@ async def recv(channel: Channel) -> Any:
 
 
 async def next_of(channel: Channel) -> Any:
-    """`async for`."""
+    """Receive as `async for`: a closed channel ends the iteration."""
     try:
         return await recv(channel)
     except Closed:

@@ -9,8 +9,8 @@ children of the {method!r} start method do not belong to this process's family: 
 forked from it, so they cannot resolve its handles. Use family_context() (fork), or freeze in the \
 fork server itself: put the freeze at the top level of a module of your own, call \
 multiprocessing.get_context("forkserver").set_forkserver_preload(["that_module"]) before the \
-first child starts, and import the module in the children: they then share one heap with each \
-other and the fork server, but not with this process\
+first child starts, and import the module in the children. They then share one heap with each \
+other and with the fork server, but not with this process\
 """
 
 
@@ -24,18 +24,19 @@ def family_context(method: str | None = None) -> "ForkContext":
 
     Args:
         method: None or "fork". Since Python 3.14 `multiprocessing` starts children through a
-            fork server by default, and those are outsiders; so are spawned ones.
+            fork server by default. These do not belong to the family, nor do spawned children.
 
     Returns:
-        The context of the "fork" start method. Its usual caution applies: fork before starting
-        threads.
+        The context of the "fork" start method. As usual with fork: fork before threads start.
 
     Raises:
-        ValueError: for another start method, with the recipe for a fork server whose children
-            share a heap.
+        ValueError: method is another start method. The message has the recipe for a fork server
+            whose children share a heap.
+
+    O(1), and the import of `multiprocessing` at the first call.
     """
     if method not in (None, "fork"):
         raise ValueError(_OUTSIDERS.format(method=method))
-    import multiprocessing  # here: it is slow to import, and most programs do not ask for it
+    import multiprocessing  # here, since its import is slow and most programs do not need it
 
     return multiprocessing.get_context("fork")

@@ -1,8 +1,8 @@
-"""Ordinary objects made immortal where they are, so that forked workers share their pages.
+"""Ordinary objects made immortal in place, so that forked workers share their pages.
 
-Nothing moves and no type changes: for applications whose data cannot be frozen, or is not theirs.
-What must be able to die stays mortal; what only immortal objects hold at the end of the process is
-finalized then, as it would have been without permaheap.
+No object moves and no type changes: this is for applications whose data cannot be frozen, or is
+made by other code. Objects that must be able to die stay mortal. At the end of the process, an
+object that only immortal ones hold is finalized, as it would have been without permaheap.
 """
 
 import atexit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Immortalized(Record):
-    """What one call of `immortalize` did."""
+    """The result of one call of `immortalize`."""
 
     objects: Mapping[str, int]
     """Number of objects that became immortal, by the name of their type."""
@@ -41,7 +41,7 @@ class Immortalized(Record):
 
 
 def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
-    """Make objects immortal where they are: reading them then writes nothing.
+    """Make objects immortal in place: reading them then writes nothing to their memory.
 
         >>> import permaheap
         >>> table = {"Ada": [1815, 1852]}
@@ -49,30 +49,30 @@ def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
         1
         >>> table["Ada"].append(36)  # they are as mutable as before
 
-    Call it in the parent, after everything has been loaded and before workers are forked. What
-    becomes immortal is never freed: what the parent still wants to get rid of should be gone by
-    then. Without roots it collects garbage first. The collector has nothing to do with immortal
-    objects any more; from the mortal ones, `gc.freeze` keeps it away. (`gc.unfreeze` would undo
-    that.)
+    Call it in the parent, after everything has been loaded and before workers are forked. An
+    immortal object is never freed, so drop all objects that the parent does not need before the
+    call. Without roots it collects garbage first. The collector then ignores the immortal objects,
+    and `gc.freeze` keeps it away from the mortal ones. (`gc.unfreeze` would undo that.)
 
     Args:
-        roots: all that they reach becomes immortal. Without any: everything alive that the
-            collector tracks, and what that reaches.
-        strict: leave mortal what must be able to die: objects with a finalizer (files, sockets,
-            generators, `__del__`), locks, frames, and objects with a weak reference that has a
-            callback.
-            With roots, also what only such objects hold. At the end of the process the finalizers
-            run that only immortal objects still put off, in children that end by `sys.exit` too.
+        roots: every object that they reach becomes immortal. Without roots: every object that the
+            collector tracks, and every object that those reach.
+        strict: leave objects mortal that must be able to die: objects with a finalizer (files,
+            sockets, generators, `__del__`), locks, frames, and objects with a weak reference that
+            has a callback.
+            With roots, also objects that only these hold. Finalizers that only immortal objects
+            delay run at the end of the process, also in children that end by `sys.exit`.
 
     Returns:
-        How many objects and bytes of which types, and what was left mortal and why.
+        An `Immortalized`: the number of objects and their bytes, by type, and the number of
+        objects that were left mortal, by type and reason.
 
     Raises:
-        MemoryError: when there is no memory for the walk. What was made immortal by then stays so.
+        MemoryError: there is no memory for the walk. Objects that are immortal by then stay so.
 
     Warns:
-        RuntimeWarning: when other threads are running. They may be in the middle of changing what
-            becomes immortal here, and hold what should have been freed.
+        RuntimeWarning: other threads are running. They may be changing objects that become
+            immortal here, and may hold objects that should have been freed.
 
     O(number of objects). The idea is from the discussion of PEP 683, and Instagram's `gc.freeze`.
     """
@@ -83,8 +83,8 @@ def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
 
 
 def immortalize_in_place(roots: "tuple[Any, ...]", *, strict: bool, warm: bool) -> Immortalized:
-    """Do what `immortalize` does, without collecting; if warm, prepare code for its first run."""
-    found = list(roots) or gc.get_objects()  # before there is anything of ours among them
+    """Immortalize without collecting garbage; if warm, prepare code for its first run."""
+    found = list(roots) or gc.get_objects()  # first, so that no object of this call is among them
     with collector_off():
         done = Immortalized(*_core._immortalize(found, strict, warm))
         gc.freeze()
@@ -97,23 +97,23 @@ def warn_of_threads(function: str) -> None:
     threads = _running_threads()
     if threads > 1:
         warnings.warn(
-            f"{function}() while {threads} threads are running: what they are working with "
-            "becomes immortal, too; call it before threads are started",
+            f"{function}() while {threads} threads are running: the objects that they are using "
+            "become immortal, too; call it before threads are started",
             RuntimeWarning,
             stacklevel=3,
         )
 
 
 def _running_threads() -> int:
-    # Not imported here: a module that is first imported by a thread that is not the first one
-    # takes it for the main thread, and an interpreter of 3.12 then waits for it at its end.
+    # Not imported here: threading treats the thread that imports it first as the main thread, and
+    # at its end an interpreter of 3.12 would wait for that thread.
     threading = sys.modules.get("threading")
     return threading.active_count() if threading else 1
 
 
 @contextlib.contextmanager
 def collector_off() -> Iterator[None]:
-    """Keep the collector from running while its lists are walked, or rearranged."""
+    """Keep the collector from running while its lists are walked or changed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -130,16 +130,16 @@ _leave_in_place = False
 
 
 def exit_quickly() -> None:
-    """Let this process and its children end without writing to what is immortal.
+    """Let this process and its children end without writing to immortal objects.
 
-    At the end of a process, CPython takes its modules apart and makes interned strings mortal
-    again: a worker then copies the pages that it has shared for all its life. After this call it
-    does so only with modules that are not immortal. Nothing else changes: callbacks of atexit,
-    threads, finalizers, flushing, messages and exit status are what they were.
+    At the end of a process, CPython clears its modules and makes interned strings mortal again. A
+    worker would then copy the pages that it has shared all its life. After this call CPython clears
+    only modules that are not immortal. Nothing else changes: callbacks of atexit, threads,
+    finalizers, flushing, messages and exit status stay as they were.
 
     Call it in the parent, before or after `prefork`, or in a worker at any time.
 
-    O(1), and O(number of modules) at the end.
+    O(1), and O(number of modules) at the end of the process.
     """
     global _leave_in_place
     _leave_in_place = True
@@ -158,25 +158,25 @@ def _wait_for_the_last_callback() -> None:
 
 
 class _Last(list["Any"]):
-    """Whose end comes after the last callback of atexit, with all modules still whole.
+    """A list that is freed after the last callback of atexit, while all modules are still whole.
 
-    sys.path_hooks is among the first things that the interpreter lets go of then. Callbacks that
-    were registered before ours may still use what we are going to finalize.
+    It replaces sys.path_hooks, which the interpreter drops among the first things then. The
+    finalizers cannot run in a callback of atexit: callbacks that were registered before it run
+    later, and may use the objects.
     """
 
     def __del__(self) -> None:
-        _finalize_what_waits(self)
+        _run_delayed_finalizers(self)
         if _leave_in_place:
-            _hide_what_is_immortal()
+            _hide_immortal_objects()
 
 
-def _finalize_what_waits(caller: object) -> None:
-    """Run the finalizers that immortal holders would put off for ever, but the caller's.
+def _run_delayed_finalizers(caller: object) -> None:
+    """Run the finalizers that immortal holders would delay for ever, except the caller's.
 
-    Plain finalization drops the last reference to the outer of two objects first, and that closes
-    the inner one: so what no other waiting object refers to comes first, and the rest (cycles) in
-    the order of age, as the collector takes them. Files come after all else, which may still write
-    to them.
+    Plain finalization frees the outer of two objects first, and that frees the inner one. So
+    objects that no other of these objects refers to come first, and the rest (cycles) in the order
+    of age, as the collector does. Files come last, since all others may still write to them.
     """
     with collector_off():
         gc.unfreeze()
@@ -192,21 +192,21 @@ def _finalize_what_waits(caller: object) -> None:
             _core._finalize(each)
 
 
-def _hide_what_is_immortal() -> None:
-    """Keep what is immortal out of reach of the interpreter, which takes itself apart next."""
+def _hide_immortal_objects() -> None:
+    """Hide immortal objects from the interpreter, which clears its modules next."""
     for name, module in list(sys.modules.items()):
         if name not in _NEEDED and sys.getrefcount(module) > _IMMORTAL:
             del sys.modules[name]
     _core._hide_interned()
 
 
-_IMMORTAL = 1 << 30  # no mortal object has so many references
-# The interpreter itself takes these apart last, and in a way of its own.
+_IMMORTAL = 1 << 30  # no mortal object has this many references
+# The interpreter clears these last, and in another way.
 _NEEDED = {"sys", "builtins"}
 
 
 def _held_by(holder: "Any") -> "Iterable[Any]":
-    """Yield what an object refers to, also by its __dict__."""
+    """Yield the objects that an object refers to, also by its __dict__."""
     for each in gc.get_referents(holder):
         if type(each) is dict:
             yield from each.values()
@@ -222,7 +222,7 @@ _RUNNING = {
 
 
 def _is_running(obj: "Any") -> bool:
-    name = _RUNNING.get(type(obj))  # other objects' attributes may be code of anybody's
+    name = _RUNNING.get(type(obj))  # the attributes of other types may run arbitrary code
     return name is not None and getattr(obj, name)
 
 
@@ -241,5 +241,5 @@ def _standard_streams() -> set[int]:
 def _layer_below(stream: "Any") -> "Any":
     try:
         return getattr(stream, "buffer", None) or getattr(stream, "raw", None)
-    except Exception:  # it was detached, or is somebody's own
+    except Exception:  # the stream was detached, or is of a class of the program
         return None

@@ -1,6 +1,6 @@
-"""What call() does in Python: exceptions.
+"""The part of call() in Python: exceptions as bytes.
 
-Each function runs in one interpreter, and only bytes pass between two.
+Each function runs in one interpreter. Only bytes pass from one interpreter to another.
 """
 
 import builtins
@@ -9,14 +9,14 @@ import traceback
 from contextlib import suppress
 
 PROTOCOL = 5
-MOST_NOTES = 8  # an exception may pass through any number of calls, there and back
+MOST_NOTES = 8  # an exception may pass through any number of nested calls
 
 
 def dumps_error(error: BaseException) -> bytes:
-    """Return an exception as bytes, whatever it is: its class, texts, and, if possible, itself."""
+    """Return any exception as bytes: its class, text and traceback; its pickle if it has one."""
     kind = type(error)
     try:
-        text = "".join([str(error)])  # not of a subclass, which may not arrive
+        text = "".join([str(error)])  # a plain str: the other side may lack a subclass
     except Exception:
         text = "(its str() fails)"
     try:
@@ -31,7 +31,7 @@ def dumps_error(error: BaseException) -> bytes:
 
 
 def loads_error(data: bytes, place: str, error_type: type[Exception]) -> BaseException:
-    """Return the exception, with a note of its place; error_type if it cannot be had itself."""
+    """Return the exception with a note of its place; an error_type if it cannot be rebuilt."""
     module, name, text, lines, itself = pickle.loads(data)
     error = None
     try:

@@ -1,7 +1,7 @@
-"""What a parent does just before it forks its workers, so that they share what it has loaded.
+"""The steps of a parent right before it forks, so that its workers share its memory.
 
-Immortal objects are not all: workers also write to what lies between the objects (free memory) and
-to code. The order of the steps matters: what one step frees, a later one fills.
+Immortal objects are not enough: workers also write to the free memory between the objects, and to
+code. The order of the steps matters: a later step fills the holes that an earlier one makes.
 """
 
 import gc
@@ -15,24 +15,24 @@ from permaheap._record import Record
 
 
 class Prefork(Record):
-    """What one call of `prefork` did."""
+    """The result of one call of `prefork`."""
 
     immortalized: Immortalized | None
-    """What became immortal; None if this was switched off."""
+    """The objects that became immortal; None if this step was switched off."""
     blocks: int
-    """Free blocks of partly used pools that are taken now, by all calls so far."""
+    """Number of free blocks of partly used pools that all calls so far have filled."""
     block_bytes: int
     """Bytes of these blocks."""
     pools: int
-    """Free pools (16 KiB) whose pages went back to the system, by all calls so far."""
+    """Number of free pools (16 KiB) whose pages all calls so far have returned to the system."""
     chunks: int
-    """Free chunks of the C library's heap that are taken now, by all calls so far."""
+    """Number of free chunks of the C library's heap that all calls so far have filled."""
     chunk_bytes: int
     """Bytes of these chunks."""
     skipped: str | None
-    """Why the pools were not filled though they should have been, or None."""
+    """The reason why the pools were not filled although `pools` was true, or None."""
     seconds: Mapping[str, float]
-    """Seconds that each step took, by its name, in their order."""
+    """Seconds that each step took, by its name, in the order of the steps."""
 
     def __str__(self) -> str:
         """Give the totals in one line."""
@@ -55,63 +55,63 @@ def prefork(
     object_map: bool | None = None,
     strict: bool = True,
 ) -> Prefork:
-    """Make what this process has loaded safe from copy-on-write in the workers it will fork.
+    """Let the workers that this process will fork share all the memory that it has loaded.
 
         >>> import os, permaheap
         >>> report = permaheap.prefork()
         >>> report.skipped is None
         True
 
-    Call it in the parent, right before `os.fork`, a `multiprocessing` process or whatever forks.
-    Call it again before the next one: only what is new since then is looked at, and only holes
-    that have appeared since then are filled.
+    Call it in the parent, right before `os.fork`, a `multiprocessing` process or any other fork.
+    Call it again before the next fork: a repeated call looks only at objects that are new, and
+    fills only holes that are new.
 
-    Each step can be switched off, so that its effect can be measured.
+    Each step can be switched off, to measure its effect.
 
     Args:
-        collect: collect garbage, which else becomes immortal.
-        immortalize: make everything alive immortal, see `immortalize`, and set it aside from the
-            collector (`gc.freeze`).
+        collect: collect garbage, which would otherwise become immortal.
+        immortalize: make every living object immortal, see `immortalize`, and hide all of them
+            from the collector (`gc.freeze`).
         free_lists: empty the interpreter's lists of freed objects.
-        bytecode: prepare code for its first run, as far as that can be done: see "Objects in
-            place" in how-it-works.md. Part of immortalize.
-        malloc: give free memory of the C library's heap back to the system, and take the free
-            chunks that remain there (glibc only, called from the main thread).
-        pools: fill partly used pools of the interpreter's object allocator, so that what workers
-            allocate comes from pages of their own, and give the pages of free pools back to the
-            system. What is filled stays so; repeated calls do not fill more and more (what no
-            longer helps is given back).
-        object_map: leave a map of all objects for the profiler, `permaheap cow`: 16 bytes of
-            memory for each, and a second pass over them. By default only under
-            `permaheap cow -- COMMAND`, which sets PERMAHEAP_COW=1. A call that finds little new
-            leaves no new one.
+        bytecode: prepare code for its first run, as far as possible: see "Objects in place" in
+            how-it-works.md. A part of immortalize.
+        malloc: return free memory of the C library's heap to the system, and fill the free chunks
+            that remain there (glibc only, called from the main thread).
+        pools: fill partly used pools of the interpreter's object allocator, so that workers
+            allocate from pages of their own, and return the pages of free pools to the system.
+            Filled blocks stay filled. Repeated calls do not fill more and more: they free blocks
+            that no longer help.
+        object_map: leave a map of all objects for the profiler, `permaheap cow`. It takes 16 bytes
+            for each object, and a second pass over them. The default, None, leaves one only under
+            `permaheap cow -- COMMAND`, which sets PERMAHEAP_COW=1. A call that finds few new
+            objects leaves no new map.
         strict: see `immortalize`.
 
     Returns:
-        What was done. The pools are skipped if objects do not come from Python's own allocator
+        A `Prefork`. The pools are skipped if objects do not come from Python's own allocator
         (PYTHONMALLOC=malloc) or tracemalloc is tracing it.
 
     Raises:
-        MemoryError: when there is no memory for the walk.
+        MemoryError: there is no memory for the walk.
 
     Warns:
-        RuntimeWarning: when other threads are running, as `immortalize` does.
+        RuntimeWarning: other threads are running, as for `immortalize`.
 
-    O(number of objects) the first time, then O(what is new). The causes are from the discussion of
-    PEP 683.
+    O(number of objects) the first time, then O(number of new objects). The causes of copied pages
+    are from the discussion of PEP 683.
     """
     if immortalize:
         warn_of_threads("prefork")
     wanted = _is_profiled() if object_map is None else object_map
     if wanted:
         import permaheap.cow  # noqa: F401 - now, so that it becomes immortal with the rest
-    # Until the end, the moments are in variables: containers of ours would become immortal.
+    # The times stay in variables until the end: a container made here would become immortal.
     began = perf_counter()
     if collect:
         gc.collect()
     collected = perf_counter()
     done = immortalize_in_place((), strict=strict, warm=bytecode) if immortalize else None
-    pinned = perf_counter()
+    immortal = perf_counter()
     if wanted:
         _leave_map(done)
     mapped = perf_counter()
@@ -122,8 +122,8 @@ def prefork(
     filled = perf_counter()
     steps = {
         "collect": collected - began if collect else None,
-        "immortalize": pinned - collected if immortalize else None,
-        "object_map": mapped - pinned if wanted else None,
+        "immortalize": immortal - collected if immortalize else None,
+        "object_map": mapped - immortal if wanted else None,
         "free_lists": emptied - mapped if free_lists else None,
         "fill": filled - emptied,
     }
@@ -131,7 +131,7 @@ def prefork(
 
 
 def _empty_free_lists() -> None:
-    """Collect what is young: a full collection also empties the free lists."""
+    """Run a full collection, which also empties the free lists; only young objects are left."""
     gc.collect()
 
 
@@ -144,7 +144,7 @@ def _is_profiled() -> bool:
 
 
 def _leave_map(done: Immortalized | None) -> None:
-    """Leave a map, unless there is one and little has been added; workers keep the one they saw."""
+    """Leave a map, unless there is one and few objects are new; older workers keep theirs."""
     global _has_map
     if not _has_map or (done is not None and sum(done.objects.values()) > _MANY):
         from permaheap.cow import leave_map

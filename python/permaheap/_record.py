@@ -20,7 +20,7 @@ else:
 
 
 class _FromDataclass:
-    """A class attribute, such as __dataclass_fields__, that a dataclass with these fields has."""
+    """A class attribute of a dataclass, such as __dataclass_fields__, made when it is used."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What the permanent heap holds, as a record."""
+"""The statistics of the permanent heap, as a record."""
 
 from collections.abc import Mapping
 
@@ -9,53 +9,60 @@ from permaheap._record import Record
 class Stats(Record):
     """The permanent heap at one moment. Sizes are in bytes.
 
-    All but `mapping` is about the whole family: every process of it sees the same numbers.
+    All fields but `mapping` describe the whole family: every process of it sees the same numbers.
     """
 
     reserved: int
-    """Address space set aside; costs no memory."""
+    """Address space reserved for the heap; costs no memory."""
     used: int
-    """Bytes that frozen blocks take, headers and padding included; released ones left out."""
+    """Bytes of the frozen blocks, with headers and padding, without released blocks."""
     blocks: int
-    """Number of blocks: one for each freeze that put something there, but for released ones."""
+    """Number of blocks: one for each freeze that stored something, without released blocks."""
     mapping: str
-    """How this process maps the heap: "private" (a stray write copies the page for itself),
+    """How this process maps the heap: "private" (a stray write copies the page for this process),
     "sealed: " (PERMAHEAP_SEAL=1: a stray write is a SIGSEGV) or "read-only: ", and the reason."""
     family: str
-    """The family's identity, in hexadecimal; handles carry it."""
+    """The family's identity, in hexadecimal. Handles carry it."""
     objects: Mapping[str, int]
-    """Number of objects frozen so far by kind ("str", "tuple", ...), released ones included."""
+    """Number of objects frozen so far, by kind ("str", "tuple", ...), with released ones."""
     bytes: Mapping[str, int]
-    """Bytes of these objects by kind."""
+    """Bytes of these objects, by kind."""
     saved: int
-    """Bytes not used because equal atoms and key tables are stored once."""
+    """Bytes saved because equal atoms and key tables are stored once."""
     released: int
     """Bytes of blocks released so far."""
     released_blocks: int
     """Number of blocks released so far."""
     waiting: int
-    """How many of them wait, because some process may still see them."""
+    """Number of released blocks that wait, because some process may still see them."""
     returned: int
-    """Bytes of memory given back of the others: their whole pages."""
+    """Bytes of the other released blocks whose memory was returned: their whole pages."""
     reused: int
-    """Bytes of released blocks whose addresses are used again."""
+    """Bytes of released blocks whose addresses are in use again."""
     unlisted: int
-    """Processes that found no place in the family's table: if not 0, nothing is given back."""
+    """Processes that found no room in the family's table. If not 0, no memory is returned."""
     spans: int
-    """Spans in use: buffers, channels, and large messages that wait."""
+    """Spans in use: buffers, channels, and large messages that are queued."""
     span_bytes: int
-    """Bytes that they take."""
+    """Bytes of these spans."""
     span_kept: int
-    """Bytes of memory of earlier spans that are kept for the next ones."""
+    """Bytes of memory of earlier spans, kept for the next spans."""
 
 
 def stats() -> Stats:
-    """Return what the heap holds now.
+    """Return the statistics of the permanent heap at this moment.
 
         >>> permaheap.stats().used
         1048576
 
-    It is cheap: counters are read, the heap is not walked. While released blocks wait it looks
-    at each process of the family, too, and gives back what nobody can see any more.
+    Returns:
+        A `Stats`, with sizes in bytes.
+
+    Raises:
+        MemoryError: the heap does not exist yet, and there is no memory to make it.
+        OSError: it does not exist yet, and the system refused to make it.
+
+    O(1): it reads counters and does not walk the heap. While released blocks wait, it also looks
+    at each process of the family, and returns the memory of blocks that no process can see.
     """
     return Stats(**_core.stats())

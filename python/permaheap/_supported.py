@@ -1,7 +1,7 @@
-"""Which interpreters permaheap runs on, and the one sentence that says so.
+"""The interpreters that permaheap supports, and the one sentence that says so.
 
-Both the build and the import ask here: ``import permaheap`` calls `check` before it loads the C
-core, and ``meson.build`` runs this file as a script, so older interpreters must understand it too.
+The build and the import both use it: ``import permaheap`` calls `check` before it loads the C core,
+and ``meson.build`` runs this file as a script. So older interpreters must be able to read it.
 """
 
 import os
@@ -20,7 +20,7 @@ SENTENCE = (
 class Interpreter:
     """The facts about an interpreter that decide whether it is supported.
 
-    The defaults describe the running one; tests pass others.
+    The defaults describe the running interpreter; tests pass other values.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Interpreter:
         self.machine = machine or os.uname().machine
 
     def refusal(self) -> "str | None":
-        """Return what is not supported about this interpreter, or None when all of it is."""
+        """Return the fact about this interpreter that is not supported, or None."""
         if self.implementation != "cpython":
             return self.implementation
         if not FIRST <= self.version <= LAST:
@@ -60,14 +60,14 @@ class Interpreter:
 
 
 def message(refused: str) -> str:
-    """Return the sentence that says what is supported and what was found instead."""
+    """Return a sentence with the supported interpreters, and with the fact that is not."""
     return f"{SENTENCE}; this is {refused}."
 
 
 def check() -> None:
-    """Raise ImportError, saying what is supported, unless this interpreter is.
+    """Raise ImportError if this interpreter is not supported; the message says why.
 
-    Takes microseconds.
+    O(1), some microseconds.
     """
     refused = Interpreter().refusal()
     if refused is not None:
@@ -75,18 +75,18 @@ def check() -> None:
 
 
 def missing_headers(include: str) -> "str | None":
-    """Return a sentence about CPython's internal headers when the folder ``include`` lacks them."""
+    """Return a sentence if the folder ``include`` lacks CPython's internal headers, or None."""
     if os.access(include + "/internal/pycore_object.h", os.R_OK):
         return None
     return (
-        f"{SENTENCE}, and is built with CPython's headers, the internal ones included, "
-        f"which are missing from {include} (Debian has them in python3.X-dev)."
+        f"{SENTENCE}. To build it, CPython's internal headers are needed, which are missing from "
+        f"{include}: install them (on Debian: python3.X-dev)."
     )
 
 
 def main() -> int:
-    """Say on standard error why this interpreter cannot build permaheap; return the exit status."""
-    import sysconfig  # only needed to build: it would slow down every import
+    """Print on standard error why this interpreter cannot build permaheap; return 1 if so, or 0."""
+    import sysconfig  # only the build needs it, and it would slow down every import
 
     refused = Interpreter().refusal()
     problem = message(refused) if refused else missing_headers(sysconfig.get_path("include"))

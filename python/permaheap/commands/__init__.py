@@ -1,8 +1,8 @@
-"""The commands of `python -m permaheap`, a module for each.
+"""The commands of `python -m permaheap`: one module for each.
 
-A command's module docstring is its help, its name the command's. It has `prepare_parser(parser)`,
-which adds the command's arguments, and `run(options)`, which returns an exit status. Commands parse
-and report; what they do is done elsewhere in the package.
+The name of the module is the name of the command, and its docstring is the command's help. It has
+`prepare_parser(parser)`, which adds the command's arguments, and `run(options)`, which returns an
+exit status. A command parses its arguments and reports; other modules of the package do the work.
 """
 
 import argparse
@@ -13,7 +13,7 @@ NAMES: tuple[str, ...] = ("cow", "run")
 
 
 class Command(Protocol):
-    """What the module of a command has."""
+    """The interface of a command's module."""
 
     __doc__: str | None
 
@@ -21,7 +21,7 @@ class Command(Protocol):
         """Add the command's arguments."""
 
     def run(self, options: argparse.Namespace) -> int:
-        """Do it; return the exit status."""
+        """Run the command; return its exit status."""
 
 
 def load() -> dict[str, Command]:

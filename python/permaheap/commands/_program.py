@@ -1,7 +1,8 @@
-"""A Python program, found as a shell would find it, and run as the interpreter would run it.
+"""A Python program: found as a shell finds it, and run as the interpreter runs it.
 
-No process is started: the program becomes the __main__ of this one, with the sys.argv and sys.path
-that it would have had. A program of another interpreter, or in another language, is refused.
+No process is started. The program becomes the __main__ of this process, with the same sys.argv and
+sys.path as if it had been started directly. A program of another interpreter, or in another
+language, is refused.
 """
 
 import builtins
@@ -22,12 +23,12 @@ from typing import Any
 
 
 class Refused(Exception):
-    """What was asked for cannot be run here; the message says why, and what to do."""
+    """The program cannot be run here; the message gives the reason and a remedy."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to execute as __main__."""
+    """The code to execute as __main__, and its surroundings."""
 
     code: CodeType
     arguments: list[str]
@@ -35,12 +36,12 @@ class Program:
     path: str
     """The first entry of sys.path."""
     attributes: dict[str, Any]
-    """Of the module __main__, such as __file__."""
+    """Attributes of the module __main__, such as __file__."""
     is_path: bool = False
-    """Whether path holds the program itself, and so is needed with Python's option -P, too."""
+    """Whether path holds the program itself; it is then needed with Python's option -P, too."""
 
     def run(self) -> None:
-        """Execute it, as this process's __main__."""
+        """Execute the program as the __main__ of this process."""
         main = ModuleType("__main__")
         main.__dict__.update({"__builtins__": builtins, **self.attributes})
         sys.modules["__main__"] = main
@@ -56,10 +57,12 @@ def find(words: Sequence[str]) -> Program:
     """Return the program that a command line names.
 
     Raises:
-        Refused: when it names none that can run in this interpreter.
+        Refused: the command line names no program that this interpreter can run.
     """
     if not words:
-        raise Refused("no program; write it behind --, as in: permaheap run -- python script.py")
+        raise Refused(
+            "no program is named; write it after --, as in: permaheap run -- python script.py"
+        )
     name, *arguments = words
     if re.fullmatch(r"python[\d.]*", Path(name).name):
         return _of_python(name, arguments)
@@ -70,7 +73,7 @@ def find(words: Sequence[str]) -> Program:
 
 
 def _located(name: str) -> str:
-    """Return the path of a program: those beside this interpreter come before the PATH."""
+    """Return the path of a program: beside this interpreter if it is there, else on the PATH."""
     if os.sep not in name:
         for folders in (sysconfig.get_path("scripts"), str(Path(sys.executable).parent), None):
             if found := shutil.which(name, path=folders):
@@ -84,7 +87,7 @@ def _located(name: str) -> str:
 
 
 def _of_python(name: str, arguments: list[str]) -> Program:
-    """Return what `python ARGUMENTS` runs."""
+    """Return the program that `python ARGUMENTS` runs."""
     interpreter = _located(name)
     if not _is_this_python(interpreter):
         raise Refused(_other_python(interpreter, [name, *arguments]))
@@ -100,16 +103,16 @@ def _of_python(name: str, arguments: list[str]) -> Program:
             return _script(path, rest)
         case [option, *_]:
             raise Refused(
-                f"the interpreter is running already, so its option {option!r} comes too late; "
+                f"the interpreter is already running, so its option {option!r} comes too late; "
                 f"give it before -m permaheap, as in: python {option} -m permaheap run -- ..."
             )
     raise Refused("python needs a script, -m MODULE or -c CODE here")
 
 
 def _is_this_python(interpreter: str) -> bool:
-    """Whether a path of an interpreter leads to the environment that runs this.
+    """Tell whether the path of an interpreter is in the environment that runs this process.
 
-    By the directory it lies in: the interpreters of two environments may be links to one file.
+    It compares the directories: the interpreters of two environments may be links to one file.
     """
     directory = Path(interpreter).parent
     return directory.exists() and directory.samefile(Path(sys.executable).parent)
@@ -117,8 +120,8 @@ def _is_this_python(interpreter: str) -> bool:
 
 def _other_python(interpreter: str, words: Sequence[str]) -> str:
     return (
-        f"{words[0]!r} belongs to another Python than this one ({sys.executable}); with permaheap "
-        f"installed there: {interpreter} -m permaheap run -- {shlex.join(words)}"
+        f"{words[0]!r} belongs to another Python than this one ({sys.executable}); install "
+        f"permaheap there, and run: {interpreter} -m permaheap run -- {shlex.join(words)}"
     )
 
 
@@ -126,23 +129,23 @@ def _other_python(interpreter: str, words: Sequence[str]) -> str:
 
 
 def _check_interpreter(path: str, words: Sequence[str]) -> None:
-    """Refuse a file that is no script of this Python."""
+    """Raise Refused if a file is no script of this Python."""
     with Path(path).open("rb") as file:
         first, second = file.readline(500), file.readline(500)
     if first.startswith(b"PK"):
-        return  # a zip file, which may well hold a program
+        return  # a zip file, which may hold a program
     interpreter = _interpreter(first, second)
     if "python" not in Path(interpreter).name:
         advice = ""
         if Path(path).name == "uwsgi":
-            advice = "; put this line into its configuration: import = permaheap.hooks.uwsgi"
+            advice = "; add this line to its configuration: import = permaheap.hooks.uwsgi"
         raise Refused(f"{path!r} is not a Python program{advice}")
     if not _is_this_python(interpreter):
         raise Refused(_other_python(interpreter, words))
 
 
 def _interpreter(first: bytes, second: bytes) -> str:
-    """Return the interpreter that the first lines of a script name, or an empty string."""
+    """Return the interpreter that the first lines of a script name, or ""."""
     if not first.startswith(b"#!"):
         return ""
     words = os.fsdecode(first[2:]).split()
@@ -156,7 +159,7 @@ def _interpreter(first: bytes, second: bytes) -> str:
 
 def _script(path: str, arguments: list[str]) -> Program:
     """Return a file, or a directory or zip file with a __main__.py, as a program."""
-    full = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - "./x" stays as it is in Python
+    full = os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118 - Python keeps "./x", too
     if inside := PathFinder.find_spec("__main__", [full]):
         return replace(_from_spec(inside, [path, *arguments], full), is_path=True)
     try:
@@ -177,7 +180,7 @@ def _script(path: str, arguments: list[str]) -> Program:
 
 
 def _module(name: str, arguments: list[str]) -> Program:
-    """Return what `python -m NAME` runs."""
+    """Return the program that `python -m NAME` runs."""
     here = str(Path.cwd())
     if not sys.flags.safe_path:
         sys.path[0] = here
@@ -186,7 +189,7 @@ def _module(name: str, arguments: list[str]) -> Program:
         if spec is not None and spec.submodule_search_locations is not None:
             spec = importlib.util.find_spec(f"{name}.__main__")
     except (ImportError, ValueError) as error:
-        raise Refused(f"no module named {name} can be run: {error}") from error
+        raise Refused(f"no module named {name} can be imported: {error}") from error
     if spec is None:
         raise Refused(f"there is no module named {name}, or it is a package without __main__")
     return _from_spec(spec, [str(spec.origin), *arguments], here)

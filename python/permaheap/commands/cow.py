@@ -1,8 +1,9 @@
 """Show which pages of memory each forked worker has copied, and why.
 
-PID is that of a parent whose workers are running. With COMMAND instead (put -- in front of it) the
-command is started, its workers are found as they appear, and it is watched until it ends; Ctrl-C
-is passed on to it, after a last look. Nothing in the processes is changed by looking.
+PID is the process id of a parent whose workers are running. Given a COMMAND instead (after --),
+permaheap starts it, finds its workers as they appear, and watches them until the command ends.
+Ctrl-C is passed on to the command, after a last look. The profiler changes nothing in the
+processes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from permaheap.cow._snapshot import Recorder
 if TYPE_CHECKING:
     from permaheap.cow import Profile
 
-# Of all the time at most this share goes into comparing memory.
+# The largest share of the time that is spent on comparing memory.
 _LOOKING = 0.2
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -43,7 +44,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds",
         type=_positive,
-        help="watch for so long; by default look once at PID, and watch COMMAND until it ends",
+        help="how long to watch; by default look once at PID, and watch COMMAND until it ends",
     )
     parser.add_argument(
         "--interval", type=_positive, default=1.0, help="seconds between samples, by default 1"
@@ -72,14 +73,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _watch_family(pid: int, options: argparse.Namespace) -> int:
     if options.mode == "trace":
-        raise OSError("--mode trace is for a COMMAND: it has to begin before workers are forked")
+        raise OSError(
+            "--mode trace needs a COMMAND, not a PID: the trace must begin before workers are "
+            "forked; use: permaheap cow --mode trace -- COMMAND"
+        )
     with contextlib.closing(Recorder(pid)) as recorder, _signals() as wait:
         seconds = options.seconds or 0
         for came in _watch(recorder, options, seconds, wait, recorder.is_alive):
             if came:
                 break
         if options.seconds:
-            recorder.sample()  # how it ended, however long the interval
+            recorder.sample()  # the end, also in the middle of an interval
         recorder.look()
         _report(recorder.known(), options)
     return 0
@@ -90,7 +94,7 @@ def _watch_command(command: list[str], options: argparse.Namespace) -> int:
     if options.mode == "trace":
         environment["PERMAHEAP_TRACE"] = "1"
     with _signals() as wait:
-        # In a group of its own, so that Ctrl-C comes here first: there is time for a last look.
+        # In a process group of its own: Ctrl-C then comes here first, and allows a last look.
         child = subprocess.Popen(command, env=environment, process_group=0)
         with contextlib.closing(Recorder(child.pid, mode=options.mode)) as recorder:
             seconds = options.seconds or float("inf")
@@ -113,9 +117,9 @@ _Wait = Callable[[float], list[int]]
 
 @contextlib.contextmanager
 def _signals() -> Iterator[_Wait]:
-    """Give a function that waits so many seconds, or until signals come; it returns their numbers.
+    """Give a function that waits some seconds or until signals come, and returns their numbers.
 
-    The end of a child ends the waiting, too.
+    The end of a child also ends the wait.
     """
     came: list[int] = []
 
@@ -151,9 +155,9 @@ def _watch(
     wait: _Wait,
     goes_on: Callable[[], bool],
 ) -> Iterator[list[int]]:
-    """Sample until the time is over; yield what signals came meanwhile, after each sample.
+    """Sample until the time is over; after each sample, yield the signals that have come.
 
-    Memory is compared as often as that does not cost too much.
+    It compares memory as often as the share `_LOOKING` of the time allows.
     """
     began = next_look = time.monotonic()
     with _screen(options) as show:
@@ -173,7 +177,7 @@ def _watch(
 
 @contextlib.contextmanager
 def _screen(options: argparse.Namespace) -> "Iterator[Callable[[Profile], None]]":
-    """Give a function that shows a profile, in place of the one before, on a terminal."""
+    """Give a function that shows a profile on a terminal, in place of the previous one."""
     if options.json == "-" or not sys.stderr.isatty():
         yield lambda profile: None
         return
@@ -182,7 +186,7 @@ def _screen(options: argparse.Namespace) -> "Iterator[Callable[[Profile], None]]
         from rich.live import Live
 
         from permaheap.cow._text import renderable
-    except ImportError:  # plain text has no way of taking back what it showed
+    except ImportError:  # plain text cannot replace earlier output
         yield lambda profile: None
         return
     with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:

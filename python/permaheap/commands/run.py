@@ -1,13 +1,13 @@
-"""Run a Python program whose forks share what it has loaded; its code stays as it is.
+"""Run a Python program whose forks share the memory that it has loaded; its code stays unchanged.
 
     permaheap run -- gunicorn --preload app:app
     permaheap run -- python script.py argument
     permaheap run -- python -m package.module argument
 
-The program runs in this very process, as if it had been started without permaheap: same process
-id, arguments, signals and exit status. Before it forks, permaheap.prefork() is called. A program
-that executes itself anew (gunicorn does on SIGUSR2) goes on without; so does one that spawns its
-workers, with a warning.
+The program runs in this process, as if it had been started without permaheap: with the same
+process id, arguments, signals and exit status. Before it forks, permaheap.prefork() is called. A
+program that executes itself again (gunicorn does on SIGUSR2) continues without permaheap. So does a
+program that spawns its workers, with a warning.
 """
 
 import argparse
@@ -28,12 +28,13 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="import this module first, with the current directory on the path: for programs whose "
-        "parent does not load the application by itself (granian); may be given several times",
+        "parent does not load the application itself (granian); may be given several times",
     )
     parser.add_argument(
         "--fork",
         action="store_true",
-        help="make multiprocessing fork where the program does not choose: its default before 3.14",
+        help="make multiprocessing fork unless the program chooses a start method: the default "
+        "before 3.14",
     )
     parser.add_argument(
         "program",
@@ -44,7 +45,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the program; what it raises, SystemExit above all, is for the interpreter to handle."""
+    """Run the program; the interpreter handles its exceptions, such as SystemExit."""
     words = options.program[options.program[:1] == ["--"] :]
     try:
         program = _program.find(words)

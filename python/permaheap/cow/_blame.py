@@ -1,7 +1,8 @@
-"""The cause of a first write: from the object and the field, and the function that wrote.
+"""The cause of a first write: from the object and its field, and from the function that wrote.
 
-The object is what was at the address when the process was forked, which is right for a first write:
-to free it would have been a write to its page. What is in no object is judged by the function.
+The object is the one that was at the address when the process was forked. That is right for a first
+write: freeing the object would have been a write to its page. A write to memory outside of objects
+is judged by the function.
 """
 
 import re
@@ -19,8 +20,8 @@ _NO_OBJECT = (POOL_HEAD, FREE_BLOCK, TABLE)
 _COUNT, _TYPE = range(8), range(8, 16)
 _GC_HEAD = range(-16, 0)
 
-# Beginnings of names ("$": whole names) of functions of CPython and the C library, and what they
-# write to memory that is in no object. The first that matches counts.
+# The cause of a write outside of objects, by the function: beginnings of names ("$": whole
+# names) of functions of CPython and the C library. The first match counts.
 _FUNCTIONS = {
     Cause.MALLOC: """
         malloc$ free$ realloc$ calloc$ cfree$ malloc_ _int_ unlink_chunk sysmalloc systrim tcache
@@ -52,7 +53,7 @@ _PATTERNS = [(cause, re.compile("|".join(names.split()))) for cause, names in _F
 
 
 def by_function(function: str | None) -> Cause | None:
-    """Return what a function writes to memory that is in no object, or None."""
+    """Return the cause of a function's write to memory outside of objects, or None."""
     if function is not None:
         for cause, pattern in _PATTERNS:
             if pattern.match(function):
@@ -61,7 +62,7 @@ def by_function(function: str | None) -> Cause | None:
 
 
 def by_place(place: Place, function: str | None) -> tuple[Cause, str]:
-    """Return what a write to this place means, and the name of the field."""
+    """Return the cause of a write to this place, and the name of the field."""
     type_name, offset, size = place
     if type_name in _NO_OBJECT:
         return _in_no_object(type_name, offset, by_function(function)), type_name

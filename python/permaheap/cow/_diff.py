@@ -1,10 +1,11 @@
-"""Which pages a worker has copied, from what the kernel says of its pages and its parent's.
+"""The pages that a worker has copied, from the kernel's tables of its pages and its parent's.
 
-A page was copied if both have it, as memory of their own, and not in the same frame. Frame numbers
-are for CAP_SYS_ADMIN only; without them a page that only one process has (bit 56) was copied by
-one of the two. Who wrote first decides who gets the copy, and who is *left behind* with the old
-page; that shows where a third process still shares the old one, or when the page was in the same
-frame at an earlier look. Pages that are swapped out are not looked at: that would bring them back.
+A page was copied if worker and parent both have it as anonymous memory, but in different frames.
+Only CAP_SYS_ADMIN can read frame numbers. Without them, a page that only one process has (bit 56)
+was copied by one of the two. The process that writes first gets the copy; the other one is *left
+behind* with the old page. A worker was left behind if a third process still shares the old page,
+or if the page was in the same frame at an earlier look. Pages that are swapped out are skipped,
+since a look would bring them back.
 """
 
 from array import array
@@ -34,11 +35,11 @@ class Look:
     has_frames: bool = True
     """Whether the entries have frame numbers."""
     too_large: int = 0
-    """Number of mappings that were left out: what reserves so much hardly uses it."""
+    """Number of mappings that were skipped: a mapping this large is hardly used."""
 
     @classmethod
     def at(cls, process: Process) -> "Look":
-        """Look at all its memory that is private and may be written to."""
+        """Look at all memory of a process that is private and writable."""
         look = cls(process.mappings())
         for mapping in look.mappings:
             if not mapping.is_private or "w" not in mapping.permissions:
@@ -53,7 +54,7 @@ class Look:
         return look
 
     def entry(self, address: int) -> int:
-        """Return the entry of a page; 0 if it is not there."""
+        """Return the entry of a page, or 0 if there is none."""
         mapping = self.mapping(address)
         if mapping is None or mapping.start not in self.entries:
             return 0
@@ -82,7 +83,7 @@ class Look:
         return low - 1
 
     def slice(self, start: int, end: int) -> "array[int]":
-        """Return the entries of the pages from start to end, 0 for those that are not there."""
+        """Return the entries of the pages from start to end; 0 for pages without an entry."""
         entries = array("Q")
         while start < end:
             mapping = self.mapping(start)
@@ -102,31 +103,31 @@ class Look:
 
 
 def _is_own(entry: int) -> bool:
-    """Whether a page is there and is anonymous memory, no file's."""
+    """Tell whether a page is present and is anonymous memory, not a file's."""
     return bool(entry & PRESENT) and not entry & FILE_OR_SHARED
 
 
 @dataclass
 class Copies:
-    """What became of a worker's pages."""
+    """A worker's pages that are no longer shared, sorted by the process that copied them."""
 
     copied: list[int] = field(default_factory=list)
-    """Addresses of the pages that it has copied."""
+    """Addresses of the pages that the worker has copied."""
     left_behind: list[int] = field(default_factory=list)
-    """Addresses of those that its parent has copied."""
+    """Addresses of the pages that its parent has copied."""
     suspects: list[int] = field(default_factory=list)
-    """Addresses of those that only their content tells about: for want of frame numbers."""
+    """Addresses of the pages that, without frame numbers, only their content can decide."""
 
 
 def copies_of(worker: Look, parent: Look, earlier: "tuple[Look, Look] | None") -> Copies:
-    """Sort a worker's own pages; `earlier` is a look at both of them that was taken before."""
+    """Sort a worker's own pages; `earlier` is a previous look at both processes."""
     found = Copies()
     for mapping in worker.mappings:
         ours = worker.entries.get(mapping.start)
         if ours is None:
             continue
         theirs = parent.slice(mapping.start, mapping.end)
-        # Equal entries mean the same frame; without frame numbers they mean nothing.
+        # Equal entries mean the same frame, but only if they have frame numbers.
         pages = range(len(ours))
         for page in compress(pages, map(ne, ours, theirs)) if worker.has_frames else pages:
             if _is_own(ours[page]):
@@ -145,10 +146,10 @@ def _sort(
     earlier: "tuple[Look, Look] | None",
 ) -> None:
     if not _is_own(theirs):
-        # Else it is new: what a worker did not inherit, it did not copy.
+        # Any other page is new: the worker did not inherit it, so it did not copy it.
         inherited = parent.mapping(address)
         if mapping.is_file and inherited is not None and inherited.name == mapping.name:
-            found.copied.append(address)  # of the file's page, which the parent only read
+            found.copied.append(address)  # a copy of the file's page, which the parent only read
     elif ours & FRAME and theirs & FRAME:
         if ours & FRAME != theirs & FRAME:
             left = not ours & EXCLUSIVE or _stayed(address, ours, earlier)
@@ -162,7 +163,7 @@ def _sort(
 
 
 def _stayed(address: int, ours: int, earlier: "tuple[Look, Look] | None") -> bool:
-    """Whether a page is in the frame in which both had it at an earlier look."""
+    """Tell whether a page is in the frame that both processes shared at an earlier look."""
     if earlier is None:
         return False
     worker, parent = earlier

@@ -1,11 +1,11 @@
-"""Why a worker has copied a page, from what differs between its memory and its parent's.
+"""The reason why a worker has copied a page, from the differences to its parent's memory.
 
-Each word that differs belongs to an object, a field of which it is. The page's cause is that of
-most of the objects with a difference; what else there was is in the detail. Where no word differs,
-references were counted up and down again: then the mortal objects on the page are the candidates,
-the most frequent type first.
+Each word that differs belongs to a field of an object. The cause of the page is the cause of most
+objects with a difference; the detail names the other causes. If no word differs, references were
+counted up and down again. Then the mortal objects on the page are the candidates, the most frequent
+type first.
 
-Who was there first cannot be told from a comparison: that is what the trace mode is for.
+A comparison cannot tell which write came first: the trace mode can.
 """
 
 from bisect import bisect_right
@@ -56,25 +56,25 @@ def changes_between(address: int, before: bytes, after: bytes) -> list[Change]:
 
 
 class Inherited:
-    """What is known of a parent's memory at one look, whoever inherited it."""
+    """A parent's memory at one look, for all workers that inherited it."""
 
     def __init__(
         self, process: Process, look: Look, objects: bool, object_map: ObjectMap | None
     ) -> None:
-        """Without `objects` nothing is known of the interpreter in it."""
+        """Keep the look; without `objects` the interpreter in the process is unknown."""
         self.process = process
         self.look = look
         self.objects = objects
         self.types = Types(process, look.mappings)
         self.unchanged: dict[int, Page] = {}
-        """What was said of pages that a worker has copied and not changed."""
+        """The results for pages that a worker has copied but not changed, by address."""
         self._map = object_map
         self._chunks: dict[int, Chunks] = {}
         self._large: dict[int, list[tuple[int, int]]] = {}
         self._last: tuple[int, Pool | None] | None = None
 
     def table(self, address: int, changes: Iterable[Change]) -> Finding | None:
-        """Tell about a table that some object has at an address; None if there is none."""
+        """Explain the changes to an object's table at an address; None if there is no table."""
         entry = self._map.find(address) if self._map else None
         if entry is not None and entry.table:
             return of_table(entry.start, entry.table, entry.type, changes)
@@ -83,7 +83,7 @@ class Inherited:
         return None
 
     def library(self, address: int, mapping: Mapping) -> str | None:
-        """Return the file of whose data anonymous memory is the rest (.bss); None: of none."""
+        """Return the file whose .bss the anonymous memory at an address is, or None."""
         before = self.look.before(mapping)
         if before is None or not before.is_file or before.permissions[1] != "w":
             return None
@@ -92,7 +92,7 @@ class Inherited:
         return before.name if self._large_block(address, mapping) is None else None
 
     def place(self, address: int, mapping: Mapping) -> Place | None:
-        """Return the object or the block at an address outside of the pools; None: unknown."""
+        """Return the object or block at an address outside of the pools; None if unknown."""
         entry = self._map.find(address) if self._map else None
         if entry is not None and not entry.table:
             head = self.process.memory(entry.start, 16)
@@ -110,8 +110,8 @@ class Inherited:
         return place_in_block(self.process, self.types, block)
 
     def _large_block(self, address: int, mapping: Mapping) -> int | None:
-        """Return where the block begins that malloc has mapped around an address, or None."""
-        # Not in files: to read a hole of one in memory would fill it.
+        """Return the start of the block around an address that malloc has mapped, or None."""
+        # Files are skipped: reading a hole of a file in memory would fill it.
         if not self.objects or mapping.name.startswith("/"):
             return None
         if mapping.start not in self._large:
@@ -121,9 +121,9 @@ class Inherited:
         return blocks[index][0] if index >= 0 and address < blocks[index][1] else None
 
     def locate(self, address: int) -> tuple[str, int, int] | None:
-        """Return what is at an address: an object's type, the offset in it, and its size.
+        """Return the type of the object at an address, the offset in it, and its size.
 
-        Where no object is, what stands for the type is one of POOL_HEAD, FREE_BLOCK and TABLE.
+        Where there is no object, POOL_HEAD, FREE_BLOCK or TABLE stands for the type.
         """
         entry = self._map.find(address) if self._map else None
         if entry is not None:
@@ -146,10 +146,10 @@ class Inherited:
         if place is None or place.type is None:
             return None
         offset = address - place.start
-        return place.type.name, offset, offset + 8  # or more: malloc's blocks are no exact measure
+        return place.type.name, offset, offset + 8  # at least: malloc's blocks are larger
 
     def _pool(self, address: int) -> Pool | None:
-        """Return the pool at an address; the last one is kept, as the next question is near."""
+        """Return the pool at an address. The last one is kept: the next address is often near."""
         if self._last is None or self._last[0] != address:
             data = self.process.memory(address, POOL) if self.objects else None
             self._last = address, Pool.parse(address, data, self.types)
@@ -157,17 +157,17 @@ class Inherited:
 
 
 class Explainer:
-    """Tells why one worker has copied pages."""
+    """Explains the pages that one worker has copied."""
 
     def __init__(self, inherited: Inherited, worker: Process, look: Look) -> None:
-        """Take a look at the worker."""
+        """Take a worker, a look at it, and the memory that it inherited."""
         self._inherited = inherited
         self._worker = worker
         self._new_types = Types(worker, look.mappings)
         self._stacks = _stacks(inherited, worker)
 
     def explain(self, addresses: Iterable[int]) -> Iterator[Page]:
-        """Yield what is known of the pages at these addresses, in their order."""
+        """Yield a `Page` for each of these addresses, in their order."""
         by_pool: dict[int, list[int]] = {}
         for address in addresses:
             by_pool.setdefault(address & -POOL, []).append(address)
@@ -175,10 +175,10 @@ class Explainer:
             yield from self._near(pool_address, pages)
 
     def _near(self, pool_address: int, pages: list[int]) -> Iterator[Page]:
-        """Tell about pages of which all are in one pool, or none is."""
+        """Explain pages that are all in one pool, or all outside of pools."""
         parent = self._inherited
         mapping = parent.look.mapping(pages[0])
-        # Not around a page of a file: to read a hole of one in memory would fill it.
+        # Pages of files are skipped: reading a hole of a file in memory would fill it.
         may_be = parent.objects and mapping is not None and mapping.is_anonymous
         before = parent.process.memory(pool_address, POOL) if may_be else None
         pool = Pool.parse(pool_address, before, parent.types)
@@ -203,10 +203,10 @@ class Explainer:
                 )
 
     def _elsewhere(self, address: int) -> Page:
-        """Tell about a page that is not one of the allocator of small blocks."""
+        """Explain a page outside of the pools of small blocks."""
         look = self._inherited.look
         mapping = look.mapping(address)
-        if mapping is None or "w" not in mapping.permissions:  # it was unmapped meanwhile
+        if mapping is None or "w" not in mapping.permissions:  # it was unmapped in between
             return Page(address, Cause.UNKNOWN)
         if mapping.name == "[stack]" or mapping.start in self._stacks:
             return Page(address, Cause.STACK, mapping.name or "stack of a thread")
@@ -220,7 +220,7 @@ class Explainer:
         return self._block(address, mapping)
 
     def _block(self, address: int, mapping: Mapping) -> Page:
-        """Tell about a page of the C library's heap, or of a large block."""
+        """Explain a page of the C library's heap, or of a large block."""
         parent = self._inherited
         before = parent.process.memory(address, PAGE) if parent.objects else None
         after = self._worker.memory(address, PAGE) if parent.objects else None
@@ -245,7 +245,7 @@ class Explainer:
 
 
 class _InPool:
-    """Tells about pages of one pool that a worker has changed."""
+    """Explains the pages of one pool that a worker has changed."""
 
     def __init__(self, inherited: Inherited, pool: Pool, after: bytes, new_types: Types) -> None:
         self._inherited = inherited
@@ -253,7 +253,7 @@ class _InPool:
         self._after = Pool.parse(pool.address, after, new_types)
 
     def page(self, address: int, changes: list[Change]) -> Page:
-        """Tell about a page with changes."""
+        """Explain a page with changes."""
         by_block: dict[int, list[Change]] = {}
         for change in changes:
             index = self._before.index(change[0] - self._before.address)
@@ -288,7 +288,7 @@ class _InPool:
 
 
 def _candidates(address: int, pool: Pool) -> Page:
-    """Tell about a page of a pool that was copied and has not changed."""
+    """Explain a page of a pool that was copied but has not changed."""
     mortal = Counter(
         found.name
         for index in pool.between(address, PAGE)
@@ -305,7 +305,7 @@ def _name(place: Place) -> str | None:
 
 
 def _page(address: int, findings: Sequence[Finding], names: Iterable[str]) -> Page:
-    """Choose the cause that most objects have. Whatever is new or dies changes a free list, too."""
+    """Choose the cause of most objects. New and freed objects also change a free list."""
     votes = Counter(each.cause for each in findings)
     for weak in (Cause.UNKNOWN, Cause.FREE_LIST):
         if len(votes) > 1:
@@ -327,7 +327,7 @@ def _page(address: int, findings: Sequence[Finding], names: Iterable[str]) -> Pa
 
 
 def _stacks(inherited: Inherited, worker: Process) -> set[int]:
-    """Return where the mappings start that are stacks of threads."""
+    """Return the starts of the mappings that are stacks of threads."""
     found = set()
     for pointer in inherited.process.stack_pointers() + worker.stack_pointers():
         mapping = inherited.look.mapping(pointer)

@@ -1,14 +1,14 @@
-"""A profile as one HTML page that needs nothing else: no network, no other file.
+"""A profile as one self-contained HTML page: it needs no network and no other file.
 
-report/ holds the page, its style sheet and its scripts, which `render` puts together with the
-profile's data. The data travel as base64 of zlib-compressed JSON, which the page unpacks by itself:
-hundreds of thousands of pages of memory take a few hundred KB, and there is nothing in base64 that
-HTML could take for a tag, whatever the types of the profiled application are called.
+The folder report/ holds the page, its style sheet and its scripts; `render` joins them with the
+profile's data. The data are base64 of zlib-compressed JSON, which a script of the page unpacks.
+Hundreds of thousands of pages of memory take a few hundred KB. Base64 contains nothing that HTML
+could treat as a tag, whatever names the types of the profiled application have.
 
 The JSON holds each string, each kind of page (cause, certain, object, detail) and each set of
 neighbours once. A worker's pages are three columns of numbers, in the order of their addresses:
-`step` (from the page before, in pages; the first from 0), `kind` and `near` (indexes). `views` are
-the figures of _summary.py: of the family, then of each worker.
+`step` (the distance in pages from the previous page; from 0 for the first), `kind` and `near`
+(indexes). `views` are the figures of _summary.py: of the family, then of each worker.
 """
 
 import base64
@@ -27,10 +27,10 @@ NEIGHBOURS_SHOWN = 24
 
 
 def render(profile: Profile) -> str:
-    """Return the page, to be written to a file as UTF-8.
+    """Return the HTML page as text, to be written to a file as UTF-8.
 
-    Of more than a thousand samples of a process, about a thousand are drawn; names longer than
-    160 characters are cut. The profile as JSON (to_json) has everything.
+    If a process has more than a thousand samples, about a thousand are drawn. Names longer than
+    160 characters are cut. The profile as JSON (`to_json`) is complete.
 
     Raises:
         ValueError: a time is infinite or not a number.
@@ -123,7 +123,7 @@ def _columns(
 
 
 def _samples(samples: Sequence[Sample]) -> list[list[float]]:
-    """Return the samples to draw: every n-th, and the last."""
+    """Return the samples to draw: every n-th one, and the last."""
     stride = max(1, len(samples) // SAMPLES_SHOWN)
     drawn = [*samples[:-1:stride], *samples[-1:]]
     return [[round(item.seconds, 3), item.private_dirty, item.pss, item.shared] for item in drawn]

@@ -1,4 +1,4 @@
-"""A profile as JSON, and back again: the round trip is exact.
+"""A profile as JSON, and back: the round trip is exact.
 
 The text is one object:
 
@@ -20,12 +20,12 @@ The text is one object:
     PAGE: {"address": 139637976727552, "cause": "reference count", "object": "dict",
            "detail": "ob_refcnt", "neighbours": ["list"], "certain": true}
 
-The fields are those of _model.py's records, in their order; every field is always there, "object"
-and "detail" may be null. The version is that of this schema: it grows when a field or a cause is
-renamed, changes its meaning or goes. Readers have to ignore fields that they do not know.
+The fields are those of _model.py's records, in their order. Every field is always present; "object"
+and "detail" may be null. "version" is the version of this schema: it grows when a field or a cause
+is renamed, removed, or changes its meaning. Readers must ignore unknown fields.
 
-Only what is not a text at all changes on the way: two halves of a surrogate pair, side by side in
-a name, are read back as the character that they stand for, as everywhere in JSON.
+Only one thing changes in a round trip, as everywhere in JSON: two halves of a surrogate pair that
+are side by side in a name are read back as the character that they stand for.
 """
 
 import json
@@ -39,7 +39,7 @@ VERSION = 1
 
 
 def to_json(profile: Profile) -> str:
-    """Return the profile as JSON, which from_json reads.
+    """Return the profile as JSON; `from_json` reads it.
 
     Raises:
         ValueError: a time is infinite or not a number.
@@ -58,11 +58,11 @@ def to_json(profile: Profile) -> str:
 
 
 def from_json(text: str) -> Profile:
-    """Return the profile that to_json wrote.
+    """Return the profile that `to_json` wrote.
 
     Raises:
-        ValueError: the text is not JSON, not a profile, or one of another version of the schema;
-            the message says where.
+        ValueError: the text is not JSON, not a profile, or a profile of another version of the
+            schema. The message says where.
 
     O(pages).
     """
@@ -73,7 +73,7 @@ def from_json(text: str) -> Profile:
     if version != VERSION:
         raise ValueError(
             f"this profile has version {version} of the schema, and this permaheap reads "
-            f"version {VERSION}: use the permaheap that wrote it"
+            f"version {VERSION}; read it with the permaheap that wrote it"
         )
     return Profile(
         mode=document.get("mode", str),
@@ -90,7 +90,7 @@ def from_json(text: str) -> Profile:
 
 
 def _record(record: Any) -> dict[str, Any]:
-    """Return a record's fields, not copied: asdict() would go through every page."""
+    """Return a record's fields without copying them: asdict() would walk every page."""
     return {field.name: getattr(record, field.name) for field in fields(record)}
 
 
@@ -98,7 +98,7 @@ _REQUIRED = object()
 
 
 class _Node:
-    """A part of the document, and what to call it when it is wrong."""
+    """A part of the document, and its name for error messages."""
 
     __slots__ = ("name", "parent", "value")
 
@@ -109,7 +109,7 @@ class _Node:
 
     @property
     def where(self) -> str:
-        """The way to it, as "pid of workers[0] of the profile"."""
+        """The path to it, as "pid of workers[0] of the profile"."""
         if self.parent is None:
             return str(self.name)
         if isinstance(self.name, int):
@@ -125,7 +125,7 @@ class _Node:
         return self.value
 
     def field(self, name: str, default: Any = _REQUIRED) -> "_Node":
-        """Return a field, which may be missing if there is a default."""
+        """Return a field; it may be missing if there is a default."""
         value = self.check(dict).get(name, default)
         if value is _REQUIRED:
             raise ValueError(f'{self.where} has no "{name}"')

@@ -1,4 +1,4 @@
-"""From the record of a first write to a page of the profiler: what was written to, and by whom."""
+"""From the record of a first write to a `Page`: the object, the field, and the function."""
 
 from functools import cached_property
 from pathlib import Path
@@ -17,21 +17,21 @@ class Judge:
     """Names the causes of one child's first writes."""
 
     def __init__(self, child: Child, locate: Locate | None) -> None:
-        """Go by the child's memory when it was forked, and by who knows its objects, if any."""
+        """Judge by the child's memory when it was forked; `locate` finds its objects, if given."""
         self._child = child
         self._locate = locate or (lambda address: None)
         self._functions: dict[int, tuple[str, str | None]] = {}
 
     @cached_property
     def _maps_now(self) -> Maps:
-        """What it has loaded since it was forked, if it still runs."""
+        """The child's mappings now, with files that it has loaded since; empty if it has ended."""
         try:
             return Maps(Path(f"/proc/{self._child.pid}/maps").read_text())
         except OSError:
             return Maps("")
 
     def page(self, write: Write) -> Page:
-        """Return what is known of the page that was written to."""
+        """Return the `Page` of a first write."""
         code, function = self._function(write.instruction)
         place = self._locate(write.address)
         name: str | None = None
@@ -59,7 +59,7 @@ class Judge:
         return _base(mapping.name) if mapping is not None and mapping.name else None
 
     def _function(self, instruction: int) -> tuple[str, str | None]:
-        """Return the names of the file and of the function that an instruction is in."""
+        """Return the names of the file and of the function that contain an instruction."""
         if instruction not in self._functions:
             self._functions[instruction] = self._look_up(instruction)
         return self._functions[instruction]
@@ -73,15 +73,15 @@ class Judge:
 
 
 def _elsewhere(mapping: str | None, code: str, function: str | None) -> tuple[Cause, bool]:
-    """Judge a write to memory where no object is known; and whether that is certain."""
+    """Return the cause of a write where no object is known, and whether it is certain."""
     if mapping not in (None, _HEAP):
         return Cause.OTHER_MAPPING, True
     cause = _blame.by_function(function)
     if cause is not None:
         return cause, True
     if code.startswith(("libc.", "libc-")):
-        return Cause.MALLOC, mapping == _HEAP  # elsewhere it may be copying for anybody
-    if code.startswith(("python", "libpython")):  # stripped, or a function that is not in the table
+        return Cause.MALLOC, mapping == _HEAP  # elsewhere it may copy data for any function
+    if code.startswith(("python", "libpython")):  # stripped, or the table lacks the function
         return (Cause.MALLOC if mapping == _HEAP else Cause.NEW_OBJECT), False
     return Cause.UNKNOWN, False
 

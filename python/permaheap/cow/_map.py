@@ -1,7 +1,7 @@
-"""The map of objects that a parent leaves for the profiler: made in the parent, read from outside.
+"""The map of objects: the parent writes it, and the profiler reads it from outside.
 
-src/cow/object_map.c describes the file. By it the profiler also knows the large objects, and the
-owners of the tables that dicts, lists, sets and instances have elsewhere.
+src/cow/object_map.c describes the file. It tells the profiler about large objects, and about the
+owners of tables that dicts, lists, sets and instances keep elsewhere.
 """
 
 import gc
@@ -20,17 +20,17 @@ _MAGIC = b"POBJMAP1"
 _TABLES = ("", "table of keys", "values of attributes", "items", "table", "text")
 _IMMORTAL = 1 << 31
 
-_left: tuple[int, int] | None = None  # descriptor, and the file's number: somebody may close it
+_left: tuple[int, int] | None = None  # descriptor and inode: the program may close the descriptor
 
 
 def leave_map() -> None:
     """Leave a map of all objects of this process, for `permaheap cow` to read.
 
-    It is a file in memory of 16 bytes for each object and table, shared with the workers that are
-    forked from here; a second call replaces the first one's. No object is written to.
+    The map is a file in memory, with 16 bytes for each object and table. The workers that are
+    forked from here share it. A second call replaces the map of the first. No object is written to.
 
     Raises:
-        MemoryError: there is no memory for it.
+        MemoryError: there is no memory for the map.
         OSError: the file cannot be made.
 
     O(number of objects).
@@ -44,7 +44,7 @@ def leave_map() -> None:
 
 
 def _inode(descriptor: int) -> int:
-    """Return the number of a file that is open; 0 if it is not."""
+    """Return the inode number of an open file; 0 if the descriptor is closed."""
     try:
         return os.fstat(descriptor).st_ino
     except OSError:
@@ -52,9 +52,10 @@ def _inode(descriptor: int) -> int:
 
 
 def _roots() -> list[object]:
-    """Return what the collector knows, and where to find what it was told to leave alone.
+    """Return the objects that the collector tracks, and roots of those that gc.freeze() hides.
 
-    (That it hides; and to thaw it, to freeze it again after, would freeze all else, too.)
+    The collector does not list the hidden ones. gc.unfreeze() would show them, but freezing them
+    again would freeze all other objects, too.
     """
     return [*gc.get_objects(), sys.modules, *sys._current_frames().values()]
 
@@ -64,33 +65,33 @@ class Entry:
     """An object or a table of one."""
 
     start: int
-    """Address of the object, as id() gives it; of the table's first byte."""
+    """Address of the object, as id() gives it, or of the table's first byte."""
     type: str
-    """Name of the object's type; of the owner's, if it is a table."""
+    """Name of the type of the object, or of the table's owner."""
     front: int
-    """Bytes in front of it that belong to it."""
+    """Number of bytes in front of `start` that belong to the object."""
     size: int
-    """In bytes, from `start` on."""
+    """Number of bytes from `start` on."""
     table: str
-    """What kind of table; "" if it is an object."""
+    """The kind of table; "" if it is an object."""
     immortal: bool
 
 
 class ObjectMap:
-    """The map of a process, looked up by address in O(log n)."""
+    """The map of a process; a look-up by address costs O(log n)."""
 
     def __init__(self, data: bytes) -> None:
-        """Take the file's content.
+        """Read the content of the file.
 
         Raises:
-            ValueError: it is no such file.
+            ValueError: the content is not a map of objects.
         """
         if len(data) < _HEADER.size:
-            raise ValueError("no map of objects: it is too short")
+            raise ValueError("no map of objects: the file is too short")
         magic, entries, types, names = _HEADER.unpack_from(data)
         at = _HEADER.size
         if magic != _MAGIC or len(data) != at + 16 * entries + 4 * types + names:
-            raise ValueError("no map of objects")
+            raise ValueError("no map of objects: the header does not match the file")
         view = memoryview(data)
         self._starts = view[at : at + 8 * entries].cast("Q")
         at += 8 * entries
@@ -106,14 +107,14 @@ class ObjectMap:
         return len(self._starts)
 
     def find(self, address: int) -> Entry | None:
-        """Return what an address belongs to, or None."""
+        """Return the object or table that an address belongs to, or None."""
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._starts[index] + 8 * self._sizes[index]:
             return None
         return self._entry(index)
 
     def between(self, start: int, end: int) -> list[Entry]:
-        """Return what lies at least in part between two addresses."""
+        """Return the objects and tables that overlap a range of addresses."""
         first = bisect_right(self._starts, start) - 1
         if first < 0 or start >= self._starts[first] + 8 * self._sizes[first]:
             first += 1

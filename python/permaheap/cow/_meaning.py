@@ -1,4 +1,4 @@
-"""What a changed word of an object means: which field it is, and so why the page was copied."""
+"""The meaning of a changed word of an object: its field, and so the cause of the copied page."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from permaheap.cow._model import Cause
 from permaheap.cow._objects import LAYOUT, Place, Type
 
-# The strongest first: of the causes found in one object the first of these counts. Whoever changes
-# an object also counts references to it, and not the other way round.
+# The strongest cause first: of several causes in one object, the first of these counts. A change of
+# an object also counts references to it, but not the other way round.
 STRENGTH = (
     Cause.NEW_OBJECT,
     Cause.MUTATION,
@@ -25,25 +25,25 @@ STRENGTH = (
 )
 RANK = {cause: rank for rank, cause in enumerate(STRENGTH)}
 
-# Objects whose contents never change: if they do, it is another object.
+# The contents of these objects never change: if they do, it is another object.
 _FIXED = frozenset(["int", "float", "complex", "str", "bytes", "tuple", "range", "slice"])
 
 FIELDS: dict[str, list[tuple[int, int, Cause, str]]] = {}
-"""What a write to a field means, by the name of the type: first byte, end, cause, name."""
+"""The fields of a type, by its name: first byte, end, cause of a write, name."""
 for _type, _field, _cause, _start, _end in LAYOUT["meanings"]:
     FIELDS.setdefault(_type, []).append((_start, _end, Cause(_cause), _field))
 
 POOL_HEAD, FREE_BLOCK, TABLE = "head of a pool", "free block", "table of an object"
-"""What stands for the type's name where there is no object: in obmalloc's pools, and what dicts,
-lists and sets keep apart from themselves."""
+"""Stand for the type's name where there is no object: in obmalloc's pools, and in the tables that
+dicts, lists and sets keep elsewhere."""
 
 
-Change = tuple[int, int, int]  # address of a word, what it was, what it is
+Change = tuple[int, int, int]  # address of a word, its value before, its value now
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Why something was written to."""
+    """The cause of a write, and the object that was written to."""
 
     cause: Cause
     object: str | None = None
@@ -52,25 +52,25 @@ class Finding:
 
 
 def strongest(findings: Iterable[Finding]) -> Finding:
-    """Return the one whose cause counts most."""
+    """Return the finding with the strongest cause."""
     return min(findings, key=lambda each: RANK[each.cause])
 
 
 def is_immortal(count: int) -> bool:
-    """Whether a word with a reference count is that of an immortal object (PEP 683)."""
+    """Tell whether a word is the reference count of an immortal object (PEP 683)."""
     return bool(count >> 31 & 1)
 
 
 def _is_count(word: int) -> bool:
-    """Whether a word may be the reference count of a living object.
+    """Tell whether a word may be the reference count of a living object.
 
-    Objects on a free list of their type have no references, or the next one's address there.
+    Objects on a free list of their type have zero there, or the address of the next one.
     """
     return is_immortal(word) or 0 < word & 0xFFFFFFFFFF < 1 << 31
 
 
 def of_word(kind: Type, offset: int, before: int, after: int) -> Finding:
-    """Tell what a changed word at an offset from the start of an object means."""
+    """Return the meaning of a changed word at an offset from the start of an object."""
     name = kind.name
     if offset < -LAYOUT["gc_head"]:
         return Finding(Cause.MUTATION, name, "attributes or weak references")
@@ -96,12 +96,12 @@ def of_word(kind: Type, offset: int, before: int, after: int) -> Finding:
 
 
 def _same_but_for_interning(before: int, after: int) -> bool:
-    """Whether a word that begins with the state of a str differs in its first byte at most."""
+    """Tell whether a word that begins with the state of a str differs only in its first byte."""
     return (before ^ after) & 0xFFFFFF00 == 0
 
 
 def of_object(place: Place, changes: Iterable[Change]) -> Finding:
-    """Tell what changes (address, before, after) to one object mean, all together."""
+    """Return the meaning of all changes (address, before, after) to one object."""
     assert place.type is not None
     return strongest(
         of_word(place.type, address - place.start, before, after)
@@ -110,7 +110,7 @@ def of_object(place: Place, changes: Iterable[Change]) -> Finding:
 
 
 def of_table(start: int, table: str, owner: str, changes: Iterable[Change]) -> Finding:
-    """Tell what changes to a table mean that an object of a type named `owner` has elsewhere."""
+    """Return the meaning of all changes to a table of an object whose type is named `owner`."""
     return strongest(_of_word_in(table, owner, address - start) for address, _, _ in changes)
 
 

@@ -1,4 +1,4 @@
-"""What the profiler finds: plain records, which every report is made from."""
+"""The profiler's findings: plain records, the source of every report."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,17 +27,17 @@ class Page:
     """One page that a worker has copied."""
 
     address: int
-    """Of its first byte."""
+    """Address of its first byte."""
     cause: Cause
-    """The first write to it, as far as it can be told."""
+    """The cause of the first write to it, as far as it is known."""
     object: str | None = None
-    """What was written to: the name of its type, or of a mapping; None where nobody knows."""
+    """The type of the object that was written to, or the name of a mapping; None if unknown."""
     detail: str | None = None
-    """More about it: the field, the instruction, the function."""
+    """Details of the write: the field, the instruction, the function."""
     neighbours: tuple[str, ...] = ()
     """Names of the types of the other objects on the page."""
     certain: bool = True
-    """Whether the cause was seen, not concluded from what is left."""
+    """Whether the cause was seen, not inferred."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Sample:
     """A process's memory at one moment. Sizes are in bytes."""
 
     seconds: float
-    """Since the profiler began."""
+    """Time since the profiler began."""
     private_dirty: int
     pss: int
     shared: int
@@ -82,6 +82,6 @@ class Profile:
     heap: tuple[tuple[int, int], ...] = ()
     """Address ranges of the Python heap (start, end), for the map of pages."""
     notes: tuple[str, ...] = field(default=())
-    """What could not be looked at, and which privilege would help."""
+    """Things that the profiler could not look at, and the privilege that would help."""
     parent_samples: tuple[Sample, ...] = ()
-    """The parent's memory over time, where it was looked at: a part of the family's."""
+    """The parent's memory over time, if it was looked at; it is a part of the family's memory."""

@@ -1,14 +1,16 @@
-"""Where the objects are in another process's memory.
+"""The objects in another process's memory, found by the layout of its allocators.
 
-Small blocks (up to 512 bytes) lie in the *pools* of CPython's obmalloc: 16 KiB, aligned to that,
-with a head that says how large the blocks are and which of them are free; the numbers in it have to
-agree with each other, which other memory hardly does by chance. Larger blocks come from the C
-library's malloc, which puts the size in front of each. In a block an object has its type at its
-second word; in front of the object there may be a collector's header, and in front of that two
-words for attributes and weak references: its type says so. What is a type is found out by following
-types to the type of types, `type`, which is its own.
+Small blocks (up to 512 bytes) lie in the *pools* of CPython's obmalloc. A pool has 16 KiB, is
+aligned to that, and has a head with the size of its blocks and the free ones. The numbers in the
+head must agree with each other; in other memory they hardly do so by chance. Larger blocks come
+from the C library's malloc, which puts the size in front of each block.
 
-All offsets are those of the interpreter that permaheap was built for (`_core._layout`), so the
+An object in a block has the address of its type in its second word. In front of the object there
+may be a collector's header, and in front of that two words for attributes and weak references; the
+type tells. A word is the address of a type if the chain of types leads to `type`, which is its own
+type.
+
+All offsets are those of the interpreter that permaheap was built for (`_core._layout`). So the
 process must run the same version.
 """
 
@@ -29,7 +31,7 @@ _GC = LAYOUT["gc_head"]
 _PRE = LAYOUT["pre_head"]
 _FRONTS = (_GC, 0, _GC + _PRE, _PRE)
 
-# What debug hooks put in front of a block: its size, a letter for the kind, seven times 0xFD.
+# Debug hooks put 16 bytes in front of a block: its size, a letter for its kind, seven times 0xFD.
 _HOOK = 16
 _HOOKED = frozenset(int.from_bytes(bytes([kind]) + b"\xfd" * 7, "little") for kind in b"orm")
 
@@ -56,18 +58,18 @@ class Type:
 
     name: str
     front: int
-    """Bytes in front of its instances."""
+    """Number of bytes in front of its instances."""
     base: str
-    """The built-in type that its instances are laid out like, else its own name."""
+    """The built-in type whose layout its instances have, or its own name."""
     flags: int = field(compare=False)
-    """As they were when they were read: some change while the program runs."""
+    """Its flags when they were read: some of them change while the program runs."""
 
 
 class Types:
     """The types of a process, looked up by address."""
 
     def __init__(self, process: Process, mappings: list[Mapping]) -> None:
-        """Know none yet."""
+        """Keep the mappings; no type is known yet."""
         self._process = process
         usable = [each for each in mappings if each.permissions[0] == "r"]
         self._starts = [each.start for each in usable]
@@ -75,21 +77,21 @@ class Types:
         self._known: dict[int, Type | None] = {}
         self._pools: dict[int, bool] = {}
         self.by_front: dict[int, dict[int, Type]] = {front: {} for front in _FRONTS}
-        """The types that have been met, by what is in front of their instances, and address."""
+        """The types found so far, by the bytes in front of their instances, and by address."""
 
     def get(self, address: int) -> Type | None:
         """Return the type at an address, or None if there is none."""
         try:
             return self._known[address]
         except KeyError:
-            self._known[address] = None  # should it be met again on the way to `type`
+            self._known[address] = None  # ends a cycle on the way to `type`
             found = self._known[address] = self._look(address)
             if found is not None:
                 self.by_front[found.front][address] = found
             return found
 
     def front(self, address: int) -> int:
-        """Return how much lies in front of the instances of a type; -1 if there is none."""
+        """Return the number of bytes in front of the instances of a type; -1 if there is none."""
         found = self.get(address)
         return -1 if found is None else found.front
 
@@ -98,7 +100,7 @@ class Types:
         return index >= 0 and address + 256 <= self._ends[index]
 
     def _is_in_pool(self, address: int) -> bool:
-        """Whether an address is in a pool: classes are too large for that."""
+        """Tell whether an address is in a pool. A type is not: it is too large for that."""
         pool = address & -POOL
         if pool not in self._pools:
             head = self._process.memory(pool, _HEAD)
@@ -139,10 +141,10 @@ class Types:
 
 @dataclass(frozen=True)
 class Place:
-    """An object, or a block of memory that is none, in the process."""
+    """An object in the process, or a block of memory that holds none."""
 
     start: int
-    """Of the object itself, as id() gives it; of the block if it is none."""
+    """Address of the object, as id() gives it; of the block if it holds none."""
     type: Type | None
 
 
@@ -150,7 +152,7 @@ class Pool:
     """A pool of the allocator of small blocks, from its bytes."""
 
     def __init__(self, address: int, data: bytes, size: int, types: Types) -> None:
-        """Take what `parse` has checked; `size` is that of a block."""
+        """Take data that `parse` has checked; `size` is the size of a block."""
         self.address = address
         self.size = size
         self.words = memoryview(data).cast("Q")
@@ -196,19 +198,19 @@ class Pool:
         while self.address + _HEAD <= block < self.address + POOL and block % 8 == 0:
             index = self.index(block - self.address)
             if index in freed:
-                break  # somebody is just changing it
+                break  # the process is changing the list
             freed.add(index)
             block = self.words[(block - self.address) // 8]
         return freed
 
     def between(self, address: int, size: int) -> range:
-        """Return the numbers of the blocks that lie at least in part within some of its bytes."""
+        """Return the numbers of the blocks that overlap some of the pool's bytes."""
         offset = address - self.address
         first = max(self.index(offset), 0)
         return range(first, min(self.index(offset + size - 1) + 1, self.blocks))
 
     def is_free(self, index: int) -> bool:
-        """Whether nobody uses a block."""
+        """Tell whether a block is free."""
         return index >= self._unused_from or index in self._freed
 
     @cached_property
@@ -218,17 +220,17 @@ class Pool:
         return _HOOK if not _HOOKED.isdisjoint(seconds) else 0
 
     def _column(self, byte: int) -> list[int]:
-        """Return the word at a place in each block; it may be beyond the end of the last."""
+        """Return the word at an offset in each block; 0 if it is beyond the end of the pool."""
         at = (_HEAD + self._hook + byte) // 8
         column = self.words[at :: self.size // 8].tolist()[: self.blocks]
         return column + [0] * (self.blocks - len(column))
 
     @cached_property
     def types(self) -> list[Type | None]:
-        """The type of the object in each block; None where there is none, or nobody uses it.
+        """The type of the object in each block; None if the block is free or holds no object.
 
-        Types that were met before are looked up for all blocks at once; the few other words that
-        may be a type's address are looked at one by one.
+        Known types are looked up for all blocks at once. The few other words that may be the
+        address of a type are looked at one by one.
         """
         fronts = [front for front in _FRONTS if self._hook + front + 16 <= self.size]
         columns = {front: self._column(front + 8) for front in fronts}
@@ -250,7 +252,7 @@ class Pool:
 
     @cached_property
     def mortal(self) -> list[bool]:
-        """Whether the object in each block is mortal; False where there is none."""
+        """For each block, whether it holds a mortal object."""
         counts = {front: self._column(front) for front in {t.front for t in self.types if t}}
         return [
             found is not None and not counts[found.front][index] >> 31 & 1
@@ -272,10 +274,10 @@ _CHUNK_MAPPED = 2
 
 
 class Chunks:
-    """The blocks of the C library's main heap, which the program break bounds."""
+    """The blocks of the C library's main heap, below the program break."""
 
     def __init__(self, process: Process, heap: Mapping, types: Types) -> None:
-        """Walk it from its start; where a size is senseless, the rest stays unknown."""
+        """Walk the heap from its start; after a size that makes no sense the rest is unknown."""
         self._types = types
         self._process = process
         self._starts = list(self._walk(heap))
@@ -297,13 +299,13 @@ class Chunks:
             at += size
 
     def place(self, address: int) -> Place | None:
-        """Return the object that an address is in; None where that is not known."""
+        """Return the object or block that contains an address; None if unknown."""
         index = bisect_right(self._starts, address) - 1
         if index < 0 or index + 1 == len(self._starts):
             return None
         block = self._starts[index] + _CHUNK_HEAD
         if address < block:
-            return None  # malloc's own
+            return None  # in the head of the chunk
         found = self._places.get(block)
         if found is None:
             found = self._places[block] = place_in_block(self._process, self._types, block)
@@ -313,8 +315,8 @@ class Chunks:
 def large_blocks(process: Process, mapping: Mapping, types: Types) -> list[tuple[int, int]]:
     """Return the blocks that malloc has mapped within a mapping: (first byte, end), ascending.
 
-    Such blocks are whole pages, and a bit of their heads says what they are. The kernel shows
-    neighbours as one mapping, the allocator's arenas among them, so it is gone through by pages.
+    Such a block consists of whole pages, and a bit in its head marks it. The kernel shows adjacent
+    blocks, and arenas of obmalloc, as one mapping. So this function walks the mapping by pages.
     """
     found: list[tuple[int, int]] = []
     start = mapping.start
@@ -334,7 +336,7 @@ def large_blocks(process: Process, mapping: Mapping, types: Types) -> list[tuple
 
 
 def _mapped_size(before: int, size: int) -> int:
-    """Return how much was mapped for a block, from the two words of its head; 0: it is none."""
+    """Return the bytes mapped for a block, from the two words of its head; 0 if it is no block."""
     whole = size & ~_CHUNK_FLAGS
     if before or size & _CHUNK_FLAGS != _CHUNK_MAPPED:
         return 0
@@ -344,12 +346,12 @@ def _mapped_size(before: int, size: int) -> int:
 
 
 def place_in_block(process: Process, types: Types, block: int) -> Place:
-    """Return the object in a block of memory."""
+    """Return the object in a block of memory, or the block if it holds none."""
     head = process.memory(block, 80)
     words = memoryview(head or bytes(80)).cast("Q")
     hook = 0
     while hook < 2 * _HOOK and words[hook // 8 + 1] in _HOOKED:
-        hook += _HOOK  # one of the objects' allocator, around one of the C library's
+        hook += _HOOK  # the object allocator's hook may lie around malloc's
     for front in _FRONTS:
         address = words[(hook + front) // 8 + 1]
         if types.front(address) == front:
@@ -363,10 +365,11 @@ _FRAME_STACK = 16 * 1024
 
 
 def is_frame_stack(process: Process, address: int) -> bool:
-    """Whether a page is one of those where the interpreter keeps the frames of functions.
+    """Tell whether a page holds frames of Python functions.
 
-    They come in pieces of 16 KiB, with a head of three words: the piece before, this one's size,
-    and how much of it was in use when the next one was begun, in words.
+    The interpreter keeps frames in pieces of 16 KiB. A piece has a head of three words: the address
+    of the previous piece, its own size, and the number of its words that were in use when the next
+    piece was begun.
     """
     page = address & -PAGE
     for start in range(page, page - _FRAME_STACK, -PAGE):
@@ -380,7 +383,7 @@ def is_frame_stack(process: Process, address: int) -> bool:
 
 
 def is_table_of_keys(head: bytes | None) -> bool:
-    """Whether a block begins like the table of keys of a dict, whose numbers agree."""
+    """Tell whether a block begins like a dict's table of keys: the numbers in it agree."""
     if head is None:
         return False
     log2_size, log2_bytes, kind = head[8:11]
@@ -397,9 +400,9 @@ _COOKIE = b"xdebugpy"
 
 
 def python_version(process: Process, mappings: list[Mapping]) -> str | None:
-    """Return the version of the interpreter in a process, like "3.14.8" or "3.12"; None if none.
+    """Return the version of the interpreter in a process, like "3.14.8" or "3.12", or None.
 
-    From 3.13 on the interpreter has it in its data, behind a cookie for debuggers.
+    From 3.13 on the interpreter stores it in its data, after a cookie for debuggers.
     """
     version = None
     for mapping in mappings:

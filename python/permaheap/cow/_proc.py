@@ -1,10 +1,14 @@
-"""What the kernel tells of a process: /proc/PID, read and never written to.
+"""A process as the kernel shows it: /proc/PID, which is read and never written to.
 
-Nothing of the process is changed by looking: it is not stopped, and no page of it is written. Of
-what it takes to look: /proc/PID/smaps_rollup, maps and pagemap ask for the same user (or
-CAP_SYS_PTRACE), mem for the right to trace the process (which Yama, where it is on, gives to the
-process's ancestors and to CAP_SYS_PTRACE alone), and the frame numbers in pagemap for
-CAP_SYS_ADMIN: without that they read as zero. See Documentation/admin-guide/mm/pagemap.rst.
+A look changes nothing in the process: it does not stop it, and writes to none of its pages. It
+needs these rights:
+
+- smaps_rollup, maps and pagemap: the same user, or CAP_SYS_PTRACE.
+- mem: the right to trace the process. If Yama is on, only the process's ancestors and
+  CAP_SYS_PTRACE have it.
+- frame numbers in pagemap: CAP_SYS_ADMIN; otherwise they read as zero.
+
+See Documentation/admin-guide/mm/pagemap.rst of Linux.
 """
 
 import contextlib
@@ -35,40 +39,40 @@ class Mapping:
     start: int
     end: int
     permissions: str
-    """Like "rw-p"."""
+    """Such as "rw-p"."""
     name: str
-    """Of the file, or like "[heap]"; "" for anonymous memory."""
+    """Name of the file, or a name such as "[heap]"; "" for anonymous memory."""
     offset: int = 0
-    """Of its start in the file."""
+    """Offset in the file."""
 
     @classmethod
     def parse(cls, line: str) -> "Mapping":
-        """Return the mapping of a line."""
+        """Return the mapping that a line describes."""
         addresses, permissions, offset, _, _, *name = line.split(maxsplit=5)
         start, end = (int(word, 16) for word in addresses.split("-"))
         return cls(start, end, permissions, name[0] if name else "", int(offset, 16))
 
     @property
     def is_private(self) -> bool:
-        """Whether a write copies: private, and at some time writable."""
+        """Whether it is private, so that a write copies a page."""
         return self.permissions[3] == "p"
 
     @property
     def is_file(self) -> bool:
-        """Whether a file is behind it."""
+        """Whether it maps a file."""
         return self.name.startswith("/")
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether it is plain memory; newer versions of Python and of the C library name it."""
+        """Whether it is plain memory, which newer versions of Python and the C library name."""
         return not self.name or self.name == "[heap]" or self.name.startswith("[anon")
 
 
 class Process:
-    """One process, by its number; all methods raise Gone when it is not there any more."""
+    """One process, by its pid. All methods raise Gone when the process has ended."""
 
     def __init__(self, pid: int) -> None:
-        """Open nothing yet: what may not be opened is found out where it is needed."""
+        """Open nothing yet: files are opened, or refused, when they are needed."""
         self.pid = pid
         self._directory = Path("/proc") / str(pid)
         self._memory: int | None = None
@@ -76,38 +80,41 @@ class Process:
         self.started = self._stat()[19]
 
     def close(self) -> None:
-        """Close its files."""
+        """Close the files of the process that are open here."""
         for descriptor in (self._memory, self._pagemap):
             if descriptor is not None:
                 os.close(descriptor)
         self._memory = self._pagemap = None
 
     def read(self, name: str) -> bytes:
-        """Return a file of its directory, whole."""
+        """Return the whole content of a file in its directory."""
         try:
             return (self._directory / name).read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             raise Gone(f"process {self.pid} has ended") from None
         except PermissionError:
-            raise Gone(f"process {self.pid} may not be looked at: {name}") from None
+            raise Gone(
+                f"process {self.pid} may not be looked at: its file {name} needs the same user or "
+                "CAP_SYS_PTRACE"
+            ) from None
 
     def link(self, name: str) -> str:
-        """Return what a link of its directory points to; "" when that may not be known."""
+        """Return the target of a link in its directory; "" if it cannot be read."""
         with contextlib.suppress(OSError):
             return str((self._directory / name).readlink())
         return ""
 
     def _stat(self) -> list[bytes]:
-        """Return the fields of stat from the third (state) on: the second may hold blanks."""
+        """Return the fields of stat from the third one (state) on: the second may hold blanks."""
         return self.read("stat").rpartition(b")")[2].split()
 
     @property
     def parent(self) -> int:
-        """Number of its parent."""
+        """The pid of its parent."""
         return int(self._stat()[1])
 
     def is_alive(self) -> bool:
-        """Whether it is still this process, and no zombie."""
+        """Tell whether the process still runs; a zombie, or a later process, does not count."""
         try:
             fields = self._stat()
         except Gone:
@@ -120,7 +127,7 @@ class Process:
         return words.decode(errors="replace") or f"[{self.read('comm').decode().strip()}]"
 
     def children(self) -> list[int]:
-        """Return the numbers of its children, by all of its threads."""
+        """Return the pids of the children of all its threads."""
         found: list[int] = []
         for thread in self._names("task"):
             with contextlib.suppress(Gone):
@@ -141,7 +148,7 @@ class Process:
         return sums
 
     def stack_pointers(self) -> list[int]:
-        """Return where the stacks of its threads are, of those that wait in a system call."""
+        """Return the stack pointers of those of its threads that wait in a system call."""
         found = []
         for thread in self._names("task"):
             with contextlib.suppress(Gone, ValueError):
@@ -161,7 +168,7 @@ class Process:
         return entries
 
     def memory(self, address: int, size: int) -> bytes | None:
-        """Return so many bytes of its memory, or None where they cannot all be read."""
+        """Return some bytes of its memory, or None if not all of them can be read."""
         if self._memory is None:
             self._memory = self._open("mem")
         try:
@@ -171,14 +178,14 @@ class Process:
         return data if len(data) == size else None
 
     def has_memory(self) -> bool:
-        """Whether it still has any: a process that ends gives it up before it is a zombie."""
+        """Tell whether it still has memory: a process gives it up before it is a zombie."""
         try:
             return bool(self.read("maps"))
         except Gone:
             return False
 
     def can_read_memory(self) -> bool:
-        """Whether its memory may be read."""
+        """Tell whether its memory may be read."""
         try:
             if self._memory is None:
                 self._memory = self._open("mem")
@@ -193,14 +200,14 @@ class Process:
             raise Gone(f"process {self.pid}: {name}: {error.strerror}") from None
 
     def memfd(self, name: str) -> bytes | None:
-        """Return what is in its memfd of that name, or None if it has none."""
+        """Return the content of its memfd of this name, or None if it has none."""
         for descriptor in self._names("fd"):
             if self.link(f"fd/{descriptor}").startswith(f"/memfd:{name}"):
                 return self.read(f"fd/{descriptor}")
         return None
 
     def _names(self, directory: str) -> list[str]:
-        """Return what is in a directory of it; nothing if that may not be known."""
+        """Return the names in one of its directories; none if it cannot be read."""
         try:
             return [path.name for path in (self._directory / directory).iterdir()]
         except OSError:
@@ -208,7 +215,7 @@ class Process:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Yield the children of a process, theirs and so on; those that come and go are missed."""
+    """Yield the pids of all descendants of a process; short-lived ones may be missed."""
     try:
         children = Process(pid).children()
     except Gone:

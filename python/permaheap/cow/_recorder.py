@@ -1,8 +1,8 @@
 """The process that takes the kernel's records of page faults, and keeps the first writes.
 
-It is nobody's child and shares no memory with the traced family, so that it changes neither what
-they wait for nor what is counted as theirs. It looks 20 times a second, and when a ring is half
-full, and ends when the family has ended.
+It is no child of the traced family and shares no memory with it. So it changes neither the children
+that they wait for, nor the memory that is counted as theirs. It looks at the rings 20 times a
+second, and when one is half full. It ends when the family has ended.
 """
 
 import mmap
@@ -16,15 +16,15 @@ from permaheap import _core
 from permaheap.cow._proc import PAGE, Mapping
 from permaheap.cow._trace_file import CHILDREN, WRITE, Child, TraceFile, Write, started
 
-_PATIENCE = 2_000_000_000  # ns that a record may be older than what the child says of itself
+_PATIENCE = 2_000_000_000  # ns that a record may wait for its child to describe itself
 _ROUND = 50  # ms
 
 
 class Watched:
-    """A child, and which of the pages that it was born with it has written to."""
+    """A child, and those of its inherited pages that it has written to."""
 
     def __init__(self, child: Child) -> None:
-        """Begin with none."""
+        """Begin with a child that has written to none."""
         private = [each for each in child.maps.mappings if _is_copied(each)]
         self.number = child.number
         self._mappings = private
@@ -35,7 +35,7 @@ class Watched:
         self._seen: set[int] = set()
 
     def is_first(self, address: int) -> bool:
-        """Whether this is the first write to a page that was there before; remember it."""
+        """Tell whether this is the first write to an inherited page, and remember it."""
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._mappings[index].end:
             return False
@@ -50,9 +50,9 @@ class Watched:
         return index >= 0 and address < self._absent[index][1]
 
     def _is_loaded(self, index: int, page: int) -> bool:
-        """Whether a page of a file has been read before: then this is a write. Remember it."""
+        """Tell whether a file's page was read before: then this is a write. Remember it."""
         if not self._mappings[index].name.startswith("/"):
-            return False  # anonymous memory that was never used: whoever does copies nothing
+            return False  # anonymous memory that was never used: its first use copies nothing
         if page in self._loaded:
             return True
         self._loaded.add(page)
@@ -60,7 +60,7 @@ class Watched:
 
 
 def _is_copied(mapping: Mapping) -> bool:
-    """Whether the first write to a page of it copies the page."""
+    """Tell whether the first write to a page of a mapping copies the page."""
     return mapping.permissions.startswith("rw") and mapping.is_private
 
 
@@ -68,7 +68,7 @@ class Recorder:
     """Sorts records by child."""
 
     def __init__(self, file: TraceFile, rings: list[mmap.mmap]) -> None:
-        """Take over from the rings into the file."""
+        """Move records from these rings into this file."""
         self._file = file
         self._rings = rings
         self._parent = file.get("parent")
@@ -78,7 +78,7 @@ class Recorder:
         self._waiting: list[Write] = []
 
     def round(self) -> None:
-        """Take what the rings have."""
+        """Take all records that are in the rings."""
         asked = self._file.get("asked")
         writes, lost = self._waiting, 0
         for ring in self._rings:
@@ -93,7 +93,10 @@ class Recorder:
         self._file.put("answered", asked)
 
     def _learn(self) -> None:
-        """Get to know children, the youngest of each pid. A killed one may never say its own."""
+        """Read new children of the file; of several with one pid, the youngest counts.
+
+        A child that was killed may never have described itself.
+        """
         if self._known < min(self._file.forks, CHILDREN):
             children = self._file.children()
             self._known = len(children)
@@ -118,14 +121,14 @@ class Recorder:
             self._file.append(found)
 
     def family_lives(self) -> bool:
-        """Whether the parent or a child of it is still there."""
+        """Tell whether the parent or one of its children still runs."""
         return any(
             start is not None and started(pid) == start for pid, start in self._family.items()
         )
 
 
 def _map_ring(descriptor: int) -> mmap.mmap:
-    """Map as large a ring as this user may have."""
+    """Map the largest ring that this user may have."""
     size = 1 << 20
     while True:
         try:
@@ -142,19 +145,19 @@ def _record(file: TraceFile, events: list[int]) -> None:
         poll.register(event, select.POLLIN)
     recorder = Recorder(file, [_map_ring(event) for event in events])
     file.put("recorder", os.getpid())
-    _let_go_of_standard_error()
+    _close_standard_error()
     while True:
         lived = recorder.family_lives()
-        recorder.round()  # which may get to know a child of a parent that has ended
+        recorder.round()  # it may find a new child of a parent that has ended
         if not (lived or recorder.family_lives()):
             return
         for event, happened in poll.poll(_ROUND):
-            if happened & select.POLLHUP:  # for good: the thread that began the trace has ended
+            if happened & select.POLLHUP:  # for ever: the thread that began the trace has ended
                 poll.unregister(event)
 
 
-def _let_go_of_standard_error() -> None:
-    """Whoever started the recorder reads there until it has begun, and what kept it from that."""
+def _close_standard_error() -> None:
+    """End the messages for the process that started the recorder: it reads them until now."""
     sys.stderr.flush()
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
@@ -162,8 +165,8 @@ def _let_go_of_standard_error() -> None:
 
 
 def main(descriptor: int, events: list[int]) -> None:
-    """Record as nobody's child; return in the first process at once."""
-    if os.fork() == 0:  # a ring's mapping is not inherited, so it is made in there
+    """Record in an orphaned child; return at once in this process."""
+    if os.fork() == 0:  # the child maps the rings, since a fork does not inherit such mappings
         try:
             _record(TraceFile(descriptor), events)
         except OSError as error:

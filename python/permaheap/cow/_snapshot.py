@@ -1,4 +1,4 @@
-"""Profiles of a family of processes: one look at it, or many."""
+"""Profiles of a family of processes, from one look at it or from many."""
 
 import contextlib
 import os
@@ -16,25 +16,26 @@ from permaheap.cow._proc import PAGE, Gone, Mapping, Process, descendants
 
 
 def snapshot(pid: int | None = None, *, mode: str = "diff") -> Profile:
-    """Look at a family of processes once: what each worker has copied, and why.
+    """Look at a family of processes once: return the pages that each worker has copied, and why.
 
         >>> from permaheap.cow import snapshot
         >>> snapshot().workers  # this process has no children
         ()
 
     Args:
-        pid: the parent's process number; None: the calling process. Its workers are the processes
-            that were forked from it, and from those. What has run another program since is none.
-        mode: "diff": the memory of workers and parent is compared; nothing in them is changed.
+        pid: the parent's process id; None means the calling process. Its workers are all processes
+            forked from it, directly or not, except those that have run another program since.
+        mode: "diff" compares the memory of workers and parent. "trace" takes the first writes that
+            a trace has recorded. Neither changes anything in the processes.
 
     Returns:
-        The profile. What could not be looked at is in its notes.
+        The profile. Its notes name everything that could not be looked at.
 
     Raises:
         ProcessLookupError: there is no such process, or it may not be looked at.
         ValueError: there is no such mode.
 
-    O(private pages of the workers), with a comparison of 4 KiB for each that was copied.
+    O(private pages of the workers), and a comparison of 4 KiB for each copied page.
     """
     recorder = Recorder(os.getpid() if pid is None else pid, mode=mode)
     try:
@@ -47,7 +48,7 @@ def snapshot(pid: int | None = None, *, mode: str = "diff") -> Profile:
 
 @dataclass
 class _Member:
-    """A worker that was seen, and the process that has forked it."""
+    """A worker that was found, and the process that forked it."""
 
     process: Process
     parent: Process
@@ -58,12 +59,12 @@ class _Member:
 
 
 class Recorder:
-    """Watches a family: `sample` and `look` as often as wanted; both tell what is `known`."""
+    """Watches a family: `sample` and `look`, any number of times, add to the `known` profile."""
 
     def __init__(self, pid: int, *, mode: str = "diff") -> None:
         """Begin to watch the family of a process."""
         if mode not in ("diff", "trace"):
-            raise ValueError(f'there is no mode {mode!r}: "diff" or "trace"')
+            raise ValueError(f'there is no mode {mode!r}; use "diff" or "trace"')
         self._mode = mode
         try:
             self._root = Process(pid)
@@ -85,13 +86,13 @@ class Recorder:
             process.close()
 
     def is_alive(self) -> bool:
-        """Whether the process that it was begun with is there."""
+        """Tell whether the parent of the family still runs."""
         return self._root.is_alive()
 
     # --- Memory over time -----------------------------------------------------------------------
 
     def sample(self) -> None:
-        """Find new workers, and note how much memory each has now."""
+        """Find new workers, and note the memory that each of them has now."""
         self._find_workers()
         seconds = time.monotonic() - self._began
         with contextlib.suppress(Gone):
@@ -107,14 +108,14 @@ class Recorder:
                     self._consider(Process(pid))
 
     def _consider(self, process: Process) -> None:
-        """Make a process a member, if it runs what its parent runs: else it was not just forked."""
+        """Make a process a member if it runs the same program as its parent, so was only forked."""
         parent = self._process(process.parent)
         image = _image(process)
         if image is not None and image == _image(parent):
             self._members[process.pid] = _Member(process, parent, process.command())
 
     def _process(self, pid: int) -> Process:
-        """Return a process, the same one as before if it was met already."""
+        """Return the process with a pid; the same object if it is known already."""
         if pid == self._root.pid:
             return self._root
         if pid in self._members:
@@ -128,7 +129,7 @@ class Recorder:
     # --- Causes ---------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Find out what the workers have copied by now, and why."""
+        """Find the pages that the workers have copied by now, and the causes."""
         by_parent: dict[int, list[_Member]] = {}
         for member in self._members.values():
             if member.process.is_alive():
@@ -140,7 +141,7 @@ class Recorder:
     def _look_at(self, parent: Process, members: list[_Member]) -> None:
         processes = [parent, *(member.process for member in members)]
         for process in processes:
-            process.close()  # files that are open still are of the program before an exec
+            process.close()  # after an exec, open files still belong to the previous program
         look = Look.at(parent)
         self._heap = _heap_ranges(look.mappings)
         objects = self._can_tell_objects(parent, look, processes)
@@ -163,16 +164,16 @@ class Recorder:
         pages += [Page(address, Cause.LEFT_BEHIND) for address in copies.left_behind]
         if inherited.process.has_memory() and member.process.has_memory():
             member.pages = tuple(sorted(pages, key=lambda page: page.address))
-        # Else one of them has ended meanwhile: what an earlier look has told is better.
+        # Else one of them has ended in between: the result of an earlier look is better.
 
     def _ask_trace(self, member: _Member, inherited: Inherited) -> None:
-        """Take the first writes that were recorded in the act."""
+        """Take the first writes that the trace has recorded."""
         tracing: Any = import_module("permaheap.cow._trace")
         trace = tracing.find(member.parent.pid)
         if trace is None:
             self._note(
-                f"process {member.parent.pid} is not traced: it has to import permaheap with "
-                "PERMAHEAP_TRACE=1 before it forks, as with `permaheap run -- COMMAND`"
+                f"process {member.parent.pid} is not traced: set PERMAHEAP_TRACE=1, and import "
+                "permaheap in it before it forks, for example by `permaheap run -- COMMAND`"
             )
             return
         with contextlib.closing(trace):
@@ -188,8 +189,8 @@ class Recorder:
     def _check(self, look: Look) -> None:
         if not look.has_frames:
             self._note(
-                "no frame numbers (they need CAP_SYS_ADMIN): of pages that two processes no longer "
-                "share, it is not certain which of them copied"
+                "no frame numbers (they need CAP_SYS_ADMIN): where two processes no longer share a "
+                "page, it is not certain which of them copied it"
             )
         if look.too_large:
             self._note(f"{look.too_large} mappings of more than 32 GiB were not looked at")
@@ -198,21 +199,23 @@ class Recorder:
         for process in processes:
             if not process.can_read_memory():
                 self._note(
-                    f"the memory of process {process.pid} may not be read (that needs the same "
-                    "user and, where Yama restricts tracing, an ancestor or CAP_SYS_PTRACE): "
-                    "causes are told by mapping only"
+                    f"the memory of process {process.pid} may not be read, so causes are known by "
+                    "mapping only; run the profiler as the same user and, if Yama restricts "
+                    "tracing, from an ancestor of the process or with CAP_SYS_PTRACE"
                 )
                 return False
         version = python_version(parent, look.mappings)
         self._version = version or self._version
         built_for = f"3.{LAYOUT['version'] >> 16 & 0xFF}"
         if version is None:
-            self._note(f"process {parent.pid} is no CPython that can be recognised")
+            self._note(
+                f"process {parent.pid} is not recognised as CPython, so its objects are unknown"
+            )
             return False
         if version.split(".")[:2] != built_for.split("."):
             self._note(
-                f"process {parent.pid} runs Python {version}, the profiler {built_for}: objects "
-                "cannot be told; run it with the same version"
+                f"process {parent.pid} runs Python {version}, and the profiler {built_for}, so "
+                "objects are unknown; run the profiler with the same version"
             )
             return False
         return True
@@ -221,7 +224,7 @@ class Recorder:
         self._notes[text] = None
 
     def known(self) -> Profile:
-        """Return what the samples and the last looks have told."""
+        """Return the profile from all samples and the last looks."""
         return Profile(
             mode=self._mode,
             parent=self._root.pid,
@@ -238,7 +241,7 @@ class Recorder:
 
 
 def _object_map(parent: Process) -> ObjectMap | None:
-    """Return the map that a parent has left, if it has."""
+    """Return the map of objects that a parent has left, or None."""
     with contextlib.suppress(Gone, ValueError):
         data = parent.memfd(NAME)
         return ObjectMap(data) if data else None
@@ -246,7 +249,7 @@ def _object_map(parent: Process) -> ObjectMap | None:
 
 
 def _settle(copies: Copies, parent: Process, worker: Process) -> None:
-    """Find out by their content who has copied the pages that several processes share."""
+    """Decide by content which process copied the pages that several processes share."""
     if copies.suspects and parent.can_read_memory() and worker.can_read_memory():
         copies.left_behind += (
             address
@@ -262,9 +265,9 @@ def _sample(process: Process, seconds: float) -> Sample:
 
 
 def _image(process: Process) -> tuple[int, str] | None:
-    """Return what processes have in common that run the same start of the same program.
+    """Return a value that is equal in processes of one program start: forked, not executed.
 
-    The kernel puts the vdso at a random address whenever a program starts, and fork keeps it.
+    The kernel puts the vdso at a random address when a program starts, and fork keeps the address.
     """
     for mapping in process.mappings():
         if mapping.name == "[vdso]":
@@ -273,7 +276,7 @@ def _image(process: Process) -> tuple[int, str] | None:
 
 
 def _heap_ranges(mappings: list[Mapping]) -> tuple[tuple[int, int], ...]:
-    """Return where Python objects may be: writable memory without a file."""
+    """Return the address ranges of possible Python objects: writable memory without a file."""
     return tuple(
         (each.start, each.end)
         for each in mappings

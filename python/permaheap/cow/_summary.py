@@ -1,8 +1,8 @@
-"""What a profile comes to: the figures that every report shows, counted in one place.
+"""The figures of a profile that every report shows, counted in one place.
 
 The reporters (_text.py, _html.py) take a Profile and these figures, and lay them out; they read no
-files. What the profiler names comes out of other processes' memory, so it may be anything:
-`printable` is what they show of it.
+files. The names in a profile come from the memory of other processes, so they may hold any
+characters: reporters show them through `printable`.
 """
 
 from bisect import bisect_right
@@ -22,9 +22,9 @@ class CauseTotal:
     cause: Cause
     pages: int
     certain: int
-    """Of them, where the cause was seen; for the others it was inferred."""
+    """Those of the pages whose cause was seen; the cause of the others was inferred."""
     objects: tuple[tuple[str | None, int], ...]
-    """What was written to, and on how many pages, the most first; None: nobody knows."""
+    """Objects written to, and their numbers of pages, the most first; None means unknown."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Summary:
     """Some workers' figures at their last samples. Sizes are in bytes, counts are of pages."""
 
     private_dirty: int
-    """Per worker: the mean."""
+    """The mean of the workers."""
     private_dirty_most: int
-    """Of the worker that has the most."""
+    """The value of the worker with the most."""
     pss: int
-    """Of the workers together, and of the parent if it was looked at."""
+    """The sum of the workers, and of the parent if it was looked at."""
     shared: int
-    """Per worker: the mean."""
+    """The mean of the workers."""
     copied: int
-    """Pages that the workers have copied; one that two have copied counts twice."""
+    """Pages that the workers have copied; a page that two workers have copied counts twice."""
     heap_copied: int
-    """Of them, pages of the Python heap; all, where the profile does not say where that is."""
+    """Those of them in the Python heap; all of them if the profile does not know the heap."""
     heap_named: int
-    """Of those, pages whose cause is known."""
+    """Those pages of the heap whose cause is known."""
     causes: tuple[CauseTotal, ...]
-    """The largest first."""
+    """The causes, the largest first."""
 
     @property
     def named_share(self) -> float | None:
@@ -78,7 +78,7 @@ def summarize(profile: Profile, workers: Sequence[Worker] | None = None) -> Summ
 
 
 def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return address ranges in order, those that touch or overlap made one, without empty ones."""
+    """Return address ranges in order: touching and overlapping ones joined, empty ones left out."""
     result: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if result and start <= result[-1][1]:
@@ -89,7 +89,7 @@ def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def printable(name: str) -> str:
-    r"""Return a name with what does not print written as \x1b, \u202e; cut if it is too long."""
+    r"""Return a name with escapes (\x1b, \u202e) for unprintable characters, cut if too long."""
     text = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in name[: LONGEST_NAME + 1]
@@ -98,7 +98,7 @@ def printable(name: str) -> str:
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the largest unit of which there is one."""
+    """Return a number of bytes as text, in the largest unit that gives at least 1."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break

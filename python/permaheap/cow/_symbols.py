@@ -1,6 +1,6 @@
 """Names of functions by address, from the symbol tables of ELF files (the format: elf(5)).
 
-A file that was stripped names only what it exports; other functions have no name then, rather than
+A stripped file names only the functions that it exports. The others then have no name, instead of
 that of a neighbour.
 """
 
@@ -14,14 +14,14 @@ _SEGMENT = struct.Struct("<IIQQQQQQ")  # type, flags, offset, address, -, size i
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # name, type, flags, address, offset, size, link, ...
 _SYMBOL = struct.Struct("<IBBHQQ")  # name, info, other, section, value, size
 _LOAD, _SYMTAB, _DYNSYM = 1, 2, 11
-_FUNCTIONS = (2, 10)  # STT_FUNC, and one that is chosen when the file is loaded
+_FUNCTIONS = (2, 10)  # STT_FUNC and STT_GNU_IFUNC, which is resolved when the file is loaded
 
 
 class Symbols:
     """The functions of one file."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
-        """Read the tables of an ELF file; of another one, nothing."""
+        """Read the tables of an ELF file; any other file has no functions."""
         self._segments: list[tuple[int, int, int]] = []
         self._functions: list[tuple[int, int, str]] = []
         if data[:5] == b"\x7fELF\x02":
@@ -50,19 +50,19 @@ class Symbols:
         self._functions.sort()
 
     def at(self, offset: int) -> str | None:
-        """Return the function that the byte at an offset in the file belongs to, or None."""
+        """Return the name of the function at an offset in the file, or None."""
         for start, end, shift in self._segments:
             if start <= offset < end:
                 address = offset + shift
                 index = bisect_right(self._functions, (address, 1 << 64, "")) - 1
                 if index >= 0 and address < self._functions[index][1]:
-                    # Without what the compiler adds to parts and copies of a function.
+                    # Without the suffix that the compiler adds to parts and copies of a function.
                     return self._functions[index][2].partition(".")[0]
         return None
 
 
 def _head(data: bytes | mmap.mmap, at: int, sizes_at: int) -> tuple[int, int, int]:
-    """Return offset, size of an entry and number of entries of one of the two tables."""
+    """Return the offset, the size of an entry and the number of entries of one of the tables."""
     (offset,) = struct.unpack_from("<Q", data, at)
     size, number = struct.unpack_from("<HH", data, sizes_at)
     return offset, size, number
@@ -70,7 +70,10 @@ def _head(data: bytes | mmap.mmap, at: int, sizes_at: int) -> tuple[int, int, in
 
 @lru_cache(maxsize=64)
 def symbols_of(path: str) -> Symbols:
-    """Return the functions of a file; none if it cannot be read. O(size of its tables), once."""
+    """Return the functions of a file; none if it cannot be read.
+
+    O(size of its tables) for the first call, then O(1).
+    """
     try:
         with (
             Path(path).open("rb") as file,

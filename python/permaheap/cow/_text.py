@@ -1,7 +1,6 @@
-"""A profile as text: a plain table, and the same for the terminal with rich.
+"""A profile as text: a plain table, and the same table for a terminal with rich.
 
-Both lay out the same rows. rich is imported when `renderable` is called: the plain table needs
-nothing but Python.
+Both lay out the same rows. Only `renderable` imports rich: the plain table needs only Python.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,10 +33,10 @@ def table(profile: Profile) -> str:
 
 
 def renderable(profile: Profile) -> "RenderableType":
-    """Return the profile for a rich console, as for a live view.
+    """Return the profile for a rich console, for example for a live view.
 
     Raises:
-        ImportError: rich is not installed; the extra `permaheap[cow]` installs it.
+        ImportError: rich is not installed. The extra `permaheap[cow]` installs it.
 
     O(pages).
     """
@@ -76,7 +75,7 @@ def renderable(profile: Profile) -> "RenderableType":
 
 
 def title(profile: Profile) -> str:
-    """Return one line on what was profiled."""
+    """Return one line about the profiled family."""
     number = len(profile.workers)
     return (
         f"{number} worker{'' if number == 1 else 's'} of process {profile.parent}, "
@@ -96,7 +95,7 @@ def _totals(profile: Profile, summary: Summary) -> list[tuple[str, str]]:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as a percentage; 100 % is all of it, and 0 % none."""
+    """Return a share as a percentage; only the exact values 0 and 1 give 0 % and 100 %."""
     if share is None:
         return "-"
     if 0 < share < 0.001:
@@ -147,7 +146,7 @@ def _worker_rows(profile: Profile) -> list[tuple[str, ...]]:
 
 
 def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out rows below a heading; the last column, of free text, is not padded."""
+    """Lay out rows below a heading; the last column, free text, is not padded."""
     if not rows:
         return ""
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]

@@ -1,10 +1,11 @@
-"""Trace mode: what made a worker copy each page, seen in the act.
+"""Trace mode: the first write to each page that a worker has copied, recorded as it happens.
 
 A fork shares all memory and write-protects it, so the first write to a page is a page fault. Linux
-records page faults, with the address and the instruction, for whoever asks by perf_event_open(2).
-`start` asks in the parent, before it forks; what it asks for is inherited by all that it forks. The
-traced program runs as ever: its memory is not protected, no signal is sent to it, no system call
-fails. Its children do one thing more, right after the fork: they write down their map of memory.
+records page faults, with the address and the instruction, for a process that opens an event by
+perf_event_open(2). `start` opens events in the parent before it forks; all processes that it forks
+inherit them. The traced program runs as usual: its memory is not protected, it gets no signal, and
+no system call fails. Its children do one more thing, right after the fork: they write their map of
+memory into the trace's file.
 """
 
 import errno
@@ -26,20 +27,20 @@ _PATIENCE = 10  # seconds for the recorder to answer: it looks 20 times a second
 
 
 class Trace:
-    """The first writes of the children of one process; of all of them, alive or not."""
+    """The first writes of all children of one process, also of those that have ended."""
 
     def __init__(self, file: TraceFile) -> None:
-        """Read the trace in a file, and own it."""
+        """Own the file of a trace."""
         self._file = file
 
     @property
     def is_open(self) -> bool:
-        """Whether it can be read: a program may have closed all its files."""
+        """Whether the trace can be read: the program may have closed all its files."""
         return self._file.is_open
 
     @property
     def workers(self) -> tuple[int, ...]:
-        """The pids of all children so far, in the order of their birth."""
+        """The pids of all children so far, in the order of their forks."""
         return tuple(child.pid for child in self._file.children())
 
     @property
@@ -49,7 +50,7 @@ class Trace:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the trace does not have, and which privilege would help. Empty if it has all."""
+        """The gaps of the trace, and the privilege that would help. Empty if there are none."""
         notes = []
         untraced = [child.pid for child in self._file.children() if not child.text]
         if untraced:
@@ -57,41 +58,51 @@ class Trace:
                          f"untraced: {', '.join(map(str, untraced))}")  # fmt: skip
         cut = sum(not child.is_whole for child in self._file.children())
         if cut:
-            notes.append(f"{cut} children have more mappings than there was room for: reading what "
-                         "was never used before may pass for a write there")  # fmt: skip
+            notes.append(f"{cut} children have more mappings than the trace has room for: there, a "
+                         "read of unused memory may be counted as a write")  # fmt: skip
         if _numa_balancing():
-            notes.append("kernel.numa_balancing is on: reading may pass for a write")
+            notes.append("kernel.numa_balancing is on: a read may be counted as a write")
         if self._file.forks > CHILDREN:
             notes.append(f"only the first {CHILDREN} of {self._file.forks} children were traced")
         if self._file.get("lost"):
             notes.append(f"{self._file.get('lost')} page faults were lost: they came faster than "
-                         "they could be taken")  # fmt: skip
+                         "the recorder could take them")  # fmt: skip
         if not self._file.get("sees_kernel"):
-            notes.append("writes by system calls are missing: that takes CAP_PERFMON, or "
+            notes.append("writes by system calls are missing: recording them needs CAP_PERFMON, or "
                          "kernel.perf_event_paranoid <= 1")  # fmt: skip
         return tuple(notes)
 
     def writes(self, pid: int) -> tuple[Write, ...]:
         """Return the first write to each page that a child has copied, in order of time.
 
-        Raises TraceError when there is no such child or the recorder is gone. O(all first writes).
+        Raises:
+            TraceError: there is no such child, or the recorder does not answer.
+
+        O(all first writes of the trace).
         """
         child = self._child(pid)
         self._wait_for_recorder()
         return tuple(sorted(w for w in self._file.writes() if w.child == child.number))
 
     def pages(self, pid: int, locate: Locate | None = None) -> tuple[Page, ...]:
-        """Return the pages that a child has copied, and for each the cause of the first write.
+        """Return the pages that a child has copied, each with the cause of the first write.
 
-        `locate` tells which object was at an address when the child was forked: the name of its
-        type, the offset in it (negative: in its collector's header) and its size, or None. Raises
-        what `writes` raises.
+        Args:
+            pid: the process id of the child.
+            locate: gets an address, and returns the object that was there when the child was
+                forked: the name of its type, the offset in it (negative in its collector's header)
+                and its size in bytes; or None.
+
+        Raises:
+            TraceError: as `writes`.
+
+        O(all first writes of the trace).
         """
         judge = Judge(self._child(pid), locate)
         return tuple(judge.page(write) for write in self.writes(pid))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _child(self, pid: int) -> Child:
@@ -102,20 +113,22 @@ class Trace:
         return children[-1]
 
     def _wait_for_recorder(self) -> None:
-        """Wait for a whole round: what was written before the call is in the file then."""
+        """Wait for a whole round, so that all writes before this call are in the file."""
         asked = self._file.get("asked") + 1
         self._file.put("asked", asked)
         end = time.monotonic() + _PATIENCE
         while self._file.get("answered") < asked:
             if not runs(self._file.get("recorder")):
-                return  # it took all that there was before it ended
+                return  # it took all records before it ended
             if time.monotonic() > end:
-                raise TraceError("the trace's recorder does not answer")
+                raise TraceError(
+                    f"the trace's recorder has not answered for {_PATIENCE} seconds; try again"
+                )
             time.sleep(0.005)
 
 
 def _numa_balancing() -> bool:
-    """Whether the kernel now and then lets a process fault to see which processor uses a page."""
+    """Tell whether the kernel makes processes fault to learn which processor uses a page."""
     try:
         return Path("/proc/sys/kernel/numa_balancing").read_text().strip() != "0"
     except OSError:
@@ -128,29 +141,33 @@ _started: Trace | None = None
 
 
 def start() -> Trace:
-    """Trace what the processes write first that this thread forks from now on.
+    """Trace the first writes of all processes that this thread forks from now on.
 
-    Call it in the parent, in the thread that forks, before it does. Children of children are traced
-    as well, up to their exec. Calling it again returns the same trace, in a child as well.
+    Call it in the parent, in the thread that forks, before the fork. Children of children are
+    traced as well, until they run another program. Another call returns the same trace, also in a
+    child.
+
+    Returns:
+        The trace.
 
     Raises:
-        TraceError: when the kernel does not let this user record page faults, or has too little
-            memory. The program goes on untraced.
+        TraceError: the kernel does not let this user record page faults, or has too little memory.
+            The program continues without a trace.
 
-    O(number of processors), and the start of an interpreter (about 0.1 s). The idea, memory whose
-    first write is caught, is that of incremental checkpoints.
+    O(number of processors), and the start of an interpreter (about 0.1 s). Catching the first write
+    to a page is an idea of incremental checkpoints.
     """
     global _started
     if _started is None or not _started.is_open:
         try:
-            _started = find(os.getpid()) or Trace(_begin())  # another interpreter may have begun
+            _started = find(os.getpid()) or Trace(_begin())  # or of another interpreter
         except (OSError, RuntimeError) as error:
             raise TraceError(f"this process is not traced: {_advice(error)}") from error
     return _started
 
 
 def start_or_warn() -> None:
-    """Start, or say in a warning why not: what PERMAHEAP_TRACE=1 does at import."""
+    """Start a trace, or warn why there is none: the import calls it with PERMAHEAP_TRACE=1."""
     try:
         start()
     except TraceError as error:
@@ -158,7 +175,10 @@ def start_or_warn() -> None:
 
 
 def find(pid: int) -> Trace | None:
-    """Return the trace that a process started or is in, or None. Needs the rights to ptrace it."""
+    """Return the trace that a process started or is part of, or None.
+
+    The caller needs the right to trace the process (ptrace). O(its open files).
+    """
     file = TraceFile.of(pid)
     return None if file is None else Trace(file)
 
@@ -168,10 +188,10 @@ def _advice(error: Exception) -> str:
     if isinstance(error, OSError):
         number, said = error.errno, error.strerror or said
     if number in (errno.EPERM, errno.EACCES):
-        return (f"{said}; recording page faults takes kernel.perf_event_paranoid <= 2 or "
-                "CAP_PERFMON (containers that forbid perf_event_open: the latter)")  # fmt: skip
+        return (f"{said}; recording page faults needs kernel.perf_event_paranoid <= 2 or "
+                "CAP_PERFMON (the latter in containers that forbid perf_event_open)")  # fmt: skip
     if number in (errno.EINVAL, errno.E2BIG) and "page faults" in said:
-        return f"{said}; it takes Linux 5.13"
+        return f"{said}; it needs Linux 5.13"
     return said
 
 
@@ -192,7 +212,7 @@ def _begin() -> TraceFile:
 
 
 def _open_events(file: TraceFile, events: list[int]) -> None:
-    """Append an event per processor, with system calls' writes if that is allowed."""
+    """Append an event for each processor, with writes by system calls if that is allowed."""
     kernel = True
     for cpu in _processors():
         try:
@@ -206,7 +226,7 @@ def _open_events(file: TraceFile, events: list[int]) -> None:
 
 
 def _processors() -> Iterator[int]:
-    """Yield the numbers of the processors that are on, from a text like "0-3,6"."""
+    """Yield the numbers of the processors that are online, from a text like "0-3,6"."""
     text = Path("/sys/devices/system/cpu/online").read_text()
     for part in text.strip().split(","):
         first, _, last = part.partition("-")
@@ -231,7 +251,7 @@ def _launch_recorder(file: TraceFile, events: list[int]) -> None:
     )
     if not file.get("recorder"):
         said = launched.stderr.strip().rpartition("\n")[2]
-        raise OSError(f"permaheap: the trace's recorder could not begin: {said}")
+        raise OSError(f"permaheap: cannot start the trace's recorder: {said}")
 
 
 def _interpreter() -> str:

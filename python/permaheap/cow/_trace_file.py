@@ -1,7 +1,7 @@
-"""The file of a trace: who was forked, what its memory was then, and the first writes to it.
+"""The file of a trace: the forked children, their memory at the fork, and their first writes.
 
 It is a memfd, so it lives as long as a process has it open, and a reader finds it below
-/proc/PID/fd. `src/cow/trace.h` says what is where, and who writes what.
+/proc/PID/fd. `src/cow/trace.h` describes its parts, and the process that writes each of them.
 """
 
 import contextlib
@@ -41,19 +41,19 @@ _CHILD = struct.Struct("<IIQQ")
 _GAP = struct.Struct("<QQ")
 WRITE = struct.Struct("<QQQIIII")
 
-# So high that a program's own descriptors get the numbers that they would have without it.
+# A high number, so that the program's own descriptors keep the numbers that they have without it.
 _FIRST_DESCRIPTOR = 200
 
 
 class TraceError(RuntimeError):
-    """A trace that cannot be started, or read. The traced program is none the worse for it."""
+    """A trace cannot be started or read. The traced program continues without it."""
 
 
 class Write(NamedTuple):
     """The first write to a page: `ph_first_write` of page_faults.h."""
 
     time: int
-    """In ns, of time.monotonic_ns()."""
+    """As time.monotonic_ns() gives it."""
     address: int
     instruction: int
     pid: int
@@ -61,7 +61,7 @@ class Write(NamedTuple):
     by_kernel: int
     """Whether a system call wrote."""
     child: int
-    """Number of the process in the file."""
+    """Number of the child in the file."""
 
 
 class Maps:
@@ -83,12 +83,12 @@ class Maps:
         return None
 
     def in_stack(self, address: int) -> bool:
-        """Whether an address is in a stack, of C or of Python."""
+        """Tell whether an address is in a stack, of C or of Python."""
         return any(each.start <= address < each.end for each in self.stacks)
 
 
 FRAMES = "[frames]"
-"""What trace.c calls a piece of a stack."""
+"""The name that trace.c gives to a piece of a Python stack."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,9 @@ class Child:
     number: int
     pid: int
     text: str
-    """Its /proc/PID/maps when it was forked. Empty if it could not be read: it is not traced."""
+    """Its /proc/PID/maps when it was forked. Empty if that could not be read: it is not traced."""
     absent: tuple[tuple[int, int], ...]
-    """Where in private memory it had no pages then, from and to, in the order of addresses."""
+    """The ranges of its private memory without pages then (start, end), in order."""
 
     @cached_property
     def maps(self) -> Maps:
@@ -109,7 +109,7 @@ class Child:
 
     @property
     def is_whole(self) -> bool:
-        """Whether there was room for all that it says."""
+        """Whether there was room for all of its mappings and ranges."""
         return len(self.text) < _GAPS_AT - 128 and len(self.absent) < (_MAPS_SIZE - _GAPS_AT) // 16
 
 
@@ -135,9 +135,9 @@ class TraceFile:
 
     @classmethod
     def of(cls, pid: int) -> "TraceFile | None":
-        """Return the trace that a process is in, or None. Needs the rights to ptrace it."""
+        """Return the trace that a process is part of, or None; needs the right to trace it."""
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed in the meantime
+            with contextlib.suppress(FileNotFoundError):  # closed in between
                 if str(link.readlink()).startswith(f"/memfd:{NAME} "):
                     low = os.open(link, os.O_RDWR | os.O_CLOEXEC)
                     try:
@@ -153,13 +153,13 @@ class TraceFile:
 
     @property
     def descriptor(self) -> int:
-        """The descriptor. TraceError if the program has closed it, as daemons close all files."""
+        """The descriptor; TraceError if the program has closed it, as daemons close all files."""
         if not self.is_open:
-            raise TraceError("the program has closed the trace's file")
+            raise TraceError("the program has closed the trace's file; start the trace after that")
         return self._descriptor
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the descriptor."""
         os.close(self.descriptor)
 
     def get(self, field: str) -> int:
@@ -175,12 +175,12 @@ class TraceFile:
 
     @property
     def forks(self) -> int:
-        """How often a process of the family was forked, slot or no slot."""
+        """The number of forks in the family, also of children without room in the file."""
         number: int = struct.unpack("<I", os.pread(self.descriptor, 4, 20))[0]
         return number
 
     def children(self) -> list[Child]:
-        """Return all children that have said where they begin, in the order of their birth."""
+        """Return all children that have described their memory, in the order of their forks."""
         for number in range(min(self.forks, CHILDREN)):
             if number not in self._children:
                 child = self._read_child(number)
@@ -199,7 +199,7 @@ class TraceFile:
         return Child(number, pid, text, tuple(_GAP.iter_unpack(absent)))
 
     def append(self, writes: list[Write]) -> None:
-        """Add what the recorder has seen."""
+        """Add first writes; count those as lost for which there is no room."""
         before = self.get("writes")
         room = writes[: MOST_WRITES - before]
         data = b"".join(WRITE.pack(*write) for write in room)
@@ -216,14 +216,14 @@ class TraceFile:
 
 
 def runs(pid: int) -> bool:
-    """Whether there is such a process, and it has not ended."""
+    """Tell whether a process exists and has not ended."""
     return started(pid) is not None
 
 
 def started(pid: int) -> bytes | None:
-    """Return when a process started, which tells it from a later one with the same number.
+    """Return the start time of a process, which a later process with the same pid does not share.
 
-    None if it has ended: as a zombie it may wait for long.
+    It returns None if the process has ended, also while it is a zombie.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()
@@ -243,5 +243,5 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 def _move_up(descriptor: int) -> int:
     try:
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR)
-    except OSError:  # this process may not have as many
+    except OSError:  # the limit on descriptors is lower
         return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)

@@ -1,15 +1,15 @@
-"""What every hook does before a fork, and the hook for any fork of a process.
+"""The work of every hook before a fork, and the hook for any fork of a process.
 
-A parent forks again and again: its workers one after another, later their replacements, earlier
-perhaps itself, to become a daemon. Which of them is *the* fork cannot be told, and `prefork` at
-each of them would be safe but not free: what happens to be alive in the parent at that moment would
-never be freed. So it is called before the first fork, and again when the process has grown by a
-good part since then. That bounds what is kept for ever by a multiple of what the process needs, and
-the time by a multiple of one pass; a daemon that loads its data after its first fork is covered all
-the same.
+A parent forks many times: perhaps itself first, to become a daemon, then its workers, and later
+their replacements. No rule tells which of these forks is *the* fork of the workers. A call of
+`prefork` at each of them would be safe but not free: every object that is alive in the parent at
+that moment would never be freed. So `prefork` is called before the first fork, and again when the
+process has grown by a sixteenth since the last call. That bounds the memory that is kept for ever
+by a multiple of the memory that the process needs, and the time by a multiple of one pass. It also
+works for a daemon that loads its data after its first fork.
 
-Children inherit the count, so a worker that forks, say for a pool of its own, is treated alike: a
-pass, if it has grown.
+Children inherit the count. A worker that forks, for example for a pool of its own, makes a pass if
+it has grown.
 """
 
 import os
@@ -21,21 +21,22 @@ from types import ModuleType
 
 from permaheap._prefork import prefork
 
-_PART = 16  # grown by a sixteenth is grown by a good part
-_FEW = 10_000  # blocks that are not worth a pass: a megabyte at most
+_PART = 16  # a process that has grown by a sixteenth makes another pass
+_FEW = 10_000  # so few new blocks are not worth a pass: a megabyte at most
 
 _blocks = -1  # of Python's allocator after the last pass; negative before the first
-_busy = False  # in a pass, which another thread's fork is not to begin again
+_busy = False  # in a pass; the fork of another thread must not begin a second one
 _installed = False
 
 
 def before_fork() -> None:
-    """Call `prefork` if it was not called yet, or if the process has grown since.
+    """Call `prefork` if it was not called yet, or if the process has grown since then.
 
     Raises:
-        MemoryError: when there is no memory for the pass; the next fork tries again.
+        MemoryError: there is no memory for the pass. The next fork tries again.
 
-    O(number of the allocator's pools) when there is nothing to do: about 0.15 ms for 100 MB.
+    The cost of `prefork` if it is called, else O(number of the allocator's pools): about 0.15 ms
+    for 100 MB of objects.
     """
     global _blocks, _busy
     if _busy or not _has_grown():
@@ -53,22 +54,25 @@ def _has_grown() -> bool:
 
 
 def install() -> None:
-    """Have `prefork` called before this process forks, by os.fork or whatever builds on it.
+    """Have `prefork` called before this process forks, by os.fork or any code that uses it.
 
         >>> import permaheap.hooks
         >>> permaheap.hooks.install()
 
-    That is `multiprocessing` and `concurrent.futures` with the fork start method, and every server
-    written in Python whose parent loads the application and forks. subprocess does not fork in this
-    sense, and costs nothing. Idempotent; it stays for the life of the process, and in its children.
+    os.fork is used by `multiprocessing` and `concurrent.futures` with the fork start method, and by
+    every server written in Python whose parent loads the application and forks. subprocess does not
+    use it, and costs nothing here. A second call does nothing. The hook stays for the life of the
+    process, and in its children.
 
-    Only the first fork makes a full pass. A later one makes another when the process has grown by
-    a sixteenth since then; before all others it costs O(number of the allocator's pools), about
-    0.15 ms for 100 MB of objects. An error in a pass is reported as "ignored", and the fork goes
-    on.
+    Only the first fork makes a full pass. A later fork makes another one if the process has grown
+    by a sixteenth since then; otherwise it costs O(number of the allocator's pools), about 0.15 ms
+    for 100 MB of objects. If a pass raises an error, Python reports it as "ignored", and the fork
+    continues.
 
     Warns:
-        RuntimeWarning: later, when multiprocessing starts a process in another way than by fork.
+        RuntimeWarning: later, when multiprocessing starts a process by a method other than fork.
+
+    O(1). The interface is that of `os.register_at_fork`.
     """
     global _installed
     if not _installed:
@@ -78,7 +82,7 @@ def install() -> None:
 
 
 def _no_longer_busy() -> None:
-    """In a child: the thread that was in a pass is not here."""
+    """End the pass, in a child: the thread that was in it does not exist here."""
     global _busy
     _busy = False
 
@@ -86,18 +90,18 @@ def _no_longer_busy() -> None:
 # --- Processes that are not forked ----------------------------------------------------------------
 
 _SPAWNED = """\
-a process is started by the start method "spawn" of multiprocessing: it is not forked from this \
-one and shares nothing with it, so permaheap can do nothing for it. Use the start method "fork" \
-(multiprocessing.set_start_method("fork")), or, in place of a server that always spawns, one that \
+multiprocessing starts a process by the start method "spawn": that process is not forked from this \
+one and shares no memory with it. Use the start method "fork" \
+(multiprocessing.set_start_method("fork")). In place of a server that always spawns, use one that \
 forks: gunicorn runs uvicorn's workers\
 """
 _FROM_A_SERVER = """\
-a process is started by the start method "forkserver" of multiprocessing: it is forked from \
-another process than this one and shares nothing with it. Use the start method "fork" \
+multiprocessing starts a process by the start method "forkserver": that process is forked from the \
+fork server and shares no memory with this one. Use the start method "fork" \
 (multiprocessing.set_start_method("fork")), or let the fork server load the data and the hook: \
 multiprocessing.set_forkserver_preload(["your_data", "permaheap.hooks.multiprocessing"])\
 """
-# Modules that multiprocessing imports when it is about to start its first process in such a way.
+# Modules that multiprocessing imports right before it starts its first process by such a method.
 _MODULES = {
     "multiprocessing.popen_spawn_posix": _SPAWNED,
     "multiprocessing.popen_forkserver": _FROM_A_SERVER,

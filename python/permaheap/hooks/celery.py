@@ -1,15 +1,15 @@
-"""The hook for Celery's prefork pool, which is its default: importing this module is all.
+"""The hook for Celery's prefork pool, its default: the import of this module is enough.
 
 On the command line, or beside the tasks:
 
     celery -A tasks worker --include permaheap.hooks.celery
     import permaheap.hooks.celery
 
-It does nothing in a process that is no worker, such as a client of the queue. In a worker's parent
-it waits until all tasks are imported and the pool is about to be made, which Celery announces by
-its signal worker_init. The forks are billiard's, by os.fork, of the first children and of their
-replacements. (The signal worker_before_create_process would come at each of them, but only from the
-pool for brokers with an event loop.)
+It does nothing in a process that is no worker, such as a client of the queue. In the parent of
+workers it waits for Celery's signal worker_init, which comes when all tasks are imported, right
+before the pool is made. billiard forks the first children and their replacements by os.fork. (The
+signal worker_before_create_process comes at each of these forks, but only from the pool for brokers
+with an event loop.)
 """
 
 import warnings
@@ -30,7 +30,7 @@ def _install(sender: Any, **_: Any) -> None:
     if pool not in _FORKS or method != "fork":
         warnings.warn(
             f"permaheap: this worker's pool is {pool!r} with the start method {method!r}, which "
-            "does not fork, so there is nothing to share; use --pool=prefork",
+            "does not fork, so there is no memory to share; use --pool=prefork",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -39,7 +39,7 @@ def _install(sender: Any, **_: Any) -> None:
 
 
 def _pool_and_method(worker: Any) -> tuple[str, str]:
-    """Return the names of the worker's pool and of how it starts processes."""
+    """Return the name of the worker's pool, and of the method that starts its processes."""
     pool = worker.pool_cls
     name = pool if isinstance(pool, str) else f"{pool.__module__}:{pool.__qualname__}"
     return name, getattr(worker, "pool_start_method", "fork")  # older versions always fork

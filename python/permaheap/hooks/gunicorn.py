@@ -1,20 +1,21 @@
-"""The hook for gunicorn: a whole configuration file, or a part of one's own.
+"""The hook for gunicorn: a whole configuration file, or a part of another one.
 
 On the command line:
 
     gunicorn --config python:permaheap.hooks.gunicorn app:app
 
-In a configuration file that has no pre_fork of its own:
+In a configuration file without a pre_fork:
 
     from permaheap.hooks.gunicorn import *
 
-In the pre_fork that one has:
+In a configuration file with a pre_fork, inside of it:
 
     permaheap.hooks.gunicorn.pre_fork(server, worker)
 
-gunicorn calls pre_fork in its master, just before it forks a worker: the first ones, replacements,
-those of SIGTTIN, and the new ones after SIGHUP, which with preload_app serve what the master has
-loaded at its start. After SIGUSR2 another master reads the configuration, and loads for itself.
+gunicorn calls pre_fork in its master, right before it forks a worker: for the first workers, for
+replacements, for those added by SIGTTIN, and for the new workers after SIGHUP. With preload_app
+those serve the application that the master loaded at its start. After SIGUSR2 another master reads
+the configuration and loads the application again.
 """
 
 from typing import Any
@@ -23,11 +24,11 @@ from permaheap.hooks._fork import before_fork
 
 __all__ = ["pre_fork", "preload_app"]
 
-preload_app = True  # the setting of gunicorn's: the master imports the application before it forks
+preload_app = True  # gunicorn's setting: the master imports the application before it forks
 
 _NOT_LOADED = (
-    "permaheap: preload_app is off, so each worker loads the application for itself and there is "
-    "nothing to share; set preload_app = True (--preload)"
+    "permaheap: preload_app is off, so each worker loads its own application and there is no "
+    "memory to share; set preload_app = True (--preload)"
 )
 _warned = False
 
@@ -35,11 +36,13 @@ _warned = False
 def pre_fork(server: Any, worker: Any) -> None:
     """Prepare the master for the fork of a worker.
 
-    Whatever goes wrong is logged; the worker is started all the same.
+    It logs every error; the worker starts in any case.
 
     Args:
         server: gunicorn's Arbiter.
         worker: the Worker that will be forked.
+
+    The cost is that of `before_fork`. The interface is gunicorn's server hook pre_fork.
     """
     global _warned
     if not server.cfg.preload_app:
@@ -50,4 +53,4 @@ def pre_fork(server: Any, worker: Any) -> None:
     try:
         before_fork()
     except Exception:
-        server.log.exception("permaheap: prefork() failed; workers share less than they could")
+        server.log.exception("permaheap: prefork() failed, so workers share less memory")

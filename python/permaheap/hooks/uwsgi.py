@@ -2,18 +2,19 @@
 
     import = permaheap.hooks.uwsgi
 
-uWSGI's parent is a C program that calls fork(), not Python's os.fork(), so Python does not know of
-its forks. But it loads the application before them, unless lazy-apps is set, and what it is told to
-import it imports right before that. So this module imports the application itself, by the option
-"module" (or "wsgi"), where uWSGI then finds it loaded; and calls prefork(). The parent runs no
-Python code later, so replacements of workers find it as prepared as the first ones did.
+uWSGI's parent is a C program that calls fork(), not Python's os.fork(), so Python does not see its
+forks. But the parent loads the application before it forks, unless lazy-apps is set, and it runs
+the imports of its option "import" right before that. So this module imports the application itself,
+by the option "module" (or "wsgi"), and calls prefork(); uWSGI then finds the application loaded.
+The parent runs no Python code later, so replacements of workers share as much as the first workers.
 
 For applications that are not named by "module" (wsgi-file, mount, paste):
 
     hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi
 
-That is run when they are loaded: "call" finds a function of CPython's by its name. The GIL is held
-then, but not with lazy-apps or py-call-uwsgi-fork-hooks, where this line would crash.
+uWSGI runs this line when it has loaded them: "call" finds a function of CPython by its name. It
+holds the GIL then. With lazy-apps or py-call-uwsgi-fork-hooks it does not, and the line would
+crash.
 """
 
 import ctypes
@@ -25,10 +26,10 @@ import uwsgi  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
 from permaheap.hooks._fork import before_fork
 
-_LAZY = "leave out lazy-apps (and lazy): the application is loaded after the fork"
+_LAZY = "leave out lazy-apps (and lazy), which load the application after the fork"
 _UNKNOWN = (
-    "in the place of import, which comes before the application unless that is named by module, "
-    "put: hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
+    "the option module does not name the application, so import runs before it is loaded; replace "
+    "import by: hook-post-app = call:PyRun_SimpleString import permaheap.hooks.uwsgi"
 )
 
 
@@ -61,12 +62,12 @@ def _import_applications() -> bool:
 
 
 def _hide_argument_tuples() -> None:
-    """Keep mortal what uWSGI 2.0 changes though it is a tuple: the arguments of the application.
+    """Keep the tuples mortal that uWSGI 2.0 changes: the arguments of the application.
 
-    It makes one for each thread, (None, start_response), and puts each request into it by
-    PyTuple_SetItem, which takes a tuple with one reference only. No object refers to it, so
-    whatever walks the objects finds it among those that the collector tracks, or not at all. It
-    can be in no cycle that would ever be freed.
+    uWSGI makes one such tuple for each thread, (None, start_response), and puts each request into
+    it by PyTuple_SetItem, which accepts only a tuple with one reference. No object refers to the
+    tuple, so prefork() could find it only among the objects that the collector tracks. The tuple
+    is in no cycle that could ever be freed, so it need not be tracked.
     """
     untrack = ctypes.pythonapi.PyObject_GC_UnTrack
     for each in gc.get_objects():
