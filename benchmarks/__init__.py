@@ -1,5 +1,5 @@
-"""What permaheap costs and saves, measured side by side with what one would use instead.
+"""The costs and savings of permaheap, measured side by side with its alternatives.
 
-``python -m benchmarks`` runs every measurement in fresh processes, prints the tables and, with
-``--write``, writes docs/benchmarks.md and its plots. See ``python -m benchmarks --help``.
+``python -m benchmarks`` runs every measurement in new processes and prints the tables. With
+``--write`` it also writes docs/benchmarks.md and its plots. See ``python -m benchmarks --help``.
 """

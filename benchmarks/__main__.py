@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0, also when goals are missed; 1 when a measurement broke.
+        0, also if goals are missed; 1 if a measurement failed.
     """
     options = parse(arguments)
     if options.merge:
@@ -45,12 +45,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure permaheap and what one would use instead. Never fails on a time.",
+        description="Measure permaheap and its alternatives. No measured time makes it fail.",
     )
     add = parser.add_argument
     add("--quick", action="store_true", help="a tenth of the data, fewer rounds: under a minute")
     add("--records", type=int, metavar="N", help="records of the main data set (200,000)")
-    add("--rounds", type=int, metavar="N", help="turns of each comparison (15)")
+    add("--rounds", type=int, metavar="N", help="rounds of each comparison (15)")
     add("--only", metavar="GROUP,...", help=f"run only some of: {', '.join(runner.GROUPS)}")
     add("--json", type=Path, metavar="FILE", help="keep the measurements of this interpreter")
     add("--write", action="store_true", help="write docs/benchmarks.md and docs/plots/*.svg")
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen_options(given: argparse.Namespace) -> runner.Options:
-    """How much to measure, from the command line."""
+    """Return how much to measure, from the command line."""
     options = runner.quick() if given.quick else runner.Options()
     if given.records:
         options = replace(options, records=given.records)
@@ -69,13 +69,16 @@ def chosen_options(given: argparse.Namespace) -> runner.Options:
     if given.only:
         groups = tuple(given.only.split(","))
         if unknown := set(groups) - set(runner.GROUPS):
-            raise SystemExit(f"no such group: {', '.join(sorted(unknown))}")
+            raise SystemExit(
+                f"there is no group {', '.join(sorted(unknown))}; use some of: "
+                f"{', '.join(runner.GROUPS)}"
+            )
         options = replace(options, only=groups)
     return options
 
 
 def measure(options: runner.Options) -> dict[str, Any]:
-    """Run everything that the options ask for, telling on standard error what is being run."""
+    """Run everything that the options ask for, and name each measurement on standard error."""
     before, start = os.getloadavg()[0], time.monotonic()
     results = {}
     jobs = runner.plan(options)
@@ -96,7 +99,7 @@ def measure(options: runner.Options) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on, and nothing that names the machine."""
+    """Return facts on which the numbers depend, and none that names the machine."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": f"{processor()} ({platform.machine()})",
@@ -107,7 +110,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The model name that the kernel gives the processor, where it gives one."""
+    """Return the kernel's model name of the processor, if it gives one."""
     for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(": ")[2]
@@ -115,7 +118,7 @@ def processor() -> str:
 
 
 def python() -> dict[str, Any]:
-    """The interpreter."""
+    """Return facts about the interpreter."""
     import sysconfig
 
     arguments = sysconfig.get_config_var("CONFIG_ARGS") or ""
@@ -129,7 +132,7 @@ def python() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Versions of permaheap and of what it is compared with."""
+    """Return the versions of permaheap and of the packages that it is compared with."""
     found = {}
     for name in PACKAGES:
         try:
@@ -140,7 +143,7 @@ def packages() -> dict[str, str]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A run that ``--json`` kept."""
+    """Return a run that ``--json`` kept."""
     run: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return run
 

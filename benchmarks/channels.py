@@ -1,8 +1,8 @@
-"""What it costs to get a value to somebody else: channels, and what one would use instead.
+"""The cost of sending a value to another process or interpreter: channels and their alternatives.
 
-The receiving end is a forked process, or an interpreter in a thread of this process. It does what
-it is asked to (receive so many, or send each one back), and all ways to it are timed in turns, by
-the wall clock, as both ends work at the same time.
+The receiving end is a forked process, or an interpreter in a thread of this process. It does the
+job that a request names (receive N values, or send each one back). All ways to it are timed in
+turns, by the wall clock, since both ends work at the same time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ INTERPRETERS = ("permaheap", "interpreters")
 
 
 def receive(there: Way, back: Way, count: int) -> int:
-    """Receive values; answer when the last one was there, in nanoseconds of the monotonic clock."""
+    """Receive values; return the time of the last one, in nanoseconds of the monotonic clock."""
     for _ in range(count):
         there.receive()
     return time.perf_counter_ns()
@@ -57,7 +57,7 @@ def echo_view(there: Way, back: Way, count: int) -> int:
 
 
 def move_back(there: Way, back: Way, count: int) -> int:
-    """Send each buffer back, moved."""
+    """Move each buffer back."""
     import permaheap
 
     for _ in range(count):
@@ -73,7 +73,7 @@ def open_named(there: Way, back: Way, count: int) -> int:
 
 
 def opened(name: str) -> str:
-    """Map shared memory, look at a byte of it, and let go of it; its name."""
+    """Map shared memory, read a byte of it, and unmap it; return its name."""
     memory = ways.named_memory(name)
     look(memory.buf)
     memory.close()
@@ -81,7 +81,7 @@ def opened(name: str) -> str:
 
 
 def look(buffer: Any) -> Any:
-    """What was given, after a look at its first byte."""
+    """Return a buffer after reading its first byte."""
     with memoryview(buffer) as view:
         assert view[0] == 0
     return buffer
@@ -93,7 +93,7 @@ Ways = Mapping[str, tuple[Way, Way]]
 
 
 def serve(ends: Ways, ask: Callable[[], Any], answer: Callable[[Any], object]) -> None:
-    """Do one job after the other: say that it begins, do it, say what it returned."""
+    """Do jobs until there are no more: answer "ready", do the job, answer its result."""
     gc.disable()
     while request := ask():
         job, name, count = request
@@ -102,7 +102,7 @@ def serve(ends: Ways, ask: Callable[[], Any], answer: Callable[[Any], object]) -
 
 
 class Link:
-    """Both ends of some ways there and back, of which the other one is served elsewhere."""
+    """One end of some ways there and back; another process or interpreter serves the other end."""
 
     ends: Ways
 
@@ -116,13 +116,13 @@ class Link:
         raise NotImplementedError
 
     def begin(self, job: Callable[..., int], name: str, count: int) -> None:
-        """Have the other end begin a job."""
+        """Let the other end begin a job."""
         self.ask((job.__name__, name, count))
         self.answer()
 
 
 class ProcessLink(Link):
-    """To a forked process."""
+    """A link to a forked process."""
 
     def __init__(self, ends: Ways) -> None:
         def run(pipe: Connection) -> None:
@@ -142,7 +142,7 @@ class ProcessLink(Link):
 
 
 class InterpreterLink(Link):
-    """To an interpreter with a GIL of its own, in a thread."""
+    """A link to an interpreter with its own GIL, in a thread."""
 
     def __init__(self, ends: Ways) -> None:
         self.ends = ends
@@ -167,7 +167,7 @@ class InterpreterLink(Link):
 
 
 def serve_by_pipe(tickets: Mapping[str, Sequence[Any]], requests: int, answers: int) -> None:
-    """Serve in an interpreter that has just been made."""
+    """Serve in a new interpreter."""
     ends = {
         name: (WAYS[name].opened(there), WAYS[name].opened(back))
         for name, (there, back) in tickets.items()
@@ -181,7 +181,7 @@ def serve_by_pipe(tickets: Mapping[str, Sequence[Any]], requests: int, answers: 
 
 
 def both_ways(names: Sequence[str]) -> Ways:
-    """A way there and a way back of each of these names that can be had here."""
+    """Return a way there and a way back for each of these names that exists here."""
     return {name: (WAYS[name](), WAYS[name]()) for name in ways.here(*names)}
 
 
@@ -191,7 +191,7 @@ Timed = Callable[[str], float]
 
 
 def in_turns(names: Sequence[str], rounds: int, timed: Timed) -> Samples:
-    """Seconds by name, one number per round; the first round is not counted."""
+    """Return seconds by name, one number for each round; the first round is not counted."""
     samples: Samples = {name: [] for name in names}
     with collector_set(False):
         for turn in range(rounds + 1):
@@ -204,7 +204,7 @@ def in_turns(names: Sequence[str], rounds: int, timed: Timed) -> Samples:
 
 
 def one_way(link: Link, values: Sequence[Any], times: int, name: str) -> float:
-    """Seconds for each value, from the first send until the last one was received."""
+    """Return seconds for each value, from the first send until the last one was received."""
     link.begin(receive, name, times * len(values))
     send = link.ends[name][0].send
     start = time.perf_counter_ns()
@@ -222,7 +222,7 @@ def there_and_back(
     send: Callable[[], object],
     received: Callable[[], object],
 ) -> float:
-    """Seconds of one way, as half of what something takes there and back."""
+    """Return the seconds of one way: half of the time there and back."""
     link.begin(job, name, count)
     start = time.perf_counter_ns()
     for _ in range(count):
@@ -234,7 +234,7 @@ def there_and_back(
 
 
 def faster(samples: Samples) -> dict[str, Any]:
-    """How many times as long the others took, median seconds, and who is not here."""
+    """Return the ratios of all ways to a channel of permaheap, and median seconds."""
     return {
         "ratio": {name: ratio(samples, name, "permaheap") for name in samples},
         "seconds": medians(samples),
@@ -242,15 +242,15 @@ def faster(samples: Samples) -> dict[str, Any]:
 
 
 def absent(names: Sequence[str]) -> dict[str, str]:
-    """Why some ways were not measured, by name."""
+    """Return the reasons why some ways were not measured, by name."""
     return {name: why for name in names if (why := ways.unavailable(name)) is not None}
 
 
-# --- what the goals are about ---------------------------------------------------------------------
+# --- measurements for the goals -------------------------------------------------------------------
 
 
 def measure_small(messages: int, rounds: int) -> dict[str, Any]:
-    """A small tuple, one way, between processes and then between interpreters."""
+    """Time a small tuple, one way, between processes and then between interpreters."""
     result: dict[str, Any] = {}
     for where, kind, names in (
         ("processes", ProcessLink, PROCESSES),
@@ -266,10 +266,10 @@ def measure_small(messages: int, rounds: int) -> dict[str, Any]:
 
 
 def measure_latency(messages: int, rounds: int) -> dict[str, Any]:
-    """Half of the time of a small tuple there and back, between processes.
+    """Time a small tuple there and back between processes; half of that is the result.
 
-    First wherever the system runs them, which is often the same core as they take turns; then with
-    each on a core of its own, where that can be had.
+    First the system chooses their cores, often the same one for both, since they take turns. Then
+    each has a core of its own, if there are two.
     """
     look_for_cores()
     link = ProcessLink(both_ways(LATENCY))
@@ -289,7 +289,7 @@ def measure_latency(messages: int, rounds: int) -> dict[str, Any]:
 
 
 def look_for_cores() -> None:
-    """Have permaheap ask whether spinning makes sense, which it does once, before we pin it."""
+    """Let permaheap decide once whether spinning makes sense, before this process is pinned."""
     import permaheap
 
     with suppress(permaheap.Empty):
@@ -297,12 +297,12 @@ def look_for_cores() -> None:
 
 
 def latency(samples: Samples) -> dict[str, Any]:
-    """The ratios of all to a channel, and of one that never spins to a pipe."""
+    """Return the ratios of all ways to a channel, and of a channel that never spins to a pipe."""
     return faster(samples) | {"never spinning": ratio(samples, "never spinning", "Pipe")}
 
 
 def measure_copied(messages: int, rounds: int) -> dict[str, Any]:
-    """1 MB of records at once, and in 100 pieces, through what copies them."""
+    """Time 1 MB of records, whole and in 100 pieces, through ways that copy them."""
     records = DATA_SETS["records"].build(10_000)["records"]
     each = len(pickle.dumps(records)) / len(records)
     records = records[: int(1e6 / each)]
@@ -329,7 +329,7 @@ def measure_copied(messages: int, rounds: int) -> dict[str, Any]:
 
 
 def measure_frozen(sizes: Sequence[int], messages: int, rounds: int) -> dict[str, Any]:
-    """Seconds for what is frozen, by its size, beside those for a small tuple."""
+    """Time frozen objects by their size, beside a small tuple."""
     values: dict[str, Any] = {"small": SMALL}
     for size in sizes:
         values[str(size)] = frozen_of(size)
@@ -354,7 +354,7 @@ while (table := way.receive()) is not None:
 
 
 class Taker:
-    """An interpreter that waits for tables, and keeps each until it has the next."""
+    """An interpreter that waits for tables, and keeps each until it gets the next."""
 
     def __init__(self, name: str) -> None:
         self.way = WAYS[name]()
@@ -369,9 +369,13 @@ class Taker:
 
 
 def measure_table(name: str, records: int, rounds: int, count: int = 4) -> dict[str, Any]:
-    """Seconds to hand a table to some interpreters, and bytes that it costs each of them.
+    """Time handing a table to some interpreters, and measure the memory that it costs each.
 
-    permaheap's is frozen before; nobody else can send a frozen one.
+    permaheap's table is frozen before; the other ways cannot send a frozen one.
+
+    Returns:
+        ``seconds`` (median) and those of the ``first`` time; ``private``, the bytes that the table
+        costs each interpreter; ``size``, the bytes of the frozen table.
     """
     if why := ways.unavailable(name):
         return {"unavailable": why}
@@ -384,7 +388,7 @@ def measure_table(name: str, records: int, rounds: int, count: int = 4) -> dict[
         size = permaheap.stats().used
     gc.collect()
     takers = [Taker(name) for _ in range(count)]
-    hand(takers, {"records": ()})  # so that each of them runs and has its modules
+    hand(takers, {"records": ()})  # now each of them runs, and has loaded its modules
     before = footprint().private_dirty
     seconds = [hand(takers, table)]
     private = footprint().private_dirty - before
@@ -400,7 +404,7 @@ def measure_table(name: str, records: int, rounds: int, count: int = 4) -> dict[
 
 
 def hand(takers: Sequence[Taker], table: Any) -> float:
-    """Seconds until all of them have it."""
+    """Return the seconds until all of them have the table."""
     start = time.perf_counter()
     for taker in takers:
         taker.way.send(table)
@@ -413,9 +417,9 @@ def hand(takers: Sequence[Taker], table: Any) -> float:
 
 
 def measure_moved(sizes: Sequence[int], messages: int, rounds: int) -> dict[str, Any]:
-    """Seconds from send to received for a buffer that changes hands, by its size and the way.
+    """Time a buffer from send to receive, by its size and the way.
 
-    It goes there and back, and whoever gets it looks at its first byte.
+    The buffer goes there and back, and each receiver reads its first byte.
     """
     result: dict[str, Any] = {str(size): {} for size in sizes}
     for where, kind, works in (
@@ -433,7 +437,7 @@ def measure_moved(sizes: Sequence[int], messages: int, rounds: int) -> dict[str,
 
 
 def move(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
-    """A buffer that is moved."""
+    """Return work that moves a buffer."""
     import permaheap
 
     there, back = link.ends[name]
@@ -446,12 +450,12 @@ def move(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Call
 
 
 def by_name(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
-    """Shared memory, whose name is sent: either end maps it anew each time."""
+    """Return work that sends the name of shared memory; either end maps it each time."""
     there, back = link.ends[name]
     memory = ways.new_memory(size)
     stack.callback(memory.unlink)
     stack.callback(memory.close)
-    memory.buf[:] = bytes(size)  # so that there is memory behind all of it
+    memory.buf[:] = bytes(size)  # allocates all of its pages
     return partial(
         there_and_back, link, name, count, open_named,
         lambda: there.send(memory.name),
@@ -460,9 +464,9 @@ def by_name(link: Link, name: str, size: int, count: int, stack: ExitStack) -> C
 
 
 def by_view(link: Link, name: str, size: int, count: int, stack: ExitStack) -> Callable[[], float]:
-    """A view of a bytearray, of which the other interpreter gets one and sends it back.
+    """Return work that sends a view of a bytearray to the other interpreter and back.
 
-    Who waits for such a queue looks at it 100 times a second, so that a few are enough.
+    A receiver that waits looks at such a queue 100 times a second, so a few rounds are enough.
     """
     there, back = link.ends[name]
     view = memoryview(bytearray(size))
@@ -477,7 +481,7 @@ def by_view(link: Link, name: str, size: int, count: int, stack: ExitStack) -> C
 
 
 def measure_idle(seconds: float) -> dict[str, Any]:
-    """Processor time of a receiver that nobody sends to, and of a sender whose channel is full."""
+    """Measure the processor time of a receiver and a sender that wait for nothing."""
     import permaheap
 
     empty, full = permaheap.Channel(), permaheap.Channel()
@@ -497,7 +501,7 @@ def measure_idle(seconds: float) -> dict[str, Any]:
 
 
 def wait(pipe: Connection, error: type[Exception], work: Callable[[], object]) -> None:
-    """Answer one request with the share of a processor that the work took until it gave up."""
+    """Answer one request with the share of a processor that the work took until it timed out."""
     pipe.recv()
     wall, busy = time.perf_counter(), time.process_time()
     try:
@@ -505,4 +509,4 @@ def wait(pipe: Connection, error: type[Exception], work: Callable[[], object]) -
     except error:
         pipe.send((time.process_time() - busy) / (time.perf_counter() - wall))
     else:
-        raise AssertionError("nobody was there to answer")
+        raise AssertionError("the other end was expected not to answer, but it did")

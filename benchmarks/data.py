@@ -1,12 +1,12 @@
 """The data sets, and the two ways of reading them that every measurement uses.
 
 A data set is a dict ``{"records": [record, ...], "index": {key: record, ...}}``: a list of small
-dicts and an index whose values are the *same* dicts, as a server that answers look-ups keeps them.
-``keys()`` makes look-up keys as a request would bring them: equal to the index's keys, but other
-objects, so that no look-up is decided by identity alone.
+dicts, and an index whose values are the *same* dicts, as in a server that answers look-ups.
+``keys()`` makes look-up keys as in a request: equal to the index's keys, but other objects, so that
+identity alone decides no look-up.
 
-The readers return checksums that do not depend on the order of reading. They are exact (the
-scores are multiples of 1/1024 and small), so that every store can be checked against plain data.
+The readers return checksums that do not depend on the order of reading. They are exact (the scores
+are small multiples of 1/1024), so every store can be checked against plain data.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ LAST = ("Abe", "Brandt", "Castro", "Diallo", "Eze", "Fischer", "García", "Hadda
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set: how to build it, which keys to ask for, and how to read it.
+    """One data set: functions to build it, to make keys for it, and to read it.
 
     Attributes:
         name: the word that names it in options and reports.
-        title: what it is, in a few words.
-        build: makes ``{"records": ..., "index": ...}`` with at most the given number of records.
-        keys: yields the given number of look-up keys for a data set of so many records.
-        lookups: reads one record per key, returns a checksum.
-        scan: reads every record once, returns a checksum.
+        title: its description, in a few words.
+        build: returns ``{"records": ..., "index": ...}`` with at most the given number of records.
+        keys: gets the number of records and of keys, and returns that many look-up keys.
+        lookups: reads one record for each key, and returns a checksum.
+        scan: reads every record once, and returns a checksum.
     """
 
     name: str
@@ -52,14 +52,14 @@ class DataSet:
 
 
 def email(number: int) -> str:
-    """The key of record ``number``: a new string on every call."""
+    """Return the key of record ``number``: a new string for each call."""
     return f"user{number * 7919 % 1_000_003:07}.{number}@mail{number % 17}.example"
 
 
 def record(number: int, draw: Callable[[], float]) -> Data:
-    """One record as a JSON parser or a database driver makes it.
+    """Return one record as a JSON parser or a database driver makes it.
 
-    The dict keys are interned; every value is an object of its own, also where it equals another.
+    The dict keys are interned. Every value is an object of its own, even if it equals another.
     """
     return {
         "id": number,
@@ -76,19 +76,19 @@ def record(number: int, draw: Callable[[], float]) -> Data:
 
 
 def pick(words: tuple[str, ...], draw: Callable[[], float]) -> str:
-    """One of the words; several times faster than ``random.choice``."""
+    """Return one of the words; several times faster than ``random.choice``."""
     return words[int(draw() * len(words))]
 
 
 def build_records(count: int) -> Data:
-    """``count`` records and their index by e-mail address; the same ones on every call."""
+    """Return ``count`` records and their index by e-mail address; always the same ones."""
     draw = random.Random(SEED).random
     records = [record(number, draw) for number in range(count)]
     return {"records": records, "index": {each["email"]: each for each in records}}
 
 
 def record_keys(records: int, count: int) -> list[str]:
-    """``count`` keys of random records, with repetitions, out of ``records``."""
+    """Return ``count`` keys of random records, with repetitions, out of ``records``."""
     rng = random.Random(SEED + 1)
     return [email(rng.randrange(records)) for _ in range(count)]
 
@@ -109,7 +109,7 @@ def scan_records(data: Any) -> float:
 
 
 def sum_records(records: Iterable[Any]) -> float:
-    """The checksum of a scan over anything that yields records in any order."""
+    """Return the checksum of a scan over an iterable of records, in any order."""
     total = 0.0
     for each in records:
         total += each["score"] + each["id"] + len(each["name"]) + len(each["email"])
@@ -126,13 +126,13 @@ def sum_records(records: Iterable[Any]) -> float:
 
 
 def build_unicode(count: int) -> Data:
-    """The Unicode character database of this interpreter's ``unicodedata``, at most ``count``."""
+    """Return at most ``count`` characters of this interpreter's ``unicodedata``."""
     records = [character(chr(code)) for code in assigned_codes(count)]
     return {"records": records, "index": {each["char"]: each for each in records}}
 
 
 def assigned_codes(count: int) -> Iterator[int]:
-    """The first ``count`` assigned code points that have a name."""
+    """Yield the first ``count`` assigned code points that have a name."""
     for code in range(0x110000):
         if count <= 0:
             return
@@ -142,7 +142,7 @@ def assigned_codes(count: int) -> Iterator[int]:
 
 
 def character(char: str) -> Data:
-    """What ``unicodedata`` knows about one character."""
+    """Return a record of ``unicodedata``'s facts about one character."""
     return {
         "char": char,
         "code": ord(char),
@@ -157,14 +157,14 @@ def character(char: str) -> Data:
 
 
 def unicode_keys(records: int, count: int) -> list[str]:
-    """``count`` random characters out of the first ``records``."""
+    """Return ``count`` random characters out of the first ``records``."""
     codes = list(assigned_codes(records))
     rng = random.Random(SEED + 2)
     return [chr(rng.choice(codes)) for _ in range(count)]
 
 
 def build_packages(count: int) -> Data:
-    """Debian's Packages index as apt keeps it, or dpkg's status file."""
+    """Return Debian's Packages index as apt keeps it, or dpkg's status file."""
     source = packages_file()
     if source is None:
         raise FileNotFoundError("there is no index of Debian packages on this machine")
@@ -179,7 +179,7 @@ def build_packages(count: int) -> Data:
 
 
 def packages_file() -> Path | None:
-    """The largest Packages index on this machine, if there is one."""
+    """Return the largest Packages index on this machine, or None."""
     found = list(Path("/var/lib/apt/lists").glob("*_Packages*"))
     status = Path("/var/lib/dpkg/status")
     if not found and status.exists():
@@ -188,10 +188,10 @@ def packages_file() -> Path | None:
 
 
 def packages_text(source: Path) -> str:
-    """The text of an index that apt may have compressed, read with apt's own tool."""
+    """Return the text of an index that apt may have compressed, read with apt's own tool."""
     helper = Path("/usr/lib/apt/apt-helper")
     if source.suffix and helper.exists():
-        # Not above: it imports threading, and 3.12 hangs at the end of an interpreter that first
+        # Imported here, since it imports threading: 3.12 hangs at the end of an interpreter that
         # imported threading in another thread than the one that ends it.
         import subprocess
 
@@ -201,7 +201,7 @@ def packages_text(source: Path) -> str:
 
 
 def package_fields(paragraph: str) -> Iterator[tuple[str, Any]]:
-    """The fields of one paragraph; relations to other packages become lists."""
+    """Yield the fields of one paragraph; relations to other packages become lists."""
     for line in paragraph.replace("\n ", " ").splitlines():
         name, colon, value = line.partition(": ")
         if colon:
@@ -210,7 +210,7 @@ def package_fields(paragraph: str) -> Iterator[tuple[str, Any]]:
 
 
 def package_keys(records: int, count: int) -> list[str]:
-    """``count`` names of random packages, none of them an object of the index."""
+    """Return ``count`` names of random packages, none of them an object of the index."""
     names = list(build_packages(records)["index"])
     rng = random.Random(SEED + 3)
     return [rng.choice(names).encode().decode() for _ in range(count)]
@@ -228,7 +228,7 @@ def scan_flat(data: Any) -> float:
 
 
 def sum_flat(records: Iterable[Any]) -> float:
-    """The checksum of a scan over flat records."""
+    """Return the checksum of a scan over flat records."""
     total = 0.0
     for each in records:
         for name in each:
@@ -263,7 +263,7 @@ DATA_SETS = {
 
 
 def unavailable(name: str) -> str | None:
-    """Why a data set cannot be built here, as a sentence, or None when it can."""
+    """Return the reason why a data set cannot be built here, as a sentence, or None."""
     if name == "packages" and packages_file() is None:
         return "there is no index of Debian packages on this machine"
     return None

@@ -1,4 +1,4 @@
-"""What permaheap must reach and aims at, and how each number follows from the measurements."""
+"""The goals of permaheap, and the calculation of each number from the measurements."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Goal:
     """One goal.
 
     Attributes:
-        what: what is measured, against what.
-        must: the value that must be reached on a Python version, given as (major, minor).
-        aim: the value aimed at.
-        value: takes the measured value from the results; KeyError when it was not measured.
-        form: how to print a value.
-        more: whether more is better.
+        what: the measured quantity, and the quantity that it is compared with.
+        must: returns the value that must be reached on a Python version (major, minor).
+        aim: returns the value aimed at.
+        value: returns the measured value from the results; KeyError if it was not measured.
+        form: the format of a printed value.
+        more: whether a larger value is better.
     """
 
     what: str
@@ -31,75 +31,76 @@ class Goal:
     more: bool = False
 
     def reaches(self, value: float, limit: float) -> bool:
-        """Whether a value is as good as a limit."""
+        """Tell whether a value is as good as a limit."""
         return value >= limit if self.more else value <= limit
 
     def verdict(self, value: float, version: tuple[int, int]) -> str:
-        """What a value achieves: "aim", "must" or "missed"."""
+        """Return the level that a value reaches: "aim", "must" or "missed"."""
         if self.reaches(value, self.aim(version)):
             return "aim"
         return "must" if self.reaches(value, self.must(version)) else "missed"
 
 
 def always(value: float) -> Callable[[tuple[int, int]], float]:
-    """A limit that is the same on all versions."""
+    """Return a limit that is the same on all versions."""
     return lambda version: value
 
 
 def before_315(value: float, later: float) -> Callable[[tuple[int, int]], float]:
-    """A limit that 3.15, whose frozen mappings are a built-in type, has to beat."""
+    """Return a limit that is lower on 3.15, whose frozen mappings are a built-in type."""
     return lambda version: value if version < (3, 15) else later
 
 
 def own_memory(results: Results, peer: str, prefix: str = "") -> float:
-    """Private dirty bytes that the data costs a worker.
+    """Return the private dirty bytes that the data costs a worker.
 
-    That is what a worker has more than one whose family holds ten records in the same way, but at
-    least what it copied of the permanent heap; the difference alone is known to some 100 kB.
+    That is the difference to a worker whose family holds ten records in the same way. Since that
+    difference is only known to some 100 kB, the result is at least the bytes of the permanent heap
+    that the worker has copied.
     """
     family = results[f"{prefix}family {peer}"]
     return max(own(family) - own(results[f"base {peer}"]), float(family["heap_dirty"]))
 
 
 def own(family: Mapping[str, Any]) -> float:
-    """Mean private dirty bytes of the workers of a family."""
+    """Return the mean private dirty bytes of the workers of a family."""
     return float(statistics.mean(worker["private_dirty"] for worker in family["workers"]))
 
 
 def pss(results: Results, peer: str) -> float:
-    """PSS of parent and workers together, in bytes."""
+    """Return the PSS of parent and workers together, in bytes."""
     return float(results[f"family {peer}"]["pss"])
 
 
 def times_faster(key: str, part: str, peer: str) -> Callable[[Results], float]:
-    """How many times as long as a channel of permaheap another way takes."""
+    """Return a function for the ratio of another way's time to that of permaheap's channel."""
     return lambda r: float(r[key][part]["ratio"][peer]["median"])
 
 
 def moved(results: Results, where: str = "processes", size: Callable[..., Any] = max) -> float:
-    """Seconds from send to received for the largest buffer (or the smallest, by `min`)."""
+    """Return the seconds from send to receive of the largest buffer (or the smallest, by `min`)."""
     by_size = {int(key): each for key, each in results["channel moved"].items() if key.isdigit()}
     return float(by_size[size(by_size)][where]["seconds"]["permaheap"])
 
 
 def sent_frozen(results: Results) -> float:
-    """Seconds for the largest frozen structure through a channel, against a small tuple."""
+    """Return the time of the largest frozen structure through a channel / a small tuple."""
     seconds = results["channel frozen"]["seconds"]
     return float(seconds[max(filter(str.isdigit, seconds), key=int)] / seconds["small"])
 
 
 def imported(results: Results, what: str) -> float:
-    """The import's cost / the former one, in a process or in an interpreter: the larger ratio."""
+    """Return the import's cost / the former cost: the larger ratio of process and interpreter."""
     return max(float(place["ratio"][what]["median"]) for place in results["import"].values())
 
 
 def largest(results: Results) -> str:
-    """The key of the largest object that handles were measured with."""
+    """Return the key of the largest object that handles were measured with."""
     return max(results["handles"], key=int)
 
 
 def smallest(results: Results) -> str:
-    """The key of the smallest object that handles were measured with."""
+    """Return the key of the smallest object that handles were measured with."""
     return min(results["handles"], key=int)
 
 
@@ -225,13 +226,13 @@ GOALS = (
         more=True,
     ),
     Goal(
-        "import permaheap / what the import once loaded, processor time",
+        "import permaheap / import of all that it formerly loaded, processor time",
         always(1 / 3),
         always(0.2),
         lambda r: imported(r, "seconds"),
     ),
     Goal(
-        "import permaheap / what the import once loaded, private memory",
+        "import permaheap / import of all that it formerly loaded, private memory",
         always(1 / 3),
         always(0.2),
         lambda r: imported(r, "private"),

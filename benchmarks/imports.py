@@ -1,9 +1,9 @@
 """The cost of `import permaheap`: processor time, private memory and modules.
 
 Measured in a new process, and in a new interpreter of a process that has imported permaheap. An
-interpreter shares no module with the others, so each pays for the import again. The import stands
-beside two others: that of nothing (starting an empty process or interpreter), and what the import
-did before it left most of its modules to their first use.
+interpreter shares no module with the others, so each pays for the import again. Beside the import
+stand the start of an empty process or interpreter, and the import of all modules, as before most of
+them were left to their first use.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def sampled(place: str, way: str) -> Sample:
     command = ["-c", probe(way)] if place == "process" else ["-m", __name__, way]
     done = subprocess.run([sys.executable, *command], stdout=subprocess.PIPE, check=True)
     start, numbers = [0.0, 0.0], done.stdout.split()
-    if place == "interpreter":  # what its process had taken before
+    if place == "interpreter":  # the time and memory of its process before it
         start, numbers = [float(number) for number in numbers[:2]], numbers[2:]
     sample = dict(zip(FIELDS, map(float, numbers), strict=True))
     return {**sample, "began": sample["began"] - start[0], "held": sample["held"] - start[1]}
@@ -117,7 +117,7 @@ def summary(samples: Mapping[str, Sequence[Sample]]) -> dict[str, Any]:
 
 
 def in_an_interpreter(way: str) -> None:
-    """Print what this process has taken so far, and what an import takes in an interpreter."""
+    """Print this process's time and memory, then the sample of an import in an interpreter."""
     import permaheap  # noqa: F401 - what it costs the process is no part of the sample
 
     footprint()

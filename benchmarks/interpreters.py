@@ -11,20 +11,20 @@ from typing import Any
 class Interpreter:
     """An isolated interpreter of this process.
 
-    It shares nothing with its creator but file descriptors and what a permaheap handle names, so
-    scripts get their input as literals in their text and answer through pipes.
+    It shares only file descriptors with its creator, and objects named by permaheap handles. So
+    scripts get their input as literals in their text, and answer through pipes.
     """
 
     def __init__(self) -> None:
         self._module, self._id = create()
-        # Without this the interpreter would not find packages relative to the current directory.
+        # Otherwise the interpreter would not find packages relative to the current directory.
         self.run(f"import sys; sys.path[:] = {sys.path!r}")
 
     def run(self, script: str) -> None:
         """Execute a script in the interpreter, in the calling thread.
 
         Raises:
-            RuntimeError: the script raised; the message holds what it raised.
+            RuntimeError: the script raised an exception, which is in the message.
         """
         if sys.version_info >= (3, 13):
             failure = self._module.exec(self._id, script)
@@ -39,10 +39,10 @@ class Interpreter:
 
 
 def start(script: str) -> threading.Thread:
-    """Run a script in an interpreter of its own, in a new thread, which ends with it.
+    """Run a script in an interpreter of its own, in a new thread that ends with it.
 
-    Created, used and ended in one thread: an interpreter of 3.12 that imports threading in one
-    thread waits for that for ever when it is ended in another.
+    One thread creates, uses and ends the interpreter: if an interpreter of 3.12 imports threading
+    in one thread and is ended in another, it waits for the first one for ever.
     """
 
     def run() -> None:
@@ -58,7 +58,7 @@ def start(script: str) -> threading.Thread:
 
 
 def create() -> tuple[Any, Any]:
-    """The low-level module of this version and the id of a new isolated interpreter."""
+    """Return the low-level module of this version, and the id of a new isolated interpreter."""
     name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
     module = importlib.import_module(name)
     return module, module.create()

@@ -1,8 +1,8 @@
-"""How much memory a process family uses, and what each worker keeps for itself.
+"""The memory of a process family, and the private memory of each worker.
 
-A measurement forks workers, lets every one of them read, collect garbage and report, and reads
-``/proc/PID/smaps_rollup`` of all of them while all are alive and none moves. Parent and workers
-keep step by pipes, never by waiting for a time.
+A measurement forks workers, and lets each of them read, collect garbage and report. Then it reads
+``/proc/PID/smaps_rollup`` of all of them, while all are alive and idle. Parent and workers
+synchronise by pipes, never by waiting for a time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from benchmarks import peers
 
 @dataclass(frozen=True)
 class Footprint:
-    """What one process holds, in bytes, as the kernel counts it.
+    """The memory of one process, in bytes, as the kernel counts it.
 
     Attributes:
-        private_dirty: pages that this process wrote and nobody shares.
+        private_dirty: pages that this process has written and no other process shares.
         pss: all its pages, each divided by the number of processes that map it.
         rss: all its pages, counted in full.
     """
@@ -48,7 +48,7 @@ def footprint(pid: int | str = "self") -> Footprint:
 
 
 def heap_dirty(pid: int | str = "self") -> int:
-    """Bytes of the permanent heap that the process has copied for itself by writing to them."""
+    """Return the bytes of the permanent heap that the process has copied by writing to them."""
     inside, total = False, 0
     with open(f"/proc/{pid}/smaps", encoding="utf-8") as mappings_of:
         for line in mappings_of:
@@ -61,7 +61,7 @@ def heap_dirty(pid: int | str = "self") -> int:
 
 
 def mappings(pid: int | str = "self") -> int:
-    """How many mappings the process has."""
+    """Return the number of the process's mappings."""
     with open(f"/proc/{pid}/maps", "rb") as maps:
         return sum(1 for _ in maps)
 
@@ -70,11 +70,11 @@ class Forked:
     """A forked child that answers requests over a pipe until it is closed.
 
     Args:
-        serve: called in the child with its end of the pipe; the child ends when it returns.
+        serve: is called in the child with its end of the pipe; the child ends when it returns.
     """
 
-    # A child inherits the parent's ends of its elder siblings' pipes. It must close them, or those
-    # siblings would not see the parent close.
+    # A child inherits the parent's ends of the pipes of earlier children. It must close them:
+    # otherwise those children would not see that the parent closes its end.
     open_pipes: ClassVar[list[Connection]] = []
 
     def __init__(self, serve: Callable[[Connection], object]) -> None:
@@ -88,7 +88,7 @@ class Forked:
         theirs.close()
 
     def ask(self, request: object = None) -> Any:
-        """Send a request and wait for the answer; EOFError when the child has died."""
+        """Send a request and return the answer; EOFError if the child has died."""
         self.pipe.send(request)
         return self.pipe.recv()
 
@@ -100,11 +100,11 @@ class Forked:
 
 
 def run_child(serve: Callable[[Connection], object], pipe: Connection) -> None:
-    """Serve in the child and leave without running the parent's clean-up."""
+    """Serve in the child, and end without the parent's clean-up."""
     status = 0
     try:
         serve(pipe)
-    except EOFError:  # the parent closed its end: the ordinary way to end
+    except EOFError:  # the parent closed its end, which ends the child as usual
         pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -120,11 +120,11 @@ class Family:
 
     Attributes:
         parent: the parent's footprint.
-        workers: one footprint per worker.
+        workers: the footprint of each worker.
         helpers: the PSS of processes that the store itself started, in bytes.
-        ready_seconds: per worker, from the start of reading until scan and look-ups were done.
-        used: bytes of the permanent heap, 0 for other stores.
-        heap_dirty: most bytes of the permanent heap that any worker copied by writing to them.
+        ready_seconds: for each worker, from the start of reading to the end of scan and look-ups.
+        used: bytes of the permanent heap; 0 for other stores.
+        heap_dirty: the most bytes of the permanent heap that a worker copied by writing to them.
     """
 
     parent: Footprint
@@ -145,13 +145,13 @@ def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers:
 
     Args:
         peer: an unused peer; it is closed afterwards.
-        data_set: name of the data set.
-        records: how many records it has.
-        lookups: how many random look-ups each worker does after its scan.
-        workers: how many workers run at once.
+        data_set: the name of the data set.
+        records: the number of its records.
+        lookups: the number of random look-ups of each worker, after its scan.
+        workers: the number of workers that run at once.
     """
     chosen = data_module.DATA_SETS[data_set]
-    # One bytes object, so that the keys add nothing to what a worker writes or leaves behind.
+    # One bytes object, so that the keys add nothing to the memory that a worker writes.
     packed = "\n".join(chosen.keys(records, lookups)).encode()
     data = chosen.build(records)
     peer.put(data, chosen)
@@ -192,16 +192,16 @@ def family(peer: peers.Peer, data_set: str, records: int, lookups: int, workers:
 def measure_family(
     peer: str, data_set: str, records: int, lookups: int, workers: int
 ) -> dict[str, Any]:
-    """``family()`` for a peer given by name, as plain values for JSON."""
+    """Return ``family()`` for a peer given by name, as plain values for JSON."""
     found = family(peers.by_name(peer), data_set, records, lookups, workers)
     return {**asdict(found), "pss": found.pss}
 
 
 def measure_block(data_set: str, records: int) -> dict[str, Any]:
-    """Bytes that the data takes as ordinary objects and as one frozen block.
+    """Measure the bytes of the data as ordinary objects and as one frozen block.
 
-    Ordinary objects are measured as the growth of the resident size of a fresh process, the block
-    by the permanent heap's own count.
+    The size of ordinary objects is the growth of the resident size of a new process. The size of
+    the block is the permanent heap's own count.
     """
     import permaheap
 
@@ -225,11 +225,11 @@ def measure_block(data_set: str, records: int) -> dict[str, Any]:
 
 
 def measure_interpreter(peer: str, records: int, lookups: int) -> dict[str, Any]:
-    """What a second interpreter of the same process costs to have and to read the data.
+    """Measure the memory that a second interpreter of a process needs to read the data.
 
     Returns:
-        ``own``: growth in bytes of the process's private dirty memory while the interpreter
-        attaches and reads, less what a bare interpreter with these imports takes.
+        ``own``: the growth of the process's private dirty memory, in bytes, while the interpreter
+        attaches and reads. The interpreter and its imports are there before.
     """
     chosen = data_module.DATA_SETS["records"]
     store = peers.by_name(peer)

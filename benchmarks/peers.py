@@ -1,8 +1,8 @@
-"""What one would use instead of permaheap, one small class per way: put in, look up, scan.
+"""The alternatives to permaheap, one small class for each: put data in, look up, scan.
 
-Every class keeps the same interface, so that one measurement serves all of them. Each is written
-as its users would write it, in its own favour where there is a choice: Arrow reads only the
-columns asked for, numpy and Arrow find keys by a sorted array of hashes that no worker copies.
+All classes have the same interface, so one measurement serves all of them. Each is written as its
+users would write it, and in its favour if there is a choice. Arrow reads only the columns asked
+for; numpy and Arrow find keys by a sorted array of hashes that no worker copies.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from benchmarks.interpreters import Interpreter
 
 
 class Peer:
-    """A way of giving data to workers; the base class keeps ordinary objects and just forks.
+    """A way of giving data to workers. The base class keeps ordinary objects and forks.
 
     Attributes:
         name: the word that names it in options.
         title: its name in reports.
         requires: packages that must be installed.
-        any_data: whether it takes every data set or only the records.
+        any_data: whether it takes every data set, or only the records.
         has_server: whether another process does a part of its work.
     """
 
@@ -45,7 +45,7 @@ class Peer:
     chosen: DataSet
 
     def prepare(self, data: Data) -> Data:
-        """What to give to put(), which is timed: by default the data itself."""
+        """Return the argument of put(), which is timed: by default the data itself."""
         return data
 
     def put(self, data: Data, chosen: DataSet) -> None:
@@ -54,25 +54,25 @@ class Peer:
         self.chosen = chosen
 
     def before_fork(self) -> None:
-        """What this way does right before its workers are forked."""
+        """Do the steps of this way right before its workers are forked."""
 
     def attach(self) -> None:
         """Open the store in a worker (or in the process that put the data, to time reading)."""
 
     def lookups(self, keys: Iterable[str]) -> float:
-        """Read the record of each key, return the data set's checksum."""
+        """Read the record of each key; return the data set's checksum."""
         return self.chosen.lookups(self.data, keys)
 
     def scan(self) -> float:
-        """Read all records, return the data set's checksum."""
+        """Read all records; return the data set's checksum."""
         return self.chosen.scan(self.data)
 
     def helpers(self) -> list[int]:
-        """Process ids of servers that the store started."""
+        """Return the process ids of servers that the store started."""
         return []
 
     def used(self) -> int:
-        """Bytes of the permanent heap in use; 0 for other stores."""
+        """Return the bytes of the permanent heap in use; 0 for other stores."""
         return 0
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class InPlace(Peer):
     requires = ("permaheap",)
 
     def prepare(self, data: Data) -> Data:
-        return pickle.loads(pickle.dumps(data))  # what was put once stays immortal
+        return pickle.loads(pickle.dumps(data))  # a copy, since put() makes it immortal for ever
 
     def put(self, data: Data, chosen: DataSet) -> None:
         import permaheap
@@ -138,8 +138,8 @@ class InPlace(Peer):
 class HashIndex:
     """Positions by key in two arrays that workers read without writing to them.
 
-    Keys are found by their hash, which forked workers compute alike. Equal hashes of different
-    keys are not told apart: with 64 bits and some 100,000 keys there are none.
+    Keys are found by their hash, which is the same in all forked workers. Different keys with
+    equal hashes are not distinguished: with 64 bits and some 100,000 keys there are none.
     """
 
     def __init__(self, hashes: Any, positions: Any) -> None:
@@ -148,7 +148,7 @@ class HashIndex:
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> HashIndex:
-        """The index of the keys in their order."""
+        """Return the index of the keys in their order."""
         import numpy
 
         hashes = numpy.fromiter(map(hash, keys), numpy.int64)
@@ -156,12 +156,12 @@ class HashIndex:
         return cls(hashes[positions], positions)
 
     def find(self, key: str) -> int:
-        """The position of a key that is known to be there."""
+        """Return the position of a key that must be in the index."""
         return int(self.positions[self.hashes.searchsorted(hash(key))])
 
 
 class NumpyPickles(Peer):
-    """A list serialised into one numpy array, as PyTorch advises against copy-on-read growth."""
+    """A list of pickles in one numpy array, PyTorch's advice against copy-on-read growth."""
 
     name = "numpy"
     title = "numpy array of pickles"
@@ -205,7 +205,7 @@ class Manager(Peer):
         self.index = self.manager.dict(data["index"])
 
     def attach(self) -> None:
-        # A forked worker must not reuse its parent's connection: another proxy opens its own.
+        # A forked worker must not reuse its parent's connection; a copy of the proxy opens another.
         self.index = copy.copy(self.index)
 
     def lookups(self, keys: Iterable[str]) -> float:
@@ -226,7 +226,7 @@ class Manager(Peer):
 
 
 class Lmdb(Peer):
-    """LMDB in a file, one msgpack value per record; every worker opens it for itself."""
+    """LMDB in a file, with one msgpack value for each record; every worker opens the file."""
 
     name = "lmdb"
     title = "LMDB with msgpack"
@@ -238,7 +238,7 @@ class Lmdb(Peer):
         import msgpack
 
         self.folder = tempfile.TemporaryDirectory(prefix="benchmark-lmdb-")
-        # A benchmark's file need not survive a crash: without syncing, LMDB is at its fastest.
+        # A benchmark's file need not survive a crash; LMDB is fastest without syncing.
         with (
             lmdb.open(self.folder.name, map_size=1 << 32, sync=False) as environment,
             environment.begin(write=True) as transaction,
@@ -303,7 +303,7 @@ class Arrow(Peer):
         self.index = HashIndex(self.array("hash").to_numpy(), self.array("position").to_numpy())
 
     def array(self, column: str) -> Any:
-        """The only chunk of a column."""
+        """Return the only chunk of a column."""
         return self.table.column(column).chunk(0)
 
     def lookups(self, keys: Iterable[str]) -> float:
@@ -320,7 +320,7 @@ class Arrow(Peer):
         return sum_records(self.rows())
 
     def rows(self) -> Iterator[Data]:
-        """The rows as dicts, decoded a batch at a time."""
+        """Yield the rows as dicts, decoded in batches."""
         wanted = self.table.drop_columns(["hash", "position"])
         for batch in wanted.to_batches(max_chunksize=4096):
             yield from batch.to_pylist()
@@ -330,7 +330,7 @@ class Arrow(Peer):
 
 
 class SharedPickle(Peer):
-    """One pickle in shared memory, which every worker loads for itself."""
+    """One pickle in shared memory, which every worker loads."""
 
     name = "shared_memory"
     title = "shared_memory + pickle"
@@ -353,7 +353,7 @@ class SharedPickle(Peer):
 
 
 class Orjson(Peer):
-    """JSON bytes of the parent, which every worker decodes with orjson, index and all."""
+    """JSON bytes of the parent; every worker decodes them with orjson and builds the index."""
 
     name = "orjson"
     title = "orjson decode per worker"
@@ -374,13 +374,13 @@ class Orjson(Peer):
 
 
 class InterpreterPeer(Peer):
-    """Data for a second interpreter of the same process; what it computes comes back by a pipe."""
+    """Data for a second interpreter of the same process, which returns results by a pipe."""
 
     any_data = False
     setup: ClassVar[str]
 
     def start(self, keys: list[str]) -> None:
-        """Start the interpreter with its imports, and let it make the same keys for itself."""
+        """Start the interpreter with its imports; it makes the same keys again."""
         self.interpreter = Interpreter()
         self.reader, self.writer = os.pipe()
         self.interpreter.run(
@@ -464,12 +464,12 @@ PEERS: dict[str, type[Peer]] = {
 
 
 def by_name(name: str) -> Peer:
-    """A new peer of that name."""
+    """Return a new peer of that name."""
     return PEERS[name]()
 
 
 def unavailable(name: str) -> str | None:
-    """Why a peer cannot run here, as a sentence, or None when it can."""
+    """Return the reason why a peer cannot run here, as a sentence, or None."""
     missing = [each for each in PEERS[name].requires if importlib.util.find_spec(each) is None]
     if missing:
         return f"not installed: {', '.join(missing)}"

@@ -1,6 +1,6 @@
-"""Bar charts as SVG text, small enough to read in a diff; no library needed.
+"""Bar charts as SVG text, small enough to read in a diff; they need no library.
 
-Colours work on a light and on a dark page: the text takes the page's colour scheme.
+The colours work on a light and on a dark page: the text follows the page's colour scheme.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Bars:
     """A group of bars with one label.
 
     Attributes:
-        label: what is measured.
-        values: one bar each; None leaves a gap.
+        label: the measured quantity.
+        values: one bar for each; None leaves a gap.
         ours: whether to set the group off from the others.
     """
 
@@ -52,15 +52,15 @@ def bar_chart(
     form: str = "{:.2f}",
     mark: float | None = None,
 ) -> str:
-    """A chart of horizontal bars.
+    """Return a chart of horizontal bars.
 
     Args:
         title: the heading.
-        note: a line below it that says what the numbers are.
-        groups: what to draw, from top to bottom.
-        series: names of the bars of each group; one empty name draws no legend.
+        note: a line below it that explains the numbers.
+        groups: the groups of bars, from top to bottom.
+        series: the names of the bars of each group; one empty name draws no legend.
         logarithmic: whether bar lengths show orders of magnitude.
-        form: how to print a value beside its bar.
+        form: the format of a value beside its bar.
         mark: a value at which to draw a vertical line.
 
     Returns:
@@ -98,13 +98,13 @@ class Scale:
 
     @classmethod
     def over(cls, values: Sequence[float], logarithmic: bool) -> Scale:
-        """The scale that gives the largest value the longest bar."""
+        """Return the scale that gives the largest value the longest bar."""
         positive = [value for value in values if value > 0] or [1.0]
-        # A logarithmic bar begins a little below the smallest value, so that this has a bar too.
+        # A logarithmic bar begins below the smallest value, so that this value has a bar, too.
         return cls(min(positive) / 2, max(positive), logarithmic)
 
     def length(self, value: float) -> float:
-        """The length of a bar; at least one pixel, so that nothing looks like missing."""
+        """Return the length of a bar; at least one pixel, so that no bar seems to be missing."""
         if self.logarithmic:
             part = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         else:
@@ -113,7 +113,7 @@ class Scale:
 
 
 def legend(series: Sequence[str]) -> list[str]:
-    """One coloured square and name per series."""
+    """Return one coloured square and name for each series."""
     if len(series) < 2:
         return []
     lines = []
@@ -125,7 +125,7 @@ def legend(series: Sequence[str]) -> list[str]:
 
 
 def draw_group(group: Bars, top: float, scale: Scale, form: str) -> list[str]:
-    """The label, bars and values of one group."""
+    """Return the label, bars and values of one group."""
     middle = top + BAR * len(group.values) / 2 + 4
     weight = ' font-weight="600"' if group.ours else ""
     label = escape(group.label)

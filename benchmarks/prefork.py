@@ -1,7 +1,7 @@
-"""Applications as they are: what prefork() takes, and how much the profiler can name.
+"""Applications as they are: the cost of prefork(), and the causes that the profiler can name.
 
 The profiler is measured as a user runs it: ``permaheap cow`` starts a parent, whose worker reads
-all data and collects garbage, and is told to end when the worker has done so.
+all data and collects garbage. When the worker is done, the profiler is told to end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MODES = ("diff", "trace")
 
 
 def measure_prefork(records: int) -> dict[str, Any]:
-    """Seconds of the first call and of one that finds nothing new, and objects made immortal."""
+    """Time the first call and one that finds nothing new; count the immortal objects."""
     import permaheap
 
     data = DATA_SETS["records"].build(records)
@@ -39,18 +39,18 @@ def measure_prefork(records: int) -> dict[str, Any]:
 
 
 def measure_causes(records: int) -> dict[str, Any]:
-    """By mode of the profiler: share of a worker's copied heap pages with a cause, and seen."""
+    """Return, by mode of the profiler, the shares of copied pages with a cause, and seen."""
     shares = {}
     for mode in MODES:
         try:
             shares[mode] = profile(mode, records)
-        except RuntimeError as error:  # a kernel that lets nobody record page faults
+        except RuntimeError as error:  # the kernel does not let this user record page faults
             shares[f"{mode} unavailable"] = str(error)
     return shares
 
 
 def profile(mode: str, records: int) -> dict[str, float]:
-    """Profile a family in one mode; RuntimeError with what the profiler said if it cannot."""
+    """Profile a family in one mode; RuntimeError with the profiler's message if it cannot."""
     from permaheap.cow._json import from_json
     from permaheap.cow._summary import summarize
 
@@ -76,7 +76,7 @@ def profile(mode: str, records: int) -> dict[str, float]:
 
 
 def be_a_family(records: int) -> None:
-    """Load the data, fork a worker that reads it, say when it is done, and wait for SIGTERM."""
+    """Load the data, fork a worker that reads it, print when it is done, wait for SIGTERM."""
     import permaheap  # noqa: F401 - begins the trace
 
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])

@@ -1,4 +1,4 @@
-"""What a heap costs or saves whole processes and interpreters: collecting, forking, sharing."""
+"""Costs and savings of whole processes and interpreters: collecting, forking, sharing."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STORES = ("empty", "plain", "gc.freeze", "permaheap")
 
 
 def station(name: str, records: int, job: Callable[[peers.Peer, str], Any]) -> Forked:
-    """A process that holds the data in one way, drops the original, and does a job when asked.
+    """Fork a process that holds the data in one way and does a job for each request.
 
     Args:
-        name: one of STORES; "empty" is plain with a handful of records.
-        records: how many records the others have.
-        job: what to do at each request, given the store and a key; its result is the answer.
+        name: one of STORES; "empty" is plain with ten records.
+        records: the number of records of the others.
+        job: is called for each request with the store and a key; its result is the answer.
     """
 
     def serve(pipe: Connection) -> None:
@@ -52,7 +52,7 @@ def station(name: str, records: int, job: Callable[[peers.Peer, str], Any]) -> F
 
 
 def ask_in_turns(job: Callable[[peers.Peer, str], float], records: int, rounds: int) -> Samples:
-    """Let one station per store do a job that returns seconds, in turns."""
+    """Let one station for each store do a job that returns seconds, in turns."""
     stations = {name: station(name, records, job) for name in STORES}
     try:
         samples = in_order(stations, rounds + 1)
@@ -63,7 +63,7 @@ def ask_in_turns(job: Callable[[peers.Peer, str], float], records: int, rounds: 
 
 
 def in_order(stations: Mapping[str, Forked], rounds: int) -> Samples:
-    """The answers of the stations, asked one at a time, round by round."""
+    """Return the answers of the stations, asked one at a time, round by round."""
     samples: Samples = {name: [] for name in stations}
     for _ in range(rounds):
         for name, each in stations.items():
@@ -72,7 +72,7 @@ def in_order(stations: Mapping[str, Forked], rounds: int) -> Samples:
 
 
 def measure_gc(records: int, rounds: int) -> dict[str, Any]:
-    """``gc.collect()`` in processes that hold the data in different ways."""
+    """Time ``gc.collect()`` in processes that hold the data in different ways."""
 
     def collect(peer: peers.Peer, key: str) -> float:
         gc.collect()
@@ -82,7 +82,7 @@ def measure_gc(records: int, rounds: int) -> dict[str, Any]:
 
 
 def measure_fork(records: int, rounds: int) -> dict[str, Any]:
-    """From ``fork()`` in the parent until its child has looked up one record."""
+    """Time ``fork()`` in the parent until its child has looked up one record."""
 
     def fork_and_look_up(peer: peers.Peer, key: str) -> float:
         reader, writer = os.pipe()
@@ -102,7 +102,7 @@ def measure_fork(records: int, rounds: int) -> dict[str, Any]:
 
 
 def against(samples: Samples, base: str) -> dict[str, Any]:
-    """Ratios of all stores to one of them, and median seconds."""
+    """Return the ratios of all stores to one of them, and median seconds."""
     return {
         "ratio": {name: ratio(samples, name, base) for name in samples},
         "seconds": medians(samples),
@@ -113,10 +113,10 @@ def against(samples: Samples, base: str) -> dict[str, Any]:
 
 
 def measure_handles(sizes: list[int]) -> dict[str, Any]:
-    """``Handle.get()`` for objects of several sizes, and the first one in a waiting sibling.
+    """Time ``Handle.get()`` for objects of several sizes, also the first one in a sibling.
 
     Args:
-        sizes: bytes of content per object, made of chunks of at most 1 MB.
+        sizes: the bytes of content of each object, made of chunks of at most 1 MB.
 
     Returns:
         By size: seconds for ``get``, for ``share``, for ``Handle.from_bytes(...).get()``, and for
@@ -145,7 +145,7 @@ def measure_handles(sizes: list[int]) -> dict[str, Any]:
 
 
 def frozen_of(size: int) -> Any:
-    """A frozen object of about ``size`` bytes: strings below 1 MB, else chunks of 1 MB."""
+    """Return a frozen object of about ``size`` bytes: strings below 1 MB, else chunks of 1 MB."""
     import permaheap
 
     if size >= 1 << 20:
@@ -154,14 +154,14 @@ def frozen_of(size: int) -> Any:
 
 
 def get_by_name(name: bytes) -> Any:
-    """The object of a handle given as bytes."""
+    """Return the object of a handle given as bytes."""
     import permaheap
 
     return permaheap.Handle.from_bytes(name).get()
 
 
 def chunks(size: int) -> Any:
-    """Bytes objects of 1 MB, all different, of ``size`` bytes together."""
+    """Return distinct bytes objects of 1 MB, of ``size`` bytes together."""
     chunk = 1 << 20
     return (number.to_bytes(8, "little") * (chunk // 8) for number in range(size // chunk))
 
@@ -195,7 +195,7 @@ while os.read({requests}, 1) == b"g":
 
 
 class Scanner:
-    """Something that scans the frozen data when told to: an interpreter or a forked process."""
+    """An interpreter or a forked process that scans the frozen data when it is told to."""
 
     def __init__(self, handle: bytes, scans: int) -> None:
         read_requests, self.requests = os.pipe()
@@ -209,7 +209,7 @@ class Scanner:
         os.write(self.requests, b"g")
 
     def finish(self) -> tuple[int, int]:
-        """When its scans began and ended, in nanoseconds of the system's monotonic clock."""
+        """Return the start and the end of its scans, in nanoseconds of the monotonic clock."""
         start, end = struct.unpack("qq", os.read(self.answers, 16))
         return start, end
 
@@ -234,7 +234,7 @@ class InterpreterScanner(Scanner):
 
 
 class ProcessScanner(Scanner):
-    """A scanner in a forked process: what two cores give at best."""
+    """A scanner in a forked process; two of them show the best result of two cores."""
 
     def __init__(self, handle: bytes, scans: int) -> None:
         super().__init__(handle, scans)
@@ -246,20 +246,20 @@ class ProcessScanner(Scanner):
 
 
 def measure_interpreters(records: int, scans: int, rounds: int) -> dict[str, Any]:
-    """Throughput of two scanners at once against one, for interpreters and for processes."""
+    """Measure the throughput of two scanners / one, for interpreters and processes."""
     import permaheap
 
     frozen = permaheap.freeze(DATA_SETS["records"].build(records))
     gc.collect()
     handle = bytes(permaheap.share(frozen))
-    # Processes first: forking is refused once other interpreters run, and threads do not survive.
+    # Processes first: with other interpreters a fork is refused, and it would lose the threads.
     result = {"processes": throughput(ProcessScanner, handle, scans, rounds)}
     result["interpreters"] = throughput(InterpreterScanner, handle, scans, rounds)
     return result
 
 
 def throughput(kind: type[Scanner], handle: bytes, scans: int, rounds: int) -> dict[str, Any]:
-    """The spread over rounds of the throughput of two scanners against that of one."""
+    """Return the spread over rounds of the throughput of two scanners / one."""
     pair = [kind(handle, scans), kind(handle, scans)]
     wall([pair[0]])
     wall([pair[1]])
@@ -273,7 +273,7 @@ def throughput(kind: type[Scanner], handle: bytes, scans: int, rounds: int) -> d
 
 
 def wall(scanners: list[Scanner]) -> float:
-    """Seconds from the first start to the last end of scanners told to go together."""
+    """Return the seconds from the first start to the last end of scanners that run together."""
     for each in scanners:
         each.begin()
     times = [each.finish() for each in scanners]

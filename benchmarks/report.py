@@ -1,6 +1,6 @@
-"""Turns measurements into Markdown tables and plots; the tables are what the terminal shows too.
+"""Turns measurements into Markdown tables and plots; the terminal shows the same tables.
 
-A *run* is what ``python -m benchmarks`` measured with one interpreter: a dict of JSON values with
+A *run* is the result of ``python -m benchmarks`` with one interpreter: a dict of JSON values with
 ``machine``, ``python``, ``options`` and ``results``. A report shows one run or several.
 """
 
@@ -30,7 +30,7 @@ NOT_RUN = "-"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns; the first column is text, the others numbers."""
+    """Return a Markdown table with aligned columns: the first one text, the others numbers."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -44,7 +44,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell(run: Run, value: Value, form: str) -> str:
-    """A printed value, or a dash where it was not measured."""
+    """Return a printed value, or a dash if it was not measured."""
     try:
         return form.format(value(run["results"]))
     except (KeyError, ZeroDivisionError):
@@ -52,7 +52,7 @@ def cell(run: Run, value: Value, form: str) -> str:
 
 
 def at(*path: str, scale: float = 1.0) -> Value:
-    """The value at a path of keys in the results, times a factor."""
+    """Return a function for the value at a path of keys in the results, times a factor."""
 
     def value(results: goals.Results) -> float:
         found: Any = results
@@ -69,26 +69,26 @@ def by_run(
     rows: Mapping[str, Value],
     form: str,
 ) -> str:
-    """A table with one column per run; rows that no run measured are left out."""
+    """Return a table with one column for each run; rows that no run measured are left out."""
     lines = [[name, *(cell(run, value, form) for run in runs)] for name, value in rows.items()]
     shown = [line for line in lines if any(text != NOT_RUN for text in line[1:])]
     return table([first, *map(label, runs)], shown)
 
 
 def label(run: Run) -> str:
-    """The column heading of a run."""
+    """Return the column heading of a run."""
     python = run["python"]
     return f"{python['version']}{' debug' if python['debug'] else ''}"
 
 
 def minor(run: Run) -> tuple[int, int]:
-    """Major and minor version of a run's interpreter."""
+    """Return the major and minor version of a run's interpreter."""
     major, second = run["python"]["version"].split(".")[:2]
     return int(major), int(second)
 
 
 def section(title: str, *parts: str) -> str:
-    """A titled part of the report."""
+    """Return a titled part of the report."""
     return "\n\n".join([f"## {title}", *(part for part in parts if part)])
 
 
@@ -98,17 +98,17 @@ MARKS = {"aim": " (aim)", "must": "", "missed": " MISSED"}
 
 
 def smaller(runs: Sequence[Run]) -> str:
-    """A warning where a run had less data than the goals are stated for."""
+    """Return a warning if a run had less data than the goals are stated for."""
     if all(run["options"]["records"] >= Options.records for run in runs):
         return ""
     return (
-        f"The goals are stated for {Options.records:,} records. With fewer, what every process "
-        "takes in any case weighs more, and caches hide what memory costs."
+        f"The goals are stated for {Options.records:,} records. With fewer records, the fixed cost "
+        "of every process weighs more, and caches hide the cost of memory."
     )
 
 
 def goals_table(runs: Sequence[Run]) -> str:
-    """All goals with their limits and what each run reached."""
+    """Return all goals with their limits, and the value that each run reached."""
     rows = []
     for goal in goals.GOALS:
         cells = [goal_cell(goal, run) for run in runs]
@@ -117,14 +117,14 @@ def goals_table(runs: Sequence[Run]) -> str:
 
 
 def limit(goal: goals.Goal, of: Callable[[tuple[int, int]], float]) -> str:
-    """A limit as text, with both values where 3.15 has its own."""
+    """Return a limit as text, with both values if 3.15 has its own."""
     sign = ">=" if goal.more else "<="
     early, late = goal.form.format(of((3, 14))), goal.form.format(of((3, 15)))
     return f"{sign} {early}" if early == late else f"{sign} {early}, 3.15: {late}"
 
 
 def goal_cell(goal: goals.Goal, run: Run) -> str:
-    """What a run measured for a goal, and whether that reaches it."""
+    """Return a run's value for a goal, and its verdict."""
     try:
         value = goal.value(run["results"])
     except (KeyError, ZeroDivisionError):
@@ -133,7 +133,7 @@ def goal_cell(goal: goals.Goal, run: Run) -> str:
 
 
 def goals_summary(run: Run) -> str:
-    """One paragraph per run that says plainly what was reached and what was missed."""
+    """Return one paragraph about a run: the goals that it reached and missed."""
     verdicts: dict[str, list[str]] = {"aim": [], "must": [], "missed": [], NOT_RUN: []}
     for goal in goals.GOALS:
         try:
@@ -153,7 +153,7 @@ def goals_summary(run: Run) -> str:
     if control is not None and control < 1.8:
         lines.append(
             f"- two forked processes, which share no interpreter, reached {control:.2f}x of one: "
-            "the machine had no two free cores to show two interpreters on"
+            "the machine did not have two free cores for two interpreters"
         )
     return "\n".join(lines)
 
@@ -162,7 +162,7 @@ def goals_summary(run: Run) -> str:
 
 
 def peers_table(run: Run) -> str:
-    """What one would use instead, beside permaheap, in forked workers."""
+    """Return permaheap beside its alternatives, in forked workers."""
     header = ["workers read by way of", "own memory, MB", "/ plain", "PSS of all, MB",
               "put / pickle", "attach, s", "ready, s", "look-up", "scan"]  # fmt: skip
     rows = []
@@ -174,7 +174,7 @@ def peers_table(run: Run) -> str:
 
 
 def peer_cells(run: Run, name: str) -> list[str]:
-    """The numbers of one peer."""
+    """Return the numbers of one peer."""
     speed = f"peer {name}"
     plain = name == "plain"
     return [
@@ -190,7 +190,7 @@ def peer_cells(run: Run, name: str) -> list[str]:
 
 
 def interpreters_table(run: Run) -> str:
-    """What a second interpreter of the same process costs to give the data to."""
+    """Return the cost of giving the data to a second interpreter of a process."""
     rows = []
     for name in INTERPRETERS:
         reason = why_not(run, f"interpreter {name}", f"peer {name}")
@@ -203,7 +203,7 @@ def interpreters_table(run: Run) -> str:
 
 
 def interpreter_cells(run: Run, name: str) -> list[str]:
-    """The numbers of one way to give data to an interpreter."""
+    """Return the numbers of one way to give data to an interpreter."""
     speed = f"peer {name}"
     return [
         cell(run, at(f"interpreter {name}", "own", scale=1 / MB), "{:.2f}"),
@@ -215,7 +215,7 @@ def interpreter_cells(run: Run, name: str) -> list[str]:
 
 
 def why_not(run: Run, *keys: str) -> str | None:
-    """Why a measurement has no numbers, or None when it has or was not asked for."""
+    """Return the reason why a measurement has no numbers; None if it has, or was not run."""
     for key in keys:
         result = run["results"].get(key, {})
         if "unavailable" in result:
@@ -226,12 +226,12 @@ def why_not(run: Run, *keys: str) -> str | None:
 
 
 def failures(run: Run) -> dict[str, str]:
-    """The measurements that broke, with what they said."""
+    """Return the measurements that failed, with their error messages."""
     return {key: each["error"] for key, each in run["results"].items() if "error" in each}
 
 
 def channels_table(run: Run, where: str, names: Sequence[str]) -> str:
-    """Channels and what one would use instead, from one process or interpreter to another."""
+    """Return channels beside their alternatives, between processes or interpreters."""
     latency = where == "processes"
     header = [f"between {where}", "small, us", "/ channel"]
     header += ["latency, us", "on two cores, us"] * latency
@@ -251,7 +251,7 @@ def channels_table(run: Run, where: str, names: Sequence[str]) -> str:
 
 
 def channel_cells(run: Run, where: str, name: str) -> list[str]:
-    """The numbers of one way."""
+    """Return the numbers of one way."""
     copied, moved = "channel copied", ("channel moved", str(largest_moved(run)), where)
 
     def beside(*path: str) -> str:
@@ -271,13 +271,13 @@ def channel_cells(run: Run, where: str, name: str) -> list[str]:
 
 
 def largest_moved(run: Run) -> int:
-    """Bytes of the largest buffer that was handed over, 0 when none was."""
+    """Return the bytes of the largest buffer that was handed over; 0 if none was."""
     sizes = run["results"].get("channel moved", {})
     return max((int(size) for size in sizes if size.isdigit()), default=0)
 
 
 def handed_table(runs: Sequence[Run]) -> str:
-    """What it costs to hand on what is large, and to wait."""
+    """Return the cost of handing over large objects, and of waiting."""
     rows: dict[str, Value] = {}
     for way in ("permaheap", "interpreters"):
         key, title = f"channel table {way}", WAYS[way].title
@@ -302,19 +302,19 @@ def handed_table(runs: Sequence[Run]) -> str:
 
 
 CHANNELS = """\
-*small* is a tuple of an int, a str, a float and a bool, sent one way, thousands in a row; *latency*
-is half of its way there and back, wherever the system runs both processes, and with each on a core
-of its own. *1 MB* are records as above, pickled so large, in one message and in 100. *Handed over*
-is memory that the receiver reads in place: a Buffer moved; `shared_memory` that either end opens by
-a name that goes through a pipe; a memoryview in a queue. All ways take turns in one run. *never
-spinning* is a channel whose ends go to sleep at once when they wait."""
+*small* is a tuple of an int, a str, a float and a bool, sent one way, thousands in a row. *latency*
+is half of its time there and back: first on the cores that the system chooses, then with each
+process on a core of its own. *1 MB* are records as above whose pickle has 1 MB, in one message and
+in 100. *Handed over* is memory that the receiver reads in place: a Buffer that is moved;
+`shared_memory` that either end opens by a name sent through a pipe; a memoryview in a queue. The
+ends of a channel *never spinning* sleep at once when they wait. All ways take turns in one run."""
 
 
 # --- details --------------------------------------------------------------------------------------
 
 
 def freeze_table(runs: Sequence[Run]) -> str:
-    """Freeze against other ways to copy, encode or decode the same data."""
+    """Return freeze beside other ways to copy, encode or decode the same data."""
     names = ("pickle.dumps", "pickle.loads", "pickle.dumps + pickle.loads", "copy.deepcopy",
              "marshal.dumps", "marshal.loads", "json decode", "orjson decode")  # fmt: skip
     rows: dict[str, Value] = {
@@ -327,7 +327,7 @@ def freeze_table(runs: Sequence[Run]) -> str:
 
 
 def operations_table(runs: Sequence[Run]) -> str:
-    """Single operations on frozen data against native data."""
+    """Return single operations on frozen data beside native data."""
     names = {name: None for run in runs for name in run["results"].get("operations", {})}
     rows: dict[str, Value] = {
         f"`{name}`": at("operations", name, "ratio", "median")
@@ -338,7 +338,7 @@ def operations_table(runs: Sequence[Run]) -> str:
 
 
 def process_table(runs: Sequence[Run]) -> str:
-    """Collecting garbage and forking with the data held in different ways."""
+    """Return the times of collecting and forking with the data held in different ways."""
     rows: dict[str, Value] = {}
     titles = {"empty": "no data", "plain": "ordinary heap", "gc.freeze": "gc.freeze",
               "permaheap": "permaheap"}  # fmt: skip
@@ -349,7 +349,7 @@ def process_table(runs: Sequence[Run]) -> str:
 
 
 def handles_table(runs: Sequence[Run]) -> str:
-    """Handles by the size of what they name, in nanoseconds."""
+    """Return the times of handles by the size of the object, in nanoseconds."""
     sizes = sorted({size for run in runs for size in run["results"].get("handles", {})
                     if size.isdigit()}, key=int)  # fmt: skip
     rows: dict[str, Value] = {}
@@ -362,7 +362,7 @@ def handles_table(runs: Sequence[Run]) -> str:
 
 
 def sets_table(runs: Sequence[Run]) -> str:
-    """The main goals on the other data sets."""
+    """Return the main goals on the other data sets."""
     rows: dict[str, Value] = {}
     for name, title in (("unicode", "Unicode"), ("packages", "Debian packages")):
         pickled = at(f"{name} freeze", "ratio", "pickle.dumps + pickle.loads", "median")
@@ -378,25 +378,25 @@ def sets_table(runs: Sequence[Run]) -> str:
 
 
 def block_ratio(data_set: str) -> Value:
-    """Bytes of the block against the resident size of the original."""
+    """Return a function for the bytes of the block / the resident size of the original."""
     key = f"{data_set} block"
     return lambda r: r[key]["block"] / r[key]["resident"]
 
 
 def own_ratio(data_set: str) -> Value:
-    """A worker's own memory for a data set with permaheap against plain fork."""
+    """Return a function for a worker's own memory with permaheap / with plain fork."""
     prefix = f"{data_set} "
     return lambda r: goals.own_memory(r, "permaheap", prefix) / goals.own_memory(r, "plain", prefix)
 
 
 IMPORT = """\
 `import permaheap` in a new process, and in a new interpreter of a process that has imported it.
-*formerly* is what it did before most of its modules were left to their first use. *empty*
-is the start of the process or the interpreter itself."""
+*now* loads the modules that a reader needs. *formerly* is the import of all modules, as before most
+of them were left to their first use. *empty* is the start of the process or interpreter itself."""
 
 
 def import_table(runs: Sequence[Run]) -> str:
-    """The cost of the import, against starting an empty interpreter and against the past."""
+    """Return the cost of the import, beside its former cost and that of an empty interpreter."""
     ways = {"permaheap": "now", "earlier": "formerly", "empty": "empty"}
     rows: dict[str, Value] = {}
     for place in PLACES:
@@ -412,12 +412,12 @@ def import_table(runs: Sequence[Run]) -> str:
 
 
 def import_ratio(place: str, what: str) -> Value:
-    """The cost of the import against that of starting an empty process or interpreter."""
+    """Return a function for the cost of the import / that of an empty interpreter."""
     return lambda r: r["import"][place]["permaheap"][what] / r["import"][place]["empty"][what]
 
 
 def numbers_table(runs: Sequence[Run]) -> str:
-    """Absolute numbers behind the ratios."""
+    """Return the absolute numbers behind the ratios."""
     rows: dict[str, Value] = {
         "original, resident, MB": at("block", "resident", scale=1 / MB),
         "block, MB": at("block", "block", scale=1 / MB),
@@ -442,7 +442,7 @@ def numbers_table(runs: Sequence[Run]) -> str:
 
 
 def human(size: int) -> str:
-    """A number of bytes as kB, MB or GB (powers of 1024)."""
+    """Return a number of bytes as kB, MB or GB (powers of 1024)."""
     for unit in ("B", "kB", "MB"):
         if size < 1024:
             return f"{size} {unit}"
@@ -458,22 +458,23 @@ INTRODUCTION = """\
 Written by `python -m benchmarks --write`, or `--merge` for several interpreters; do not edit by
 hand. Every measurement runs in a process of its own.
 
-How to read the numbers, and what they favour:
+Notes on the numbers, and on the stores that they favour:
 
 - The data set is {records:,} JSON-like records and an index over them, made by
   `benchmarks/data.py`. Strings and numbers repeat as a parser would make them: equal, but not the
-  same object. Storing equal ones once is a part of what permaheap saves.
+  same object. permaheap stores equal ones once, which is a part of its savings.
 - *Own memory* is the private dirty memory of a forked worker after a full scan, {lookups:,} random
-  look-ups and gc.collect(), less that of a worker that read ten records in the same way. {workers}
+  look-ups and gc.collect(), minus that of a worker that read ten records in the same way. {workers}
   workers run at once. *PSS* adds up the parent, the workers and any server process.
 - Times are medians of ratios taken in turns within one run, with the cyclic collector off.
-  *put* is against pickle.dumps + pickle.loads of the same data. *attach* is what each worker spends
-  before it can read. *ready* is the wall clock from a worker's start to the end of its scan and
-  look-ups, all workers at once. *look-up* and *scan* are against the same code over native objects.
-- The look-ups read three values of a record that a key names. Stores that keep encoded records
-  decode the whole record for it, save Arrow, which reads only the columns asked for.
-- permaheap's objects are read-only and stay until the family ends. The other stores can be changed
-  or given back, which no number here shows."""
+  *put* is compared with pickle.dumps + pickle.loads of the same data. *attach* is the time that
+  each worker needs before it can read. *ready* is the wall-clock time from a worker's start to the
+  end of its scan and look-ups, all workers at once. *look-up* and *scan* are compared with the same
+  code over native objects.
+- The look-ups read three values of a record that a key names. Stores of encoded records decode the
+  whole record for that, except Arrow, which reads only the columns asked for.
+- permaheap's objects are read-only and stay until they are released or the family ends. The other
+  stores can be changed, which no number here shows."""
 
 REPRODUCE = """\
 ```
@@ -482,15 +483,15 @@ python -m benchmarks --json here.json          # one interpreter, some minutes; 
 python -m benchmarks --merge *.json            # writes docs/benchmarks.md and docs/plots
 ```
 
-A number depends on the machine, so the command never fails because of one. Other programs that run
-meanwhile disturb fork, interpreters and *ready* most: see the load average above."""
+The numbers depend on the machine, so no number makes the command fail. Other programs that run at
+the same time disturb fork, interpreters and *ready* most: see the load average above."""
 
 
 def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
-    """The report on some runs.
+    """Return the report on some runs.
 
     Args:
-        runs: what was measured, oldest Python version first.
+        runs: the runs to show, oldest Python version first.
         plots: folder of the plots, relative to the report; None leaves them out.
     """
     parts = [
@@ -504,7 +505,7 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
             *map(goals_summary, runs),
         ),
         section(
-            "What one would use instead",
+            "Alternatives",
             picture(plots, "worker-memory"),
             picture(plots, "reads"),
             *(f"{label(run)}:\n\n{peers_table(run)}\n\n{interpreters_table(run)}" for run in runs),
@@ -540,12 +541,12 @@ def markdown(runs: Sequence[Run], plots: str | None = "plots") -> str:
 
 
 def picture(folder: str | None, name: str) -> str:
-    """A reference to a plot."""
+    """Return a reference to a plot."""
     return f"![{name}]({folder}/{name}.svg)" if folder else ""
 
 
 def environment(run: Run) -> str:
-    """Machine, interpreter and packages of a run, in a few lines."""
+    """Return the machine, interpreter and packages of a run, in a few lines."""
     machine, python = run["machine"], run["python"]
     packages = ", ".join(f"{name} {version}" for name, version in run["packages"].items())
     busy = max(machine["load_before"], machine["load_after"])
@@ -560,7 +561,7 @@ def environment(run: Run) -> str:
 
 
 def draw(runs: Sequence[Run]) -> dict[str, str]:
-    """The plots by name: the peers from the run that has most of them, the goals from all runs."""
+    """Return the plots by name: peers from the run that has most of them, goals from all runs."""
     run = max(runs, key=lambda each: (count_peers(each), minor(each)))
     return {
         "worker-memory": draw_memory(run),
@@ -570,12 +571,12 @@ def draw(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def count_peers(run: Run) -> int:
-    """How many peers a run has numbers for."""
+    """Return the number of peers that a run has numbers for."""
     return sum("workers" in run["results"].get(f"family {name}", {}) for name in FORKED)
 
 
 def number(run: Run, value: Value) -> float | None:
-    """A measured value, or None."""
+    """Return a measured value, or None."""
     try:
         return value(run["results"])
     except (KeyError, ZeroDivisionError):
@@ -583,7 +584,7 @@ def number(run: Run, value: Value) -> float | None:
 
 
 def draw_memory(run: Run) -> str:
-    """Each worker's own memory, by peer."""
+    """Draw each worker's own memory, by peer."""
     groups = [
         Bars(
             peers.PEERS[name].title,
@@ -593,16 +594,16 @@ def draw_memory(run: Run) -> str:
         for name in FORKED
     ]
     note = f"private dirty MB that the data costs each forked worker, CPython {label(run)}"
-    return bar_chart("What each worker keeps for itself", note, groups, form="{:.2f}")
+    return bar_chart("Private memory of each worker", note, groups, form="{:.2f}")
 
 
 def own_megabytes(peer: str) -> Value:
-    """What the data costs each forked worker."""
+    """Return a function for the megabytes that the data costs each forked worker."""
     return lambda r: goals.own_memory(r, peer) / MB
 
 
 def draw_reads(run: Run) -> str:
-    """Look-ups and scans against native objects, by peer."""
+    """Draw look-ups and scans against native objects, by peer."""
     groups = [
         Bars(
             peers.PEERS[name].title,
@@ -617,7 +618,7 @@ def draw_reads(run: Run) -> str:
 
 
 def draw_goals(runs: Sequence[Run]) -> str:
-    """Each goal as the part of its limit that was used up, by run; left of the line is reached."""
+    """Draw the used part of each goal's limit, by run; left of the line it is reached."""
     groups = []
     for goal in goals.GOALS:
         used = [used_up(goal, run) for run in runs[:4]]
@@ -649,7 +650,7 @@ SHORT = {
 
 
 def used_up(goal: goals.Goal, run: Run) -> float | None:
-    """Measured value against the limit, or the inverse where more is better."""
+    """Return the measured value / the limit, or the inverse if more is better."""
     value = number(run, goal.value)
     must = goal.must(minor(run))
     if value is None or not must:
@@ -658,7 +659,7 @@ def used_up(goal: goals.Goal, run: Run) -> float | None:
 
 
 def write(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write ``benchmarks.md`` and ``plots/*.svg`` below a folder; returns what was written."""
+    """Write ``benchmarks.md`` and ``plots/*.svg`` below a folder; return their paths."""
     (folder / "plots").mkdir(parents=True, exist_ok=True)
     texts = {folder / "benchmarks.md": markdown(runs)}
     texts |= {folder / "plots" / f"{name}.svg": text for name, text in draw(runs).items()}

@@ -1,6 +1,6 @@
-"""Runs every measurement in a fresh process, so that none leaves its heap or caches to another.
+"""Runs every measurement in a new process, so that none leaves its heap or caches to another.
 
-``plan()`` lists what there is to measure; ``run()`` runs it, a process at a time. The process is
+``plan()`` lists the measurements; ``run()`` runs one of them. Its process is
 ``python -m benchmarks.runner NAME``: it reads its arguments from standard input and writes the
 result to standard output, both as JSON.
 """
@@ -54,23 +54,23 @@ INTERPRETERS = ("interpreters", "permaheap-interpreter")
 MAIN = ("plain", "gc.freeze", "permaheap")
 MEASURED = (*MAIN, "in place")  # by the groups before "peers"
 
-TIMEOUT = 240.0  # seconds; no measurement takes a quarter of it on a machine that is not overloaded
+TIMEOUT = 240.0  # seconds; on an idle machine no measurement takes a quarter of it
 
 
 @dataclass(frozen=True)
 class Options:
-    """How much to measure.
+    """The amount to measure.
 
     Attributes:
-        records: size of the main data set.
-        lookups: random look-ups per reading.
-        workers: forked workers per family.
-        rounds: turns of the quick measurements; the slow ones take a part of it.
-        largest: bytes of the largest object that a handle names.
-        small: number of small freezes.
-        puts: how often the data is put into each peer's store.
-        messages: through a channel, in each round.
-        only: groups to run.
+        records: the number of records of the main data set.
+        lookups: the number of random look-ups of each reading.
+        workers: the number of forked workers of each family.
+        rounds: the rounds of the quick measurements; the slow ones take a part of them.
+        largest: the bytes of the largest object that a handle names.
+        small: the number of small freezes.
+        puts: the number of times that the data is put into each peer's store.
+        messages: the number of messages through a channel in each round.
+        only: the groups to run.
     """
 
     records: int = 200_000
@@ -85,7 +85,7 @@ class Options:
 
 
 def quick() -> Options:
-    """A tenth of the data and fewer rounds."""
+    """Return options for a tenth of the data and fewer rounds."""
     return Options(
         records=20_000, lookups=5_000, rounds=5, largest=1 << 26, small=10_000, puts=1,
         messages=2_000,
@@ -104,7 +104,7 @@ class Job:
 
 
 def plan(options: Options) -> list[Job]:
-    """Everything that the options ask for, in the order of running."""
+    """Return all jobs that the options ask for, in the order of running."""
     jobs = [
         *main_jobs(options), *channel_jobs(options), *peer_jobs(options), *set_jobs(options),
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def plan(options: Options) -> list[Job]:
 
 
 def main_jobs(options: Options) -> Iterator[Job]:
-    """The measurements of permaheap itself, which the goals are stated for."""
+    """Yield the measurements of permaheap itself, for which the goals are stated."""
     records, lookups, rounds = options.records, options.lookups, options.rounds
     few = max(3, rounds // 3)
     main = {"data_set": "records", "records": records}
@@ -139,7 +139,7 @@ def main_jobs(options: Options) -> Iterator[Job]:
 
 
 def channel_jobs(options: Options) -> Iterator[Job]:
-    """The measurements of channels, with the other ways from one to another beside them."""
+    """Yield the measurements of channels and of their alternatives."""
     many = {"messages": options.messages, "rounds": options.rounds}
     few = {"messages": options.messages // 20, "rounds": options.rounds}
     yield Job("channel small", "channels", "small messages", many)
@@ -156,7 +156,7 @@ def channel_jobs(options: Options) -> Iterator[Job]:
 
 
 def peer_jobs(options: Options) -> Iterator[Job]:
-    """The measurements of what one would use instead."""
+    """Yield the measurements of permaheap's alternatives."""
     records, lookups = options.records, options.lookups
     speeds = {"records": records, "lookups": lookups, "rounds": 7, "puts": options.puts}
     for peer in FORKED:
@@ -171,7 +171,7 @@ def peer_jobs(options: Options) -> Iterator[Job]:
 
 
 def set_jobs(options: Options) -> Iterator[Job]:
-    """Size, freezing, reading and worker memory of the other data sets."""
+    """Yield size, freezing, reading and worker memory of the other data sets."""
     for name in ("unicode", "packages"):
         main = {"data_set": name, "records": options.records}
         yield Job(f"{name} block", "sets", "block", main)
@@ -183,13 +183,13 @@ def set_jobs(options: Options) -> Iterator[Job]:
 
 
 def family_jobs(peer: str, group: str, options: Options) -> Iterator[Job]:
-    """The memory of a family that shares records by way of a peer, without data and with it."""
+    """Yield the memory of a family with a peer, without data and with it."""
     yield family_job(f"base {peer}", group, peer, "records", replace(options, records=10))
     yield family_job(f"family {peer}", group, peer, "records", options)
 
 
 def family_job(key: str, group: str, peer: str, data_set: str, options: Options) -> Job:
-    """The memory of one family."""
+    """Return the memory of one family."""
     arguments = {
         "peer": peer,
         "data_set": data_set,
@@ -201,7 +201,7 @@ def family_job(key: str, group: str, peer: str, data_set: str, options: Options)
 
 
 def sizes(largest: int) -> list[int]:
-    """Object sizes for the handles: 1 kB, 1 MB, 100 MB, and the largest."""
+    """Return object sizes for the handles: 1 kB, 1 MB, 100 MB, and the largest."""
     return [size for size in (1 << 10, 1 << 20, 100 << 20) if size < largest] + [largest]
 
 
@@ -209,8 +209,8 @@ def run(job: Job) -> dict[str, Any]:
     """Run one measurement in a fresh process.
 
     Returns:
-        Its result; ``{"unavailable": why}`` for a peer that cannot run here, ``{"error": text}``
-        when the measurement failed, with the end of what its process wrote to standard error.
+        Its result. ``{"unavailable": why}`` if the peer cannot run here. ``{"error": text}`` if the
+        measurement failed, with the end of its standard error.
     """
     reason = peers.unavailable(job.peer) if job.peer else missing_permaheap()
     reason = reason or data.unavailable(job.arguments.get("data_set", ""))
@@ -231,7 +231,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def missing_permaheap() -> str | None:
-    """Why permaheap itself cannot be measured, or None."""
+    """Return the reason why permaheap itself cannot be measured, or None."""
     return None if importlib.util.find_spec("permaheap") else "permaheap is not installed"
 
 

@@ -1,6 +1,6 @@
-"""How fast freezing and reading are, always against something timed in the same run.
+"""The speed of freezing and reading, always compared with other work timed in the same run.
 
-The cyclic collector is off while something is timed, unless a measurement says otherwise.
+The cyclic collector is off during the timing, unless a measurement says otherwise.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from benchmarks.timing import (
 
 
 def measure_freeze(data_set: str, records: int, rounds: int) -> dict[str, Any]:
-    """``freeze`` and ``thaw`` of a data set against other ways to copy or to decode all of it.
+    """Time ``freeze`` and ``thaw`` of a data set beside other ways to copy or decode it.
 
     Returns:
-        ``seconds`` by name, ``ratio`` of freeze to each of them, ``collector_on`` the ratio to
-        dumps+loads with the cyclic collector on, as a service that starts has it.
+        ``seconds`` by name; ``ratio`` of freeze to each of them; ``collector_on``, the ratio to
+        dumps + loads with the cyclic collector on, as in a service that starts.
     """
     import permaheap
 
@@ -67,9 +67,9 @@ def measure_freeze(data_set: str, records: int, rounds: int) -> dict[str, Any]:
 
 
 def codecs(data: Data) -> dict[str, Work]:
-    """The usual encoders and decoders, each over bytes made beforehand.
+    """Return the usual encoders and decoders, each over bytes made beforehand.
 
-    JSON has no shared objects: it gets the records, and builds the index from what it decoded.
+    JSON has no shared objects: it gets the records, and builds the index from decoded records.
     """
     pickled = pickle.dumps(data, pickle.HIGHEST_PROTOCOL)
     marshalled = marshal.dumps(data)
@@ -95,11 +95,11 @@ def codecs(data: Data) -> dict[str, Work]:
 
 
 def measure_small(count: int) -> dict[str, Any]:
-    """Many freezes of a dict of five keys, against ``pickle.dumps`` of the same dicts.
+    """Time many freezes of a dict of five keys, beside ``pickle.dumps`` of the same dicts.
 
     Returns:
-        ``freeze`` and ``dumps`` in seconds each, ``bytes`` of heap per freeze, and the number of
-        the process's mappings after the first batch and at the end.
+        ``freeze`` and ``dumps`` in seconds for each call, ``bytes`` of heap for each freeze, and
+        the number of the process's mappings after the first batch and at the end.
     """
     import permaheap
 
@@ -135,10 +135,10 @@ def measure_small(count: int) -> dict[str, Any]:
 
 
 def unspecialised() -> dict[str, DataSet]:
-    """The data sets with readers of their own: the data module, loaded once more.
+    """Return the data sets with readers of their own: the data module, loaded again.
 
-    The interpreter adapts the code of a function to the types that it meets. Native and frozen
-    data read by the same function would spoil that for each other.
+    The interpreter specialises the code of a function for the types that it reads. If the same
+    function read native and frozen data, it would be specialised for neither.
     """
     spec = importlib.util.spec_from_file_location("benchmarks.data_again", data_module.__file__)
     assert spec
@@ -154,10 +154,10 @@ def unspecialised() -> dict[str, DataSet]:
 
 
 def measure_reads(data_set: str, records: int, lookups: int, rounds: int) -> dict[str, Any]:
-    """Random look-ups and a full scan of frozen data against the same code over native data.
+    """Time look-ups and a scan of frozen data beside the same code over native data.
 
-    The frozen copy is made of the native data and both stay, so that both are read from memory
-    that is laid out in the order of creation.
+    The frozen copy is made from the native data, and both stay. So both lie in memory in the order
+    of their creation.
     """
     import permaheap
 
@@ -184,7 +184,7 @@ def measure_reads(data_set: str, records: int, lookups: int, rounds: int) -> dic
     }
 
 
-# Few records many times, so that they stay in the processor's caches: what is measured is the work.
+# A few records many times: they stay in the processor's caches, so only the work is measured.
 COUNT, REPEAT = 100, 50
 
 OPERATIONS = {
@@ -205,11 +205,11 @@ OPERATIONS = {
 
 
 def measure_operations(rounds: int) -> dict[str, Any]:
-    """Single operations on small frozen mappings and sequences against native ones.
+    """Time single operations on small frozen containers beside native ones.
 
     Returns:
-        By operation: the ``ratio``, and the nanoseconds per dict on ``native`` and ``frozen``
-        data, the loop included.
+        By operation: the ``ratio``, and the nanoseconds for each dict on ``native`` and ``frozen``
+        data, with the loop.
     """
     import permaheap
 
@@ -228,7 +228,7 @@ def measure_operations(rounds: int) -> dict[str, Any]:
 
 
 def operation(statements: str, records: Any) -> Work:
-    """Work that runs statements over records, in a function compiled for these records alone."""
+    """Return work that runs statements over records, compiled for these records alone."""
     import permaheap
 
     names: dict[str, Any] = {
@@ -241,11 +241,11 @@ def operation(statements: str, records: Any) -> Work:
 
 
 def measure_peer(peer: str, records: int, lookups: int, puts: int, rounds: int) -> dict[str, Any]:
-    """Putting the records into a peer's store, opening it, and reading it.
+    """Time putting the records into a peer's store, opening it, and reading it.
 
     Returns:
-        ``put`` against pickle.dumps + pickle.loads of the same data, ``attach_seconds`` that each
-        worker needs before it can read, ``lookup`` and ``scan`` against native data.
+        ``put`` / (pickle.dumps + pickle.loads) of the same data; ``attach_seconds``, which each
+        worker needs before it can read; ``lookup`` and ``scan`` / native data.
     """
     chosen, native = DATA_SETS["records"], unspecialised()["records"]
     data = chosen.build(records)
@@ -296,5 +296,5 @@ def measure_peer(peer: str, records: int, lookups: int, puts: int, rounds: int) 
 
 
 def dumps_loads(data: Data) -> Any:
-    """A copy by way of a pickle."""
+    """Return a copy by way of a pickle."""
     return pickle.loads(pickle.dumps(data, pickle.HIGHEST_PROTOCOL))

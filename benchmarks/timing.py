@@ -1,9 +1,9 @@
-"""Timing things against each other.
+"""Timing of work against other work.
 
-Machines are noisy, and benchmark machines noisier: what is compared is timed in turns, many times,
-and each turn gives one ratio. Reported are the median of the ratios and their quartiles. Work done
-by one process is timed by the processor time that the process took, kernel included, so that other
-programs' turns do not count; what waits for another process is timed by the wall clock.
+Machines are noisy, so the compared pieces of work are timed in turns, many times, and each round
+gives one ratio. The report shows the median of the ratios and their quartiles. Work of one process
+is timed by the processor time of the process, including the kernel's, so that other programs do not
+count. Work that waits for another process is timed by the wall clock.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Samples = dict[str, list[float]]
 
 
 def seconds(work: Work, clock: Clock = time.process_time) -> float:
-    """Seconds that one call takes by the clock; dropping its result is not counted."""
+    """Return the seconds of one call by the clock; dropping its result is not counted."""
     start = clock()
     result = work()
     elapsed = clock() - start
@@ -41,14 +41,14 @@ def in_turns(
     """Time several pieces of work in turns, each round starting with another one.
 
     Args:
-        works: what to time, by name.
-        rounds: how often, at most.
-        budget: seconds after which no further round begins, but three are always run.
-        collector: whether the cyclic collector is on while timing.
-        clock: what to time by.
+        works: the works to time, by name.
+        rounds: the number of rounds, at most.
+        budget: seconds after which no further round begins; three rounds are always run.
+        collector: whether the cyclic collector is on during the timing.
+        clock: the clock to time by.
 
     Returns:
-        Seconds per call, for each name one number per round.
+        Seconds of a call, by name: one number for each round.
     """
     names = list(works)
     samples: Samples = {name: [] for name in names}
@@ -65,10 +65,10 @@ def in_turns(
 
 @contextmanager
 def collector_set(on: bool) -> Iterator[None]:
-    """The cyclic collector on or off for a while, after one collection.
+    """Switch the cyclic collector on or off for a block of code, after one collection.
 
-    Nothing is collected between the things that are timed: that would bring ordinary objects, and
-    only those, into the processor's caches.
+    No collection runs between the timed calls: it would bring ordinary objects, and only those,
+    into the processor's caches.
     """
     gc.collect()
     if not on:
@@ -80,7 +80,7 @@ def collector_set(on: bool) -> Iterator[None]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Median, quartiles, smallest value and number of values."""
+    """Return the median, quartiles, smallest value and number of values."""
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {
         "median": statistics.median(values),
@@ -92,18 +92,18 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def ratio(samples: Samples, name: str, *bases: str) -> dict[str, Any]:
-    """The spread of one work's time against the sum of others' in the same round."""
+    """Return the spread of one work's time / the sum of others' times in the same round."""
     sums = [sum(times) for times in zip(*(samples[base] for base in bases), strict=True)]
     return spread([time / base for time, base in zip(samples[name], sums, strict=True)])
 
 
 def medians(samples: Samples) -> dict[str, float]:
-    """The median seconds of each work."""
+    """Return the median seconds of each work."""
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
 def per_call(works: Sequence[Work], calls: int = 10_000, rounds: int = 41) -> list[float]:
-    """Median seconds per call of quick pieces of work, timed in turns, the loop included."""
+    """Return the median seconds for each call of quick work, timed in turns, with the loop."""
 
     def repeat(work: Work) -> None:
         for _ in range(calls):

@@ -1,9 +1,9 @@
-"""Ways for values to get from one process or interpreter to another, side by side.
+"""Ways for values from one process or interpreter to another, side by side.
 
-A *way* goes in one direction. Between processes both ends are made before the fork, which the
-receiver inherits. Between interpreters the receiver opens the way by its *ticket*, a value that has
-a literal. What permaheap's own ways can do that others cannot (move a buffer, send what is frozen)
-is up to the value that is sent.
+A *way* goes in one direction. Between processes, both ends are made before the fork, and the
+receiver inherits its end. Between interpreters, the receiver opens the way by its *ticket*, a value
+that has a literal. permaheap's ways can also move buffers and send frozen objects: that depends
+only on the value that is sent.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Way:
     Attributes:
         name: the word that names it in results.
         title: its name in reports.
-        module: what must be importable.
-        send: takes a value and returns when it is on its way.
+        module: the module that it needs.
+        send: sends a value; it may return before the value was received.
         receive: waits for the next value.
     """
 
@@ -37,12 +37,12 @@ class Way:
 
     @property
     def ticket(self) -> Any:
-        """What the receiver opens the way by, in another interpreter."""
+        """The value by which the receiver opens the way, in another interpreter."""
         raise NotImplementedError
 
     @classmethod
     def opened(cls, ticket: Any) -> Way:
-        """The way that has this ticket."""
+        """Return the way that has this ticket."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class ChannelWay(Way):
 
 
 class NeverSpinningWay(ChannelWay):
-    """A channel whose ends go to sleep at once when they have to wait."""
+    """A channel whose ends sleep at once when they must wait."""
 
     name = "never spinning"
     title = "permaheap.Channel, never spinning"
@@ -129,7 +129,7 @@ class FasterFifoWay(Way):
 
         queue = faster_fifo.Queue(1 << 22)
         self.send = queue.put
-        # Its own time limit is ten seconds; there is none that waits for ever.
+        # Its default time limit is ten seconds, and no value means for ever.
         self.receive = lambda: queue.get(timeout=100.0)
 
 
@@ -170,17 +170,17 @@ WAYS: Mapping[str, type[Way]] = {
 
 
 def here(*names: str) -> list[str]:
-    """Those of the ways that this interpreter has."""
+    """Return those of the ways that this interpreter has."""
     return [name for name in names if unavailable(name) is None]
 
 
 def unavailable(name: str) -> str | None:
-    """Why a way cannot be measured here, as a sentence, or None."""
+    """Return the reason why a way cannot be measured here, as a sentence, or None."""
     module = WAYS[name].module
     if importlib.util.find_spec(module) is not None:
         return None
     if name == "interpreters":
-        return "CPython 3.14 and later have it"
+        return "needs CPython 3.14"
     return f"{module} is not installed"
 
 
@@ -188,15 +188,15 @@ def unavailable(name: str) -> str | None:
 
 
 def new_memory(nbytes: int) -> SharedMemory:
-    """Shared memory that nobody but its maker will unlink."""
+    """Make shared memory that only its maker will unlink."""
     return SharedMemory(create=True, size=nbytes, **untracked())
 
 
 def named_memory(name: str) -> SharedMemory:
-    """The shared memory of that name, mapped here."""
+    """Return the shared memory of that name, mapped here."""
     return SharedMemory(name, **untracked())
 
 
 def untracked() -> dict[str, bool]:
-    """Arguments that leave the tracker process out of it, from 3.13 on."""
+    """Return arguments that leave out the resource tracker's process, from 3.13 on."""
     return {"track": False} if sys.version_info >= (3, 13) else {}
