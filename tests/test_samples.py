@@ -261,7 +261,7 @@ def test_the_page_wants_everything(capsys):
     for option in ("--small", "--mode=plain"):
         with pytest.raises(SystemExit):
             report.parse(["--docs", option], [])
-        assert "--docs wants all modes and all data" in capsys.readouterr().err
+        assert "--docs needs all modes and all data" in capsys.readouterr().err
 
 
 def test_profilers_ranking(monkeypatch):

@@ -1,4 +1,4 @@
-"""Celery's settings. The broker and the result backend may be named by variables."""
+"""Celery's settings. Environment variables can name the broker and the result backend."""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """The Celery pool in every mode: ``python run.py``.
 
-The broker is a Redis of its own on a free port if redis-server is installed (Debian's package of
-that name), else Celery's broker in the file system, whose latencies are those of polling.
+If redis-server is installed (Debian's package has that name), the broker is a Redis of its own at
+a free socket. Otherwise it is Celery's broker in the file system, whose latencies are those of
+polling.
 """
 
 import json
@@ -27,20 +28,20 @@ if str(ROOT) not in sys.path:
 from examples.common import load, processes, report  # noqa: E402 - found by the line above
 from examples.common.sample import Sample, Setting, Started  # noqa: E402
 
-CURRENCIES = ["AUD", "CHF", "DKK", "JPY", "NOK", "USD"]  # some of tasks.py's
-YEARS = 15  # from 2000, likewise
+CURRENCIES = ["AUD", "CHF", "DKK", "JPY", "NOK", "USD"]  # some of the currencies of tasks.py
+YEARS = 15  # from 2000 on, as in tasks.py
 OPTIONS = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=WARNING"]
-CLIENTS = 2  # for each worker, so that there is always a task waiting
+CLIENTS = 2  # for each worker, so that there is always a task in the queue
 START_TIMEOUT = 60  # seconds
-POLLING_INTERVAL = 0.01  # seconds; of the broker and backend in the file system
+POLLING_INTERVAL = 0.01  # seconds, for the broker and backend in the file system
 
 
 @contextmanager
 def redis(folder: Path) -> Iterator[dict[str, str]]:
-    """Run a Redis that keeps nothing on disk; yield the variables that name it to Celery.
+    """Run a Redis that stores nothing on disk; yield the variables that tell Celery of it.
 
-    It listens at a socket in the folder, so that no port must be free. It tells that it is ready
-    the way that it would tell systemd.
+    It listens at a socket in the folder, so it needs no port. It reports that it is ready in the
+    same way as to systemd.
     """
     with ExitStack() as stack:
         ready = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
@@ -58,14 +59,14 @@ def redis(folder: Path) -> Iterator[dict[str, str]]:
             while b"READY=1" not in ready.recv(4096):
                 pass
         except TimeoutError:
-            raise server.failed("redis-server did not start") from None
+            raise server.failed(f"redis-server was not ready after {START_TIMEOUT} s") from None
         address = f"redis+socket://{folder}/redis"
         yield {"CELERY_BROKER_URL": address, "CELERY_RESULT_BACKEND": address}
 
 
 @contextmanager
 def files(folder: Path) -> Iterator[dict[str, str]]:
-    """Make the folders of Celery's broker in the file system; yield the variables that name it."""
+    """Make the folders of Celery's broker in the file system; yield the variables for Celery."""
     for name in ("messages", "outbox", "control", "results"):
         (folder / name).mkdir()
     options = {
@@ -83,9 +84,9 @@ def files(folder: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def start(setting: Setting) -> Iterator[Started]:
-    """Run a broker and a Celery worker; which of its processes does a task is up to Celery."""
+    """Run a broker and a Celery worker. Celery decides which of its processes does a task."""
     with ExitStack() as stack:
-        # A worker that was killed may be just about to write its last message.
+        # A worker that was killed may still write its last message.
         temporary = tempfile.TemporaryDirectory("-permaheap-celery", ignore_cleanup_errors=True)
         folder = Path(stack.enter_context(temporary))
         broker = redis if shutil.which("redis-server") else files
@@ -105,7 +106,7 @@ def start(setting: Setting) -> Iterator[Started]:
 
 
 def client(variables: Mapping[str, str]) -> load.Client:
-    """Return a client with connections of its own: it sends a task and waits for its result."""
+    """Return a client with its own connections: it sends a task and waits for its result."""
     options = json.loads(variables.get("BROKER_OPTIONS", "{}"))
     deliver = outbox(options) if options else None
     app = Celery(set_as_current=False)
@@ -125,16 +126,16 @@ def client(variables: Mapping[str, str]) -> load.Client:
                 found = result.get(timeout=load.TIMEOUT, interval=POLLING_INTERVAL)
                 return json.dumps(found).encode()
             except DecodeError:
-                pass  # the backend in the file system was writing it at this moment
+                pass  # the backend in the file system was writing the result at this moment
 
     return call
 
 
 def outbox(options: dict[str, Any]) -> Callable[[], None]:
-    """Give a client a folder of its own for what it sends; return what delivers it from there.
+    """Give a client its own folder for messages; return a function that delivers them.
 
-    The broker in the file system also reads a message that is only half written. A message that has
-    been moved to the folder which the worker reads is whole.
+    The broker in the file system also reads messages that are only half written. A message that is
+    moved into the folder of the worker is whole.
     """
     folder = tempfile.mkdtemp(dir=options["data_folder_out"])
     options["data_folder_out"] = folder
@@ -147,7 +148,7 @@ def outbox(options: dict[str, Any]) -> Callable[[], None]:
 
 
 def requests(client: int, count: int) -> Sequence[str]:
-    """Return tasks as JSON: most look at a few records, some at all those of a year."""
+    """Return tasks as JSON: most read a few records, some read all records of a year."""
     chance = random.Random(client)
 
     def request() -> list[Any]:

@@ -1,7 +1,7 @@
 """Tasks that read a big table: a template for Celery's prefork pool.
 
-``celery -A tasks worker --concurrency 4`` imports this module in the parent of the pool. The table
-is built and frozen there, once, and the workers forked from it read it in place.
+``celery -A tasks worker --concurrency 4`` imports this module in the parent of the pool. The parent
+builds and freezes the table once, and the workers that it forks read it in place.
 """
 
 import os
@@ -18,10 +18,10 @@ app = Celery("tasks", config_source="celeryconfig")
 
 @worker_init.connect
 def share_with_workers(**_):
-    """Have all that the parent has loaded shared with the workers that it is about to fork.
+    """Let the workers that the parent will fork share all the memory that it has loaded.
 
-    Celery sends this signal in the parent before it makes the pool. The call itself comes right
-    before each fork, also of workers that replace others.
+    Celery sends this signal in the parent before it makes the pool. prefork() is then called right
+    before each fork, also before that of a replacement.
     """
     os.register_at_fork(before=permaheap.prefork)
 
@@ -35,7 +35,7 @@ CURRENCIES = [
 
 
 def load(years):
-    """Return invented rates of each currency for a number of years, the same ones each time."""
+    """Return invented rates of each currency for a number of years: always the same ones."""
     chance, first = random.Random(years), date(2000, 1, 1)
     days = [(first + timedelta(days=i)).isoformat() for i in range(365 * years)]
     return {currency: history(currency, days, chance) for currency in CURRENCIES}
@@ -59,19 +59,19 @@ def history(currency, days, chance):
 
 RATES = permaheap.freeze(load(int(os.environ.get("YEARS", "15"))))
 
-# ---- Tasks: they read frozen and ordinary data alike ---------------------------------------------
+# ---- Tasks: they read frozen data like ordinary data ---------------------------------------------
 
 
 @app.task
 def convert(amount, currency, day):
-    """Return what an amount of euros was in another currency on a day; None if nobody knows."""
+    """Return the value of an amount of euros in another currency on a day; None if unknown."""
     record = RATES[currency].get(day)
     return record and round(amount * record["close"], 2)
 
 
 @app.task
 def year(currency, number):
-    """Return the lowest and highest rate of a year, and how many were traded."""
+    """Return the lowest and highest rate of a year, and the number of trades."""
     days = [record for day, record in RATES[currency].items() if day.startswith(f"{number}-")]
     return {
         "low": min((record["low"] for record in days), default=None),

@@ -1,11 +1,11 @@
 """An actor: one object with a state, a mailbox in front of it, and customers in three interpreters.
 
-The actor lives in a process of its own and takes one message after the other, so that its state
-needs no lock. A message says what to do and where the answer shall go: a channel can travel through
-a channel.
+The actor runs in its own process and handles one message after the other, so its state needs no
+lock. A message names a method, its arguments, and the channel for the answer: a channel can be sent
+through a channel.
 
-Within one process the same takes one line. An object that is lent stays where it is, and ``call``
-runs a method of it in the interpreter that owns it, for whoever has the loan.
+Within one process the same needs only one line. An object that is lent stays in its interpreter,
+and ``call`` runs a method of it there, for every interpreter that has the loan.
 """
 
 import multiprocessing
@@ -19,19 +19,19 @@ CUSTOMERS = 3
 
 
 class Stock:
-    """What is there to be sold."""
+    """The goods for sale."""
 
     def __init__(self, count):
         self.left = {"apples": count, "pears": count // 2}
 
     def take(self, what, count):
-        """Take some away; return how many that were."""
+        """Take some goods away; return their number."""
         count = min(count, self.left[what])
         self.left[what] -= count
         return count
 
     def count(self):
-        """Return what is left."""
+        """Return the goods that are left."""
         return dict(self.left)
 
 
@@ -39,14 +39,14 @@ class Stock:
 
 
 def act(mailbox, count):
-    """Be the actor, until the mailbox is closed."""
+    """Run the actor until the mailbox is closed."""
     stock = Stock(count)
     for method, arguments, answers in mailbox:
         answers.send(getattr(stock, method)(*arguments))
 
 
 def buy_by_mail(mailbox, bought):
-    """Be a customer: buy one by one, until there are no more; say how many that were."""
+    """Run a customer: buy one by one until there are no more; send the numbers bought."""
     answers, basket = permaheap.Channel(), {"apples": 0, "pears": 0}
     for what in basket:
         mailbox.send(("take", (what, 1), answers))
@@ -57,9 +57,9 @@ def buy_by_mail(mailbox, bought):
 
 
 def sold_by_mail(count):
-    """Return what all customers bought, and what the actor has left."""
+    """Return the goods that all customers bought, and those that the actor has left."""
     mailbox, answers = permaheap.Channel(), permaheap.Channel()
-    # Before there are interpreters: CPython does not fork beside them.
+    # The fork comes before the interpreters: CPython does not fork while others exist.
     actor = FORK.Process(target=act, args=(mailbox, count))
     actor.start()
     sold = sell_to(buy_by_mail, mailbox)
@@ -74,7 +74,7 @@ def sold_by_mail(count):
 
 
 def buy_by_call(stock, bought):
-    """Be a customer of an object that was lent."""
+    """Run a customer of an object that was lent."""
     basket = {"apples": 0, "pears": 0}
     for what in basket:
         while permaheap.call(stock, "take", what, 1):
@@ -83,7 +83,7 @@ def buy_by_call(stock, bought):
 
 
 def sold_by_call(count):
-    """Return what all customers bought, and what is left."""
+    """Return the goods that all customers bought, and those that are left."""
     stock = Stock(count)
     sold = sell_to(buy_by_call, permaheap.lend(stock))
     return sold, stock.left
@@ -93,7 +93,7 @@ def sold_by_call(count):
 
 
 def sell_to(customer, stock):
-    """Run the customers; return what they bought together."""
+    """Run the customers; return the goods that they bought together."""
     bought = permaheap.Channel()
     interpreters = [Interpreter(customer, stock, bought) for _ in range(CUSTOMERS)]
     baskets = [bought.recv() for _ in interpreters]
@@ -103,19 +103,19 @@ def sell_to(customer, stock):
 
 
 def one_after_the_other(count):
-    """Return what a single customer can buy, and what is left then."""
+    """Return the goods that a single customer can buy, and those left then."""
     stock = Stock(count)
     return {what: stock.take(what, count) for what in stock.count()}, stock.left
 
 
 def main(count=3_000):
-    """Show what was sold."""
+    """Show the goods sold."""
     for title, sell in (("by mail", sold_by_mail), ("by call", sold_by_call)):
         sold, left = sell(count)
         print(f"{CUSTOMERS} interpreters bought {sold} {title}; {left} are left")
 
 
 if __name__ == "__main__":
-    from examples.channels import actor as this  # by this name interpreters find the functions
+    from examples.channels import actor as this  # interpreters import the functions by this name
 
     this.main(*map(int, sys.argv[1:]))

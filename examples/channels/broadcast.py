@@ -1,10 +1,11 @@
-"""A configuration for everybody: frozen once, and broadcast to running workers by its handle.
+"""A configuration for all workers: frozen once, and broadcast to them by its handle.
 
-A message has one receiver, so each worker has a channel of its own. What goes through is a handle
-of 40 bytes, however large the configuration is, and all workers read the same objects. Before the
-parent broadcasts a new configuration it releases the old one. Workers read on in that until they
-get to the message with the new one; its memory comes back when all have said that they forget it. A
-worker that was so slow that a message names what is gone by now gets an error, and takes the next.
+A message has one receiver, so each worker has its own channel. The message is a handle of 40 bytes,
+however large the configuration is, and all workers read the same objects. Before the parent
+broadcasts a new configuration, it releases the old one. Workers continue to read the old one until
+they receive the handle of the new one. The memory of the old one is returned when all workers have
+called forget(). A slow worker may receive a handle whose configuration is gone already: it gets an
+error, and takes the next handle.
 """
 
 import multiprocessing
@@ -26,13 +27,13 @@ def load(version, rules):
 
 
 def in_force(config):
-    """Say in a few words what a configuration does."""
+    """Describe a configuration in a few words."""
     allowed = sum(rule["allow"] for rule in config["rules"])
     return f"version {config['version']} allows {allowed} prefixes"
 
 
 def serve(handles, answers):
-    """Be a worker: take each configuration as it comes, and say what is in force."""
+    """Run a worker: take each configuration as it comes, and answer its description."""
     current = None
     for handle in handles:
         try:
@@ -40,9 +41,9 @@ def serve(handles, answers):
         except permaheap.HandleError:
             continue  # released: there is a newer one
         if current is not None:
-            permaheap.forget(current)  # nothing here holds a part of the old one: see below
+            permaheap.forget(current)  # no name here refers to a part of the old one: see below
         current = handle
-        # The answer is a text of our own. A part of the configuration would go as what it is.
+        # The answer is a new text. A part of the configuration would be sent by reference.
         answers.send((os.getpid(), in_force(config)))
         del config
 
@@ -56,7 +57,7 @@ def broadcast(config, workers):
 
 
 def by_broadcast(versions, rules, count):
-    """Yield what is in force in each worker, after each broadcast."""
+    """Yield each worker's description of its configuration, after each broadcast."""
     workers, answers = [permaheap.Channel() for _ in range(count)], permaheap.Channel()
     processes = [FORK.Process(target=serve, args=(channel, answers)) for channel in workers]
     for process in processes:
@@ -65,7 +66,7 @@ def by_broadcast(versions, rules, count):
     for version in range(1, versions + 1):
         if current is not None:
             permaheap.release(current)
-            permaheap.forget(current)  # we hold but the handle
+            permaheap.forget(current)  # this process has only the handle
         current = broadcast(load(version, rules), workers)
         yield dict(answers.recv() for _ in workers)
     for channel in workers:
@@ -75,17 +76,17 @@ def by_broadcast(versions, rules, count):
 
 
 def one_after_the_other(versions, rules):
-    """Return what is in force after each broadcast, in a program without workers."""
+    """Return the description after each broadcast, in a program without workers."""
     return [in_force(load(version, rules)) for version in range(1, versions + 1)]
 
 
 def main(versions=4, rules=50_000, count=4):
-    """Show what the workers have."""
+    """Show the configurations of the workers."""
     for found in by_broadcast(versions, rules, count):
         print(f"in {len(found)} workers: {', '.join(set(found.values()))}")
     permaheap.reclaim()
     stats = permaheap.stats()
-    print(f"{stats.returned / 1e6:.1f} MB of old configurations have come back")
+    print(f"{stats.returned / 1e6:.1f} MB of old configurations were returned")
 
 
 if __name__ == "__main__":

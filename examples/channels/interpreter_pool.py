@@ -1,8 +1,8 @@
 """A pool of interpreters that map a function over a table that exists once.
 
-The table is frozen. Each task carries its handle, 40 bytes, and which part of it to look at; the
-interpreters read the very same objects, each under a GIL of its own. CPython 3.14 has a pool for
-this in ``concurrent.futures``; for 3.12 and 3.13 two channels and a few lines make one.
+The table is frozen. Each task carries the table's handle, 40 bytes, and the part to read. The
+interpreters read the same objects, each with its own GIL. CPython 3.14 has a pool for this in
+``concurrent.futures``; on 3.12 and 3.13 two channels and a few lines are enough.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ SIZE = 3
 
 
 def load(count):
-    """Return invented measurements, the same ones on every call."""
+    """Return invented measurements: always the same ones."""
     return [
         {"place": f"station {number % 40}", "celsius": (number * 7919 % 600 - 200) / 10}
         for number in range(count)
@@ -38,11 +38,11 @@ def task(handle, start, stop):
     return warmest(handle.get(), start, stop)
 
 
-# ---- A pool of one's own, for 3.12 and 3.13 ------------------------------------------------------
+# ---- A small pool, for 3.12 and 3.13 -------------------------------------------------------------
 
 
 def work(tasks, results):
-    """Be an interpreter of the pool."""
+    """Run an interpreter of the pool."""
     for number, module, function, arguments in tasks:
         call = getattr(importlib.import_module(module), function)
         results.send((number, call(*arguments)))
@@ -52,12 +52,12 @@ class Pool:
     """Interpreters that take tasks from one channel and put results into another."""
 
     def __init__(self, size):
-        # Functions go by name, so that nothing has to be pickled.
+        # Functions are sent by name, so nothing needs a pickle.
         self.tasks, self.results = (permaheap.Channel(pickle=False) for _ in range(2))
         self.interpreters = [Interpreter(work, self.tasks, self.results) for _ in range(size)]
 
     def map(self, function, *columns):
-        """Return the results in the order of the arguments, of which there are not too many."""
+        """Return the results in the order of the arguments; there must not be too many."""
         count = 0
         for count, arguments in enumerate(zip(*columns, strict=True), 1):
             self.tasks.send((count, function.__module__, function.__name__, arguments))
@@ -78,7 +78,7 @@ def make_pool():
         return Pool(SIZE)
     from concurrent.futures import InterpreterPoolExecutor
 
-    # The interpreters look for modules where this one does.
+    # The interpreters search for modules in the same places as this one.
     return InterpreterPoolExecutor(
         SIZE, initializer=exec, initargs=(f"import sys; sys.path[:] = {sys.path!r}",)
     )
@@ -88,7 +88,7 @@ def make_pool():
 
 
 def by_pool(count, parts=12):
-    """Return the highest temperature of each place, found out by the pool."""
+    """Return the highest temperature of each place, calculated by the pool."""
     table = permaheap.freeze(load(count))
     bounds = [count * part // parts for part in range(parts + 1)]
     with make_pool() as pool:
@@ -121,7 +121,7 @@ def main(count=300_000):
 
 
 if __name__ == "__main__":
-    from examples.channels import interpreter_pool as this  # where interpreters find the functions
+    from examples.channels import interpreter_pool as this  # interpreters import it by this name
 
     with contextlib.suppress(KeyboardInterrupt):
         this.main(*map(int, sys.argv[1:]))

@@ -1,7 +1,7 @@
-"""Functions that run in interpreters of their own: the few lines that all these examples share.
+"""Functions in interpreters of their own: the few lines that all these examples share.
 
-CPython 3.14 has ``concurrent.interpreters`` and ``InterpreterPoolExecutor``; 3.12 and 3.13 have a
-low-level module only, under a private name. What follows works on all of them.
+CPython 3.14 has ``concurrent.interpreters`` and ``InterpreterPoolExecutor``; 3.12 and 3.13 have
+only a low-level module with a private name. This module works on all of them.
 """
 
 import importlib
@@ -21,15 +21,15 @@ function(*arguments)
 
 
 class Interpreter(threading.Thread):
-    """A function in an interpreter with a GIL of its own, at once and beside all others.
+    """A function that runs at once in an interpreter with its own GIL, parallel to all others.
 
-    The function must be one that a module has under its name. Its arguments are pickled: a Channel
-    by what names it, as in a message.
+    A module must have the function under its name. The arguments are pickled; a Channel is pickled
+    by its name, as in a message.
     """
 
     def __init__(self, function, *arguments):
         super().__init__(name=function.__name__)
-        # A channel is gone when nobody has it: keep it until the interpreter has.
+        # A channel without an owner is gone: keep it until the interpreter has opened it.
         self.arguments = arguments
         call = pickle.dumps((function, arguments))
         self.script = SCRIPT.format(path=sys.path, call=call)
@@ -44,14 +44,14 @@ class Interpreter(threading.Thread):
             LOW_LEVEL.destroy(number)
 
     def join(self, timeout=None):
-        """Wait until the function has returned; RuntimeError if it raised instead."""
+        """Wait until the function has returned; RuntimeError if it raised an exception."""
         super().join(timeout)
         if self.failure is not None:
             raise RuntimeError(self.failure)
 
 
 def execute(number, script):
-    """Run a script in an interpreter; what it raised as text, or None."""
+    """Run a script in an interpreter; return its exception as text, or None."""
     if sys.version_info >= (3, 13):
         failure = LOW_LEVEL.exec(number, script)
         return failure and failure.formatted

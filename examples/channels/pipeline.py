@@ -2,10 +2,10 @@
 
     main --lines--> parsed --requests--> failed --requests--> summed up --rows--> main
 
-Each stage is a plain generator that knows nothing of channels: it takes what comes, from a channel
-or from a list, and yields what goes on. Each runs in an interpreter with its own GIL, so that all
-work at the same time. A stage that is slow holds up those before it: their channels are full. When
-the first channel is closed, each stage comes to its end and closes the next.
+Each stage is a plain generator that knows nothing of channels: it takes values from any iterable, a
+channel or a list, and yields values for the next stage. Each runs in an interpreter with its own
+GIL, so all work at the same time. A slow stage holds up the stages before it: their channels are
+full. When the first channel is closed, each stage ends in turn and closes the next channel.
 """
 
 import sys
@@ -16,7 +16,7 @@ from examples.channels.interpreters import Interpreter
 
 
 def log(count):
-    """Return lines as a server logs them, the same ones on every call."""
+    """Return lines like those of a server's log: always the same ones."""
     pages, codes = ("/", "/about", "/users/7", "/search"), (200, 200, 404, 200, 500, 304, 200)
     for number in range(count):
         page, code = pages[number % 4], codes[number % 7]
@@ -24,14 +24,14 @@ def log(count):
 
 
 def parsed(lines):
-    """Give each line its fields."""
+    """Split each line into its fields."""
     for line in lines:
         host, _, page, code, size = line.split()
         yield {"host": host, "page": page, "code": int(code), "size": int(size)}
 
 
 def failed(requests):
-    """Keep the requests that went wrong."""
+    """Keep the requests that failed."""
     for request in requests:
         if request["code"] >= 400:
             yield request
@@ -54,7 +54,7 @@ def connect(stage, incoming, outgoing):
 
 
 def pipeline(count):
-    """Return the rows, which three interpreters have worked out."""
+    """Return the rows that three interpreters have calculated."""
     channels = [permaheap.Channel() for _ in range(len(STAGES) + 1)]
     interpreters = [
         Interpreter(connect, stage, *channels[number : number + 2])
@@ -63,7 +63,7 @@ def pipeline(count):
     for line in log(count):
         channels[0].send(line)
     channels[0].close()
-    rows = list(channels[-1])  # few, and at the end: nobody waits for us to take them
+    rows = list(channels[-1])  # few rows, and only at the end: no stage waits for room
     for interpreter in interpreters:
         interpreter.join()
     return rows
@@ -82,6 +82,6 @@ def main(count=50_000):
 
 
 if __name__ == "__main__":
-    from examples.channels import pipeline as this  # by this name interpreters find the functions
+    from examples.channels import pipeline as this  # interpreters import it by this name
 
     this.main(*map(int, sys.argv[1:]))

@@ -1,10 +1,10 @@
-"""What the sample applications are run, loaded and measured with; no part of the applications.
+"""Tools that run, load and measure the sample applications; no part of the applications.
 
     processes   start a family of processes, read its memory, end all of it
-    in_mode     run a program as one of the modes that are compared (in the program's own process)
-    load        a bounded load from concurrent clients, and what became of it
+    in_mode     run a program in one of the compared modes (in the program's own process)
+    load        a bounded load from concurrent clients, and the answers
     sample      measure a sample application in every mode
     report      tables for the terminal and for docs/copy-on-write.md
 
-Dependencies point up this list only.
+A module uses only modules above it in this list.
 """

@@ -1,19 +1,19 @@
-"""Run a program in one of the modes that are compared: ``in_mode.py MODE MODULE [ARGUMENT...]``.
+"""Run a program in one of the compared modes: ``in_mode.py MODE MODULE [ARGUMENT...]``.
 
-The applications are written the way that a user would write them: they freeze their data and call
-prefork() before a fork. This launcher runs a module (gunicorn, celery) as ``python -m`` would,
-after it has taken away what the mode does not have. So the same files run in every mode.
+The applications are written as a user would write them: they freeze their data and call prefork()
+before a fork. This launcher removes the functions that the mode does not have. Then it runs a
+module (gunicorn, celery) as ``python -m`` would. So the same files run in every mode.
 
     plain      neither; ordinary objects, loaded before the fork
-    gc.freeze  the way that the documentation of gc.freeze recommends, which is Instagram's: no
-               collection in the parent, gc.freeze() right before the fork, gc.enable() in children
+    gc.freeze  the advice of gc.freeze's documentation, which is Instagram's: no collection in the
+               parent, gc.freeze() right before the fork, gc.enable() in children
     prefork    permaheap.prefork() right before the fork; the data are ordinary objects
     frozen     permaheap.prefork(), and the data in the permanent heap
-    data       the data in the permanent heap, and nothing before the fork (the Unicode demo's)
+    data       the data in the permanent heap, and nothing before the fork (for the Unicode demo)
 
 In all modes SIGRTMIN makes a process run a full collection, and report its end by a line with its
-number in the file descriptor COLLECTED_FD. That is what happens by itself in a service that lives
-for days; a measurement cannot wait for it.
+pid in the file descriptor COLLECTED_FD. In a service that runs for days such collections happen by
+themselves; a measurement cannot wait for them.
 """
 
 import gc
@@ -39,15 +39,15 @@ def as_it_is(data: Any, *_: Any, **__: Any) -> Any:
 
 
 def replace(name: str, function: Any, *modules: Any) -> None:
-    """Put a function in place of one of permaheap's, wherever the package keeps it."""
+    """Put a function in place of one of permaheap's, in each module that has it."""
     for module in (permaheap, *modules):
         setattr(module, name, function)
 
 
 def prepare(mode: str) -> None:
-    """Take away what a mode does not have."""
+    """Remove the functions that a mode does not have."""
     if mode not in MODES:
-        raise SystemExit(f"no mode {mode!r}; there are {', '.join(MODES)}")
+        raise SystemExit(f"there is no mode {mode!r}; there are {', '.join(MODES)}")
     if mode not in ("frozen", "data"):
         replace("freeze", as_it_is)
     if mode in ("plain", "data"):

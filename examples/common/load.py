@@ -1,6 +1,6 @@
 """A bounded load: clients that send their requests one at a time, all clients at once.
 
-What is kept of a response is a digest: responses are compared between modes, and there are many.
+Only a digest of each response is kept: they are compared between modes, and there are many.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from typing import NamedTuple
 TIMEOUT = 120  # seconds for one response; the first one waits for the program to start
 
 Client = Callable[[str], bytes]
-"""Sends a request and returns all that matters of its response. Used by one thread only."""
+"""Sends a request, and returns the relevant parts of its response. Used by one thread only."""
 
 
 class Answer(NamedTuple):
-    """What became of one request."""
+    """The answer to one request."""
 
     request: str
     digest: bytes
@@ -30,12 +30,12 @@ class Answer(NamedTuple):
 
 @dataclass
 class Load:
-    """What became of all requests."""
+    """The answers to all requests."""
 
     seconds: float
-    """From the first request to the last response."""
+    """Time from the first request to the last response."""
     answers: list[list[Answer]] = field(repr=False)
-    """By client, in the order of the requests."""
+    """The answers by client, in the order of the requests."""
 
     def __iter__(self) -> Iterator[Answer]:
         return (answer for client in self.answers for answer in client)
@@ -56,16 +56,16 @@ def run(
     requests: Sequence[Sequence[str]],
     wait_for_end: Callable[[], None],
 ) -> Load:
-    """Let each client send its requests, all clients at once, and return what became of them.
+    """Let each client send its requests, all clients at once, and return the answers.
 
     Args:
-        clients: who sends them.
-        requests: of each client.
-        wait_for_end: returns when the program has ended, on which clients might wait for ever.
+        clients: the clients that send the requests.
+        requests: the requests of each client.
+        wait_for_end: returns when the program has ended; clients might otherwise wait for ever.
 
     Raises:
-        EOFError: the program has ended meanwhile.
-        Exception: the first client that failed ended the load, by this.
+        EOFError: the program has ended before the load.
+        Exception: the exception of the first client that failed, which ends the load.
     """
     answers: list[list[Answer]] = [[] for _ in clients]
     done: SimpleQueue[BaseException | None] = SimpleQueue()
@@ -111,8 +111,8 @@ def http_client(port: int, normalize: Callable[[bytes], bytes] = bytes) -> Clien
     """Return a client that GETs paths at a port of the loopback interface.
 
     Args:
-        port: where the server listens.
-        normalize: what takes out of a body what differs each time, such as tokens.
+        port: the port of the server.
+        normalize: removes the parts of a body that differ in each response, such as tokens.
     """
 
     def get(path: str) -> bytes:

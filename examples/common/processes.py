@@ -1,8 +1,8 @@
 """Start a program that forks workers, read the memory of all its processes, and end all of them.
 
-Each program has a session of its own: Ctrl-C reaches the measuring program alone, which then ends
-the others. Signals that come while a program is being started or stopped wait until that is done,
-so that no process is ever lost sight of.
+Each program has its own session: Ctrl-C reaches only the measuring program, which then ends the
+others. Signals that come while a program is being started or stopped wait until that is done, so no
+process is ever left behind.
 """
 
 import os
@@ -37,20 +37,20 @@ class Memory(NamedTuple):
 
 
 def memory(pid: int) -> Memory:
-    """Return the memory of a process now. It costs the kernel a walk over its page tables."""
+    """Return the memory of a process now; the kernel walks its page tables for that."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {key: int(value.split()[0]) for key, value in (line.split(":") for line in lines)}
     return Memory(kilobytes["Private_Dirty"] * 1024, kilobytes["Pss"] * 1024)
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the time that a process has spent on a processor so far, in user and system mode."""
+    """Return the processor time of a process so far, in user and system mode."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes that a process has forked, whichever of its threads did, by number."""
+    """Return the processes that any thread of a process has forked, in order of their pids."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return sorted(int(child) for task in tasks for child in task.read_text().split())
 
@@ -60,7 +60,7 @@ def children(pid: int) -> list[int]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold signals back: what begins in here is finished before they are acted upon."""
+    """Delay signals until the end of the with statement."""
     seen: list[int] = []
     handlers = {s: signal.signal(s, lambda number, _: seen.append(number)) for s in SIGNALS}
     try:
@@ -73,7 +73,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def leave_on_signals() -> None:
-    """Let the first signal raise KeyboardInterrupt, and none after it disturb the leaving."""
+    """Let the first signal raise KeyboardInterrupt, and ignore all signals after it."""
 
     def interrupt(_number: int, _frame: object) -> None:
         for number in SIGNALS:
@@ -97,11 +97,11 @@ class Program:
 
     @property
     def pid(self) -> int:
-        """The process that was started: the parent of the workers."""
+        """The process id of the program: the parent of the workers."""
         return self.process.pid
 
     def wait_for_end(self) -> None:
-        """Return when the program has ended, whoever reaps it."""
+        """Return when the program has ended, also if another call reaps it."""
         descriptor = os.pidfd_open(self.process.pid)
         try:
             select.select([descriptor], [], [])
@@ -109,12 +109,12 @@ class Program:
             os.close(descriptor)
 
     def failed(self, why: str) -> SampleError:
-        """Return an error that tells what went wrong and what the program logged."""
+        """Return an error with a reason and the program's log."""
         self.log.seek(0)
         return SampleError(f"{why}\n{self.log.read().decode(errors='replace')}".rstrip())
 
     def stop(self) -> None:
-        """Ask the program to end and wait for it; kill what of its session is left after that."""
+        """Ask the program to end, and wait for it; then kill the rest of its session."""
         with uninterrupted():
             self.process.send_signal(self.stop_signal)
             with suppress(subprocess.TimeoutExpired):
@@ -137,10 +137,10 @@ def running(
 
     Args:
         command: the program and its arguments.
-        directory: where it runs.
+        directory: its working directory.
         environment: variables that it has besides those of this process.
         descriptors: open files that it inherits, under the same numbers.
-        stop_signal: what makes it stop at once.
+        stop_signal: the signal that makes it stop at once.
     """
     with ExitStack() as stack:
         log = stack.enter_context(tempfile.TemporaryFile())
@@ -161,7 +161,7 @@ def running(
 
 
 def launcher(mode: str) -> list[str]:
-    """Return the command that runs a module, whose name and arguments follow, in a mode."""
+    """Return the command that runs a module in a mode; the module and its arguments follow."""
     return [sys.executable, str(Path(__file__).with_name("in_mode.py")), mode]
 
 
@@ -175,17 +175,17 @@ def gunicorn(
     environment: Mapping[str, str] | None = None,
     descriptors: Sequence[int] = (),
 ) -> Iterator[tuple[Program, list[int]]]:
-    """Run gunicorn on free ports of the loopback interface, as many as it has workers.
+    """Run gunicorn on free ports of the loopback interface, one for each worker.
 
-    gunicorn inherits listening sockets, so that nobody else can take a port meanwhile, and requests
-    sent at once wait until it is ready. (Which worker answers at which port is up to a hook in
-    gunicorn.conf.py.) To gunicorn SIGINT means to stop at once, SIGTERM to wait for clients, such
-    as this one.
+    gunicorn inherits listening sockets. So no other program can take a port in between, and early
+    requests wait until gunicorn is ready. (A hook in gunicorn.conf.py assigns the ports to the
+    workers.) SIGINT makes gunicorn stop at once; SIGTERM makes it wait for clients such as this
+    process.
 
     Args:
-        directory: the application's, with its gunicorn.conf.py.
-        application: as gunicorn names it.
-        workers: how many workers it forks.
+        directory: the directory of the application and its gunicorn.conf.py.
+        application: the application's name for gunicorn.
+        workers: the number of workers that it forks.
         launcher: the command that runs a module, see `launcher`.
         environment: variables that it has besides those of this process.
         descriptors: more open files that it inherits.
@@ -204,5 +204,5 @@ def gunicorn(
         )
         ports = [listener.getsockname()[1] for listener in listeners]
         for listener in listeners:
-            listener.close()  # should gunicorn die now, connections are refused instead of waiting
+            listener.close()  # if gunicorn dies now, connections are refused instead of waiting
         yield program, ports

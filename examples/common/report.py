@@ -1,4 +1,4 @@
-"""What was measured of the samples, as plain values, in the terminal and in the documentation."""
+"""The measurements of the samples: as plain values, in the terminal and in the documentation."""
 
 import argparse
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "samples.json"
 PAGE = ROOT / "docs" / "copy-on-write.md"
 
-LEAST_SHOWN = 0.05  # MB that a cause must have cost a worker in some mode
+LEAST_SHOWN = 0.05  # MB; a cause that costs a worker less in every mode is not shown
 
 Result = dict[str, Any]
 COLUMNS = {  # names in the JSON file, and headings
@@ -36,9 +36,9 @@ COLUMNS = {  # names in the JSON file, and headings
     "cpu": "CPU\nms",
 }
 CAPTION = (
-    "start, load, collected: private dirty memory of a worker (mean) after the first answer, after"
-    " all, and after a full collection then; PSS: of parent and workers at the end; CPU: processor"
-    " time of all of them for one answer."
+    "start, load, collected: mean private dirty memory of a worker after the first answer, after"
+    " all answers, and after a full collection; PSS: of parent and workers at the end; CPU:"
+    " processor time of all of them for one answer."
 )
 
 
@@ -46,7 +46,7 @@ CAPTION = (
 
 
 def result(sample: Sample, outcomes: Mapping[str, Outcome]) -> Result:
-    """Return everything worth keeping of a sample's outcomes."""
+    """Return all facts worth keeping of a sample's outcomes."""
     return {
         "title": sample.title,
         "unit": sample.unit,
@@ -70,15 +70,15 @@ def numbers(outcome: Outcome) -> dict[str, float]:
 
 
 def cost(outcome: Outcome) -> dict[str, float]:
-    """Return the megabytes that each cause costs a worker, on average, the largest first."""
+    """Return the mean megabytes that each cause costs a worker, the largest first."""
     unit = resource.getpagesize() / 1e6 / len(outcome.workers["start"])
     return {cause: round(pages * unit, 3) for cause, pages in outcome.causes.items()}
 
 
 def ranking(found: Result) -> dict[str, list[float]]:
-    """Return what each cause costs a worker in each mode, in MB; the largest first.
+    """Return the megabytes that each cause costs a worker in each mode, the largest first.
 
-    Causes that are not worth a digit are left out.
+    Causes that would be shown as 0.0 are left out.
     """
     modes = found["causes"].values()
     rows = {cause: [mode.get(cause, 0.0) for mode in modes] for each in modes for cause in each}
@@ -87,7 +87,7 @@ def ranking(found: Result) -> dict[str, list[float]]:
 
 
 def ratios(found: Result, mode: str) -> dict[str, float]:
-    """Return a mode's row against that of plain."""
+    """Return a mode's row divided by that of plain."""
     plain, row = found["modes"]["plain"], found["modes"][mode]
     return {name: row[name] / (plain[name] or 1) for name in COLUMNS}
 
@@ -96,7 +96,7 @@ def ratios(found: Result, mode: str) -> dict[str, float]:
 
 
 def table(found: Result, terminal: bool) -> Table:
-    """Return a sample's table: a row for each mode, and what it is against plain."""
+    """Return a sample's table: a row for each mode, and its ratio to plain."""
     style = {"box": SIMPLE_HEAD, "padding": 0} if terminal else {"box": ASCII}
     title = f"{found['title']}: {found['workers']} workers, {found['total']:,} {found['unit']}"
     out = Table("", title=title, caption=CAPTION, caption_justify="left", **style)
@@ -138,7 +138,7 @@ def markdown(kept: Mapping[str, Mapping[str, Result]]) -> str:
 
 
 def section(item: tuple[str, Result]) -> str:
-    """Return what was measured of a sample with one version of Python."""
+    """Return the measurements of a sample with one version of Python."""
     python, found = item
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     count = f"{found['total']:,} {found['unit']}"
@@ -176,23 +176,23 @@ def parse(arguments: Sequence[str] | None, chosen: Sequence[Sample]) -> argparse
     names = ", ".join(sample.title for sample in chosen)
     parser = argparse.ArgumentParser(description=f"Measure {names} in every mode.")
     parser.add_argument("--workers", type=int, default=4, metavar="N")
-    parser.add_argument("--total", type=int, metavar="N", help="requests, of all clients together")
+    parser.add_argument("--total", type=int, metavar="N", help="requests of all clients together")
     parser.add_argument("--small", action="store_true", help="with little data, as the tests do")
     parser.add_argument("--mode", action="append", choices=samples.MODES, help="only this mode")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     parser.add_argument(
         "--docs", action="store_true", help="keep the numbers and write docs/copy-on-write.md"
     )
     options = parser.parse_args(arguments)
     if options.docs and (options.mode or options.small):
-        parser.error("--docs wants all modes and all data: leave out --mode and --small")
+        parser.error("--docs needs all modes and all data: leave out --mode and --small")
     return options
 
 
 def measure_all(
     sample: Sample, options: argparse.Namespace, console: Console
 ) -> tuple[Result, bool]:
-    """Measure and print one sample; return the result, and whether all is well."""
+    """Measure and print one sample; return the result, and whether it is good."""
     outcomes = {}
     for mode in options.mode or samples.MODES:
 
@@ -217,7 +217,7 @@ def measure_all(
 
 
 def verdict(found: Result, different: str | None) -> tuple[bool, str]:
-    """Return whether permaheap does what it promises, and the sentence that says so."""
+    """Return whether permaheap keeps its promise, and a sentence that says so."""
     if different:
         return False, f"Responses differ: {different}"
     loads = {mode: row["load"] for mode, row in found["modes"].items()}
@@ -234,7 +234,7 @@ def main(*chosen: Sample, arguments: Sequence[str] | None = None) -> int:
     """Measure samples and print their tables.
 
     Returns:
-        0: all is well; 1: responses differ or nothing was saved; 2: a program failed;
+        0: success; 1: responses differ or nothing was saved; 2: a program failed;
         130: interrupted.
     """
     options = parse(arguments, chosen)
@@ -256,7 +256,7 @@ def main(*chosen: Sample, arguments: Sequence[str] | None = None) -> int:
 
 
 def keep(results: Mapping[str, Result], options: argparse.Namespace) -> None:
-    """Write the numbers where the options say."""
+    """Write the numbers to the files that the options name."""
     if options.json:
         options.json.write_text(json.dumps({samples.python(): results}, indent=2) + "\n")
     if options.docs:

@@ -1,7 +1,7 @@
 """Measure a sample application in every mode: the same program, the same load, other memory.
 
-A measurement has three moments. *start*: every client had one answer. *load*: all requests are
-answered. *collected*: each worker has run one full collection after that (see in_mode.py).
+A measurement has three moments. *start*: every client has one answer. *load*: all requests are
+answered. *collected*: each worker has then run one full collection (see in_mode.py).
 """
 
 import os
@@ -21,7 +21,7 @@ MOMENTS = ("start", "load", "collected")
 
 @dataclass(frozen=True)
 class Setting:
-    """How a sample is to be started."""
+    """The setting in which a sample is started."""
 
     launcher: Sequence[str]
     """The command that runs a module, whose name and arguments follow, in one of the modes."""
@@ -29,7 +29,7 @@ class Setting:
     """Open files that the program inherits."""
     workers: int
     environment: Mapping[str, str]
-    """Variables that make its data small, or nothing."""
+    """Variables that make its data small; empty for the full data."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Sample:
     """A sample application, and how to run and load it."""
 
     name: str
-    """Of its directory."""
+    """The name of its directory."""
     title: str
     start: Callable[[Setting], AbstractContextManager[Started]]
     hello: str
     """The request that each client sends before anything is measured."""
     requests: Callable[[int, int], Sequence[str]]
-    """Return the requests of a client, given its number and how many there are to be."""
+    """Return the requests of a client, given the client's number and the number of requests."""
     total: int
-    """Requests of all clients together."""
+    """The number of requests of all clients together."""
     small: Mapping[str, str]
     """Variables that make its data small enough for a test."""
     packages: Sequence[str]
@@ -63,29 +63,29 @@ class Sample:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was measured of a sample in one mode."""
+    """The measurements of a sample in one mode."""
 
     parent: Mapping[str, Memory]
-    """By moment."""
+    """The memory of the parent, by moment."""
     workers: Mapping[str, Sequence[Memory]]
-    """By moment."""
+    """The memory of each worker, by moment."""
     load: load.Load
     cpu_seconds: float
-    """That all processes together spent on the load. A busy machine hardly changes that."""
+    """Processor time of all processes for the load. A busy machine hardly changes it."""
     causes: Mapping[str, int] = field(default_factory=dict)
     """The profiler's ranking: pages that the workers have copied, by cause; empty without it."""
 
     def dirty(self, moment: str) -> float:
-        """Return the private dirty bytes of a worker, on average."""
+        """Return the mean private dirty bytes of a worker."""
         return statistics.mean(each.private_dirty for each in self.workers[moment])
 
     def pss(self, moment: str) -> int:
-        """Return the PSS of all processes in bytes: what the family takes of the machine."""
+        """Return the PSS of all processes in bytes: the memory that the family uses."""
         return self.parent[moment].pss + sum(each.pss for each in self.workers[moment])
 
 
 class Collector:
-    """Has workers run a full collection, and waits until they have."""
+    """Lets workers run a full collection, and waits for them."""
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
@@ -98,7 +98,7 @@ class Collector:
             os.close(end)
 
     def collect(self, pids: Sequence[int]) -> None:
-        """Let these processes collect."""
+        """Let these processes run a full collection, and wait for them."""
         waiting = set(pids)
         for pid in pids:
             os.kill(pid, signal.SIGRTMIN)
@@ -115,15 +115,15 @@ def measure(
     small: bool = False,
     show: Callable[[str], None] = lambda step: None,
 ) -> Outcome:
-    """Run a sample in one mode, load it, and return what was seen.
+    """Run a sample in one mode, load it, and return the outcome.
 
     Args:
-        sample: which.
-        mode: one of in_mode.py's.
-        workers: how many workers, each of which has a client's worth of requests.
-        total: requests of all clients together, at least one each.
-        small: whether its data is to be small.
-        show: is told each step.
+        sample: the sample to measure.
+        mode: one of the modes of in_mode.py.
+        workers: the number of workers.
+        total: the number of requests of all clients together; each client sends at least one.
+        small: whether the sample uses little data.
+        show: gets the description of each step.
     """
     with ExitStack() as stack:
         collector = stack.enter_context(Collector())
@@ -136,7 +136,7 @@ def measure(
             return observe(sample, started, collector, workers, total, show)
         except SampleError:
             raise
-        except Exception as error:  # whatever a client's library raises
+        except Exception as error:  # any exception of a client's library
             raise program.failed(f"{sample.title}, {mode}: {error!r}") from error
 
 
@@ -148,7 +148,7 @@ def observe(
     total: int,
     show: Callable[[str], None],
 ) -> Outcome:
-    """Load a running sample and look at its memory at each moment."""
+    """Load a running sample, and read its memory at each moment."""
     program, clients = started.program, started.clients
     load.run(clients, [[sample.hello]] * len(clients), program.wait_for_end)
     pids = children(program.pid)
@@ -158,7 +158,7 @@ def observe(
 
     def look(moment: str) -> None:
         if children(program.pid) != pids:
-            raise program.failed("a worker died")
+            raise program.failed("a worker has died")
         seen[moment] = [memory(pid) for pid in (program.pid, *pids)]
 
     look("start")
@@ -182,7 +182,7 @@ def observe(
 
 
 def causes(pid: int) -> dict[str, int]:
-    """Return the profiler's ranking for a family: pages that its workers have copied, by cause."""
+    """Return the profiler's ranking for a family: pages copied by its workers, by cause."""
     try:
         from permaheap.cow import snapshot
     except ImportError:  # the profiler is not there yet
@@ -195,7 +195,7 @@ def causes(pid: int) -> dict[str, int]:
 
 
 def difference(outcomes: Mapping[str, Outcome]) -> str | None:
-    """Return a description of the first response that is not the same in all modes."""
+    """Return a description of the first response that differs between modes, or None."""
     first, *others = outcomes
     for mode in others:
         for a, b in zip(outcomes[first].load, outcomes[mode].load, strict=True):
@@ -205,5 +205,5 @@ def difference(outcomes: Mapping[str, Outcome]) -> str | None:
 
 
 def python() -> str:
-    """Return the version of the interpreter that the samples run in, as "3.14.8"."""
+    """Return the version of the interpreter that runs the samples, such as "3.14.8"."""
     return platform.python_version()

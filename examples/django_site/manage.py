@@ -1,4 +1,4 @@
-"""Django's commands for this project: ``python manage.py migrate`` and the like."""
+"""Django's commands for this project, such as ``python manage.py migrate``."""
 
 import os
 import sys

@@ -25,7 +25,7 @@ TOKEN = re.compile(rb'(name="csrfmiddlewaretoken" value=")\w+')
 
 @cache
 def database(variables: frozenset[tuple[str, str]]) -> tuple[str, object]:
-    """Return the name of a database with books, and what removes it when this program ends."""
+    """Return the name of a database with books, and an object that deletes it at the end."""
     directory = tempfile.TemporaryDirectory(prefix="permaheap-django-")
     name = f"{directory.name}/db.sqlite3"
     for command in (["migrate", "--verbosity=0"], ["fill", f"--books={BOOKS}"]):
@@ -44,7 +44,7 @@ def database(variables: frozenset[tuple[str, str]]) -> tuple[str, object]:
 
 @contextmanager
 def start(setting: Setting) -> Iterator[Started]:
-    """Run gunicorn; each client talks to a worker of its own."""
+    """Run gunicorn; each client talks to its own worker."""
     data: Mapping[str, str] = {k: v for k, v in setting.environment.items() if k == "SUBJECTS"}
     name, _ = database(frozenset(data.items()))
     with processes.gunicorn(
@@ -59,12 +59,12 @@ def start(setting: Setting) -> Iterator[Started]:
 
 
 def without_token(body: bytes) -> bytes:
-    """Take out of a form the token against forgery, which is another one each time."""
+    """Remove the token against forgery from a form: it differs in each response."""
     return TOKEN.sub(rb"\1", body)
 
 
 def requests(client: int, count: int) -> Sequence[str]:
-    """Return pages of the site in the proportions of a catalogue that people browse."""
+    """Return pages of the site, in the proportions of a catalogue that people browse."""
     chance = random.Random(client)
     makers = {
         lambda: f"/book/{chance.randint(1, BOOKS)}/": 35,

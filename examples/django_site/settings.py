@@ -5,7 +5,7 @@ from pathlib import Path
 
 BASE_DIR = Path(__file__).parent
 
-SECRET_KEY = os.environ.get("SECRET_KEY", "only for a server that nobody else can reach")
+SECRET_KEY = os.environ.get("SECRET_KEY", "only for a server on the loopback interface")
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 ROOT_URLCONF = "urls"
@@ -45,7 +45,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ.get("DATABASE", BASE_DIR / "db.sqlite3"),
-        "CONN_MAX_AGE": None,  # each worker opens its own, and keeps it
+        "CONN_MAX_AGE": None,  # each worker opens its own connection, and keeps it
     }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,4 +1,4 @@
-"""What is at which address."""
+"""The addresses of the site, and their views."""
 
 from catalogue import views
 from django.contrib import admin

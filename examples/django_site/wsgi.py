@@ -7,6 +7,6 @@ from django.core.wsgi import get_wsgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
 application = get_wsgi_application()
 
-# Django imports the URLs, and with them all views, at the first request: that is, in each worker.
-# Here it is done once, for all of them.
+# Django imports the URLs, and with them all views, at the first request: in each worker. This
+# import happens once, for all workers.
 import urls  # noqa: E402, F401 - applications must be set up before

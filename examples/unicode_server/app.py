@@ -2,14 +2,14 @@
 
     GET  /char/1F600                       one character, by code point in hexadecimal
     GET  /search?q=snow+man&category=So    characters by words of their name and by fields
-    GET  /stats                            how much is loaded
+    GET  /stats                            the amount of loaded data
     POST /collect                          one full garbage collection in the worker that answers
 
 The data is built and frozen once, when this module is imported. gunicorn.conf.py sets
-``preload_app``, so that happens in the parent, and the workers forked from it read the frozen
+``preload_app``, so the parent imports it, and the workers forked from the parent read the frozen
 objects in place. Start it with ``gunicorn app`` in this directory.
 
-To make a service of your own, replace ``load`` and the functions under "Requests".
+To make your own service, replace ``load`` and the functions under "Requests".
 """
 
 import gc
@@ -35,7 +35,7 @@ NOT_CHARACTERS = {"Cn", "Co", "Cs"}  # unassigned, private use, surrogates
 
 
 def character(code: int) -> dict[str, Any]:
-    """Return what unicodedata knows about one code point, as a dict ready for JSON."""
+    """Return unicodedata's facts about one code point, as a dict ready for JSON."""
     char = chr(code)
     return {
         "code": code,
@@ -69,8 +69,8 @@ def load(last: int = sys.maxunicode) -> dict[str, Any]:
     return {"characters": characters, "words": dict(words)}
 
 
-# A service of your own needs the first of these only. The demo compares it with the other two:
-# the same data as ordinary objects, and no data at all, which shows what the server costs alone.
+# Your own service needs only the first of these. The demo compares it with the other two: the same
+# data as ordinary objects, and no data at all, which shows the cost of the server alone.
 STORES: dict[str, Callable[[int], Mapping[str, Any]]] = {
     "permaheap": lambda last: permaheap.freeze(load(last)),
     "plain": load,
@@ -83,7 +83,7 @@ DATA = STORES[os.environ.get("UNICODE_STORE", "permaheap")](
 CHARACTERS: Mapping[int, Record] = DATA["characters"]
 WORDS: Mapping[str, Iterable[int]] = DATA["words"]
 
-# ---- Requests: they read frozen and ordinary data alike ------------------------------------------
+# ---- Requests: they read frozen data like ordinary data ------------------------------------------
 
 
 class NotFound(LookupError):
@@ -105,7 +105,7 @@ def matching(terms: list[str], fields: Mapping[str, str]) -> Iterator[Record]:
 
 
 def search(query: str) -> dict[str, Any]:
-    """Answer a query string such as ``q=snow+man&category=So``: the shortest names come first."""
+    """Answer a query string such as ``q=snow+man&category=So``; the shortest names come first."""
     fields = {field: values[-1] for field, values in parse_qs(query).items()}
     terms = fields.pop("q", "").upper().split()
     found = list(matching(terms, fields))
@@ -122,7 +122,7 @@ def one_character(digits: str) -> Record:
 
 
 def stats() -> dict[str, Any]:
-    """Return how much is loaded."""
+    """Return the amount of loaded data."""
     return {
         "unicode": unicodedata.unidata_version,
         "characters": len(CHARACTERS),
@@ -131,12 +131,12 @@ def stats() -> dict[str, Any]:
 
 
 def collect() -> dict[str, int]:
-    """Run a full garbage collection, as happens by itself in a service that lives for days."""
+    """Run a full garbage collection, as happens in a service that runs for days."""
     return {"unreachable": gc.collect()}
 
 
 def answer(method: str, path: str, query: str) -> Any:
-    """Return what is at an address, or raise NotFound."""
+    """Return the content of an address, or raise NotFound."""
     match method, path.split("/")[1:]:
         case "GET", ["char", digits]:
             return one_character(digits)
@@ -150,7 +150,7 @@ def answer(method: str, path: str, query: str) -> Any:
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-    """The WSGI application. Each response names the worker that made it in ``X-Worker``."""
+    """Answer a WSGI request; ``X-Worker`` in the response names the worker's process id."""
     try:
         status = "200 OK"
         content = answer(environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["QUERY_STRING"])

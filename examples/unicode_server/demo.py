@@ -1,11 +1,11 @@
-"""Show what permaheap saves on a real pre-fork server: ``python demo.py``.
+"""Show the memory that permaheap saves on a real pre-fork server: ``python demo.py``.
 
-The service in app.py is started three times under gunicorn: without data (what the server itself
-costs), with the data as ordinary objects, and with the data frozen by permaheap. Each time every
+The service in app.py is started three times under gunicorn: without data (the cost of the server
+itself), with the data as ordinary objects, and with the data frozen by permaheap. Each time every
 worker gets the same requests; then its memory is read from /proc. All responses of the second and
 the third server must be identical, byte for byte.
 
-Exit codes: 0 all is well; 1 responses differ or nothing was saved; 2 a server failed;
+Exit codes: 0 success; 1 responses differ or nothing was saved; 2 a server failed;
 130 interrupted.
 """
 
@@ -42,14 +42,14 @@ from examples.common.processes import Memory, memory  # noqa: E402
 STORES = {"none": "no data", "plain": "plain objects", "permaheap": "permaheap"}
 
 TIMEOUT = 60  # seconds for one response; the first one waits for the server to start
-MOST_ALLOWED = 0.5  # of what the data costs a worker as plain objects; more is "did not save"
+MOST_ALLOWED = 0.5  # the largest share of the plain objects' cost to a worker that counts as saved
 
-# glibc keeps some megabytes of what a wide search used and freed. All three servers return it at
-# once, so that what is measured of a worker is the data that it holds.
+# glibc keeps some megabytes that a wide search has used and freed. In all three servers it returns
+# them at once, so that the measured memory of a worker is the data that it holds.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(128 * 1024)}
 
-# Between them these match nearly all characters, so that every worker reads nearly all records, and
-# each reads the fields that it filters by as well as the names.
+# Together these match nearly all characters, so every worker reads nearly all records. Each search
+# reads the names and the fields that it filters by.
 SEARCHES = [
     "q=snow+man",
     "q=ideograph&category=Lo&bidi=L",
@@ -68,11 +68,11 @@ SEARCHES = [
 Show = Callable[..., None]  # show(step) announces a step, show(advance=n) that n requests are done
 
 
-# ---- What is measured ----------------------------------------------------------------------------
+# ---- Measurements --------------------------------------------------------------------------------
 
 
 class Answer(NamedTuple):
-    """One response, how long it took, and the worker that gave it."""
+    """One response, its time in seconds, and the worker that gave it."""
 
     request: str
     status: int
@@ -83,7 +83,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Process:
-    """What was measured of one process; the master has no answers."""
+    """The measurements of one process; the master has no answers."""
 
     before: Memory
     after: Memory
@@ -91,14 +91,14 @@ class Process:
     collect_seconds: float = math.nan
 
     def latency(self, path: str) -> float:
-        """Return the median time in seconds of the requests below a path, NaN without any."""
+        """Return the median seconds of the requests below a path; NaN if there are none."""
         times = [a.seconds for a in self.answers if a.request.startswith(path)]
         return statistics.median(times) if times else math.nan
 
 
 @dataclass
 class Outcome:
-    """What was measured of one server."""
+    """The measurements of one server."""
 
     stats: dict[str, Any]
     start_seconds: float
@@ -107,12 +107,12 @@ class Outcome:
 
     @property
     def dirty(self) -> float:
-        """The private dirty bytes of a worker after the load, on average."""
+        """The mean private dirty bytes of a worker after the load."""
         return statistics.mean(worker.after.private_dirty for worker in self.workers)
 
     @property
     def pss(self) -> int:
-        """The PSS of all processes in bytes: what the whole server takes of the machine."""
+        """The PSS of all processes in bytes: the memory that the whole server uses."""
         return sum(process.after.pss for process in (self.master, *self.workers))
 
 
@@ -147,9 +147,9 @@ class Server:
 
 @contextmanager
 def serving(store: str, workers: int, last: int) -> Iterator[Server]:
-    """Run gunicorn with one of the stores of app.py, and a port for each worker.
+    """Run gunicorn with one of the stores of app.py, and one port for each worker.
 
-    What is compared is the data alone: nothing else is done for the workers before they are forked.
+    Only the data differ: nothing else is done for the workers before they are forked.
     """
     environment = {**MALLOC, "UNICODE_STORE": store, "UNICODE_LAST": f"{last:X}"}
     launcher = processes.launcher("data")
@@ -163,7 +163,7 @@ def serving(store: str, workers: int, last: int) -> Iterator[Server]:
 
 
 def requests(seed: int, chars: int, last: int) -> list[str]:
-    """Return what to ask a worker: every search once, among look-ups of random code points."""
+    """Return a worker's requests: every search once, among look-ups of random code points."""
     chance = random.Random(seed)
     lookups = [f"/char/{chance.randint(0, last):X}" for _ in range(chars)]
     mixed = ["/stats", "/char/snowman", *(f"/search?{query}" for query in SEARCHES), *lookups]
@@ -172,9 +172,9 @@ def requests(seed: int, chars: int, last: int) -> list[str]:
 
 
 def measure(store: str, loads: list[list[str]], last: int, show: Show) -> Outcome:
-    """Start a server, send each of its workers one of the loads, and return what was seen.
+    """Start a server, send each of its workers one of the loads, and return the outcome.
 
-    One request is under way at a time, so that latency is that of the service and not of a queue.
+    Only one request runs at a time, so the latency is that of the service, not of a queue.
     """
     began = time.perf_counter()
     with serving(store, len(loads), last) as server:
@@ -192,7 +192,7 @@ def measure(store: str, loads: list[list[str]], last: int, show: Show) -> Outcom
         collects = [server.fetch(worker, "/collect", "POST") for worker in range(len(loads))]
         after = [memory(pid) for pid in pids]
         if pids[1:] != [answer.pid for answer in collects]:
-            raise server.program.failed("a worker died during the load")
+            raise server.program.failed("a worker has died during the load")
     seconds = [answer.seconds for answer in collects]
     workers = map(Process, before[1:], after[1:], answers, seconds)
     stats = json.loads(hello[0].body)
@@ -212,9 +212,9 @@ COLUMNS = {  # names in the JSON file, and headings
     "collect": "collect\nms",
 }
 CAPTION = (
-    "dirty: private dirty memory before and after the load; of data: what a worker has more of it"
-    " than one without data; /char, /search: median response times; collect: one full garbage"
-    " collection. Bold: sums, and means of times."
+    "dirty: private dirty memory before and after the load; of data: the difference to a worker"
+    " without data; /char, /search: median response times; collect: one full garbage collection."
+    " Bold: sums, and means of times."
 )
 
 
@@ -251,7 +251,7 @@ def all_rows(outcomes: dict[str, Outcome]) -> dict[str, dict[str, Row]]:
 
 
 def table(rows: dict[str, dict[str, Row]], terminal: bool) -> Table:
-    """Return everything that was measured as one table, ending with what permaheap saves."""
+    """Return all measurements as one table; its last rows are permaheap's savings."""
     style = {"box": SIMPLE_HEAD, "padding": 0} if terminal else {"box": ASCII}
     out = Table("", caption=CAPTION, caption_justify="left", **style)
     for heading in COLUMNS.values():
@@ -273,7 +273,7 @@ def table(rows: dict[str, dict[str, Row]], terminal: bool) -> Table:
 
 
 def difference(plain: Outcome, frozen: Outcome) -> str | None:
-    """Return a description of the first response that is not the same, if there is one."""
+    """Return a description of the first response that differs, or None."""
     for left, right in zip(plain.workers, frozen.workers, strict=True):
         for a, b in zip(left.answers, right.answers, strict=True):
             if (a.request, a.status, a.body) != (b.request, b.status, b.body):
@@ -282,7 +282,7 @@ def difference(plain: Outcome, frozen: Outcome) -> str | None:
 
 
 def verdict(outcomes: dict[str, Outcome]) -> tuple[bool, str]:
-    """Return whether permaheap did what it promises, and the sentence that says so."""
+    """Return whether permaheap kept its promise, and a sentence that says so."""
     bare, plain, frozen = (outcomes[store] for store in STORES)
     different = difference(plain, frozen)
     if different:
@@ -303,9 +303,9 @@ def verdict(outcomes: dict[str, Outcome]) -> tuple[bool, str]:
 
 
 def measure_all(console: Console, options: argparse.Namespace) -> dict[str, Outcome]:
-    """Measure the three servers, one after another.
+    """Measure the three servers, one after the other.
 
-    Terminals see a progress display, logs a line for each step.
+    A terminal shows a progress display; a log gets a line for each step.
     """
     loads = [requests(seed, options.chars, options.last) for seed in range(options.workers)]
     columns = (
@@ -332,7 +332,7 @@ def measure_all(console: Console, options: argparse.Namespace) -> dict[str, Outc
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(description="Show what permaheap saves on a pre-fork server.")
+    parser = argparse.ArgumentParser(description="Show permaheap's savings on a pre-fork server.")
     parser.add_argument("--workers", type=int, default=4, metavar="N")
     parser.add_argument("--chars", type=int, default=400, metavar="N", help="look-ups per worker")
     parser.add_argument(
@@ -340,9 +340,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         type=partial(int, base=16),
         default=sys.maxunicode,
         metavar="HEX",
-        help="serve the characters up to this code point only",
+        help="serve only the characters up to this code point",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers to FILE")
     return parser.parse_args(arguments)
 
 

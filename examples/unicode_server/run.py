@@ -1,4 +1,4 @@
-"""The Unicode server in every mode: ``python run.py``. demo.py shows what the data alone cost."""
+"""The Unicode server in every mode: ``python run.py``. demo.py shows the cost of the data alone."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from examples.unicode_server.demo import requests as mixed  # noqa: E402
 
 @contextmanager
 def start(setting: Setting) -> Iterator[Started]:
-    """Run gunicorn; each client talks to a worker of its own."""
+    """Run gunicorn; each client talks to its own worker."""
     with processes.gunicorn(
         HERE,
         "app",

@@ -1,4 +1,4 @@
-"""The application, as Django knows it."""
+"""The configuration of the application for Django."""
 
 from django.apps import AppConfig
 

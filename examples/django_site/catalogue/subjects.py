@@ -1,7 +1,7 @@
 """Subject headings: the reference table that this site holds in memory.
 
-Real ones have some hundred thousand headings, each with its broader, narrower and related ones.
-These are invented, the same ones each time.
+A real table has some hundred thousand headings, each with its broader, narrower and related ones.
+These are invented, and always the same ones.
 """
 
 import os
@@ -51,7 +51,7 @@ PLACES = [
 
 
 def heading(code, chance):
-    """Return one heading. Its code is a path of digits, as 4.17.3."""
+    """Return one heading. Its code is a path of numbers, such as 4.17.3."""
     steps = code.split(".")
     number = int(steps[-1])
     return {
@@ -71,7 +71,7 @@ def heading(code, chance):
 
 
 def load(count):
-    """Return that many headings by code, with what each has to do with others."""
+    """Return that many headings by code, with their relations."""
     chance = random.Random(count)
     headings, codes = {}, []
     for i in range(count):
@@ -85,5 +85,5 @@ def load(count):
     return headings
 
 
-# Loaded and frozen once, when the master imports this module; the workers read it in place.
+# Loaded and frozen once, when the master imports this module; the workers read them in place.
 SUBJECTS = permaheap.freeze(load(int(os.environ.get("SUBJECTS", "60000"))))

@@ -1,4 +1,4 @@
-"""What is shown."""
+"""The pages of the site."""
 
 import heapq
 
@@ -20,7 +20,7 @@ class BookList(ListView):
 
 
 class BookDetail(DetailView):
-    """One book, with its subject and what that has to do with others."""
+    """One book, with its subject and the related subjects."""
 
     queryset = Book.objects.select_related("author")
 
@@ -37,16 +37,16 @@ class AuthorDetail(DetailView):
 
 
 def as_json(content):
-    """Return a response.
+    """Return a response with content as JSON.
 
-    Until 3.14 frozen dicts are of type mappingproxy. json does not know it, and what is no dict is
-    not safe to JsonResponse (old browsers ran a list at the top of a response as a script).
+    Until 3.14 frozen dicts have the type mappingproxy. json does not know that type. JsonResponse
+    treats everything but a dict as unsafe: old browsers ran a list in a response as a script.
     """
     return JsonResponse(content, safe=False, json_dumps_params={"default": permaheap.json_default})
 
 
 def subject(request, code):
-    """Answer one heading."""
+    """Answer with one heading."""
     try:
         return as_json(SUBJECTS[code])
     except KeyError:
@@ -54,7 +54,7 @@ def subject(request, code):
 
 
 def search(request):
-    """Answer the heaviest headings with a word in their label."""
+    """Answer with the heaviest headings whose label has a word."""
     word = request.GET.get("q", "")
     found = [record for record in SUBJECTS.values() if word in record["label"]]
     best = heapq.nlargest(SHOWN, found, key=lambda record: record["weight"])

@@ -1,4 +1,4 @@
-"""``python manage.py fill``: put invented books into an empty database, the same ones each time."""
+"""``python manage.py fill``: put invented books into an empty database, always the same ones."""
 
 import random
 from datetime import date, timedelta
