@@ -688,7 +688,7 @@ def test_names_for_a_process_without_a_slot(run):
     code = """
 from permaheap import Channel
 channel = Channel(name="there")
-for i in range(1, MEMBERS):
+for i in range(1, PROCESSES):
     put(i, os.getpid() << 40 | 2**40 - 1, processes()[0][0], 0, 0, 0)
 
 def child(pipe):
