@@ -3,6 +3,8 @@
 #ifndef PH_BASE_ARRAY_H
 #define PH_BASE_ARRAY_H
 
+#include <assert.h>
+
 #include "core/base/status.h"
 #include "core/os/os.h"
 
@@ -19,6 +21,8 @@ ph_no_memory(void)
 static inline int
 ph_grow(void *p_items, size_t used, size_t *p_size, size_t item)
 {
+    assert(used <= *p_size);
+    assert((*(void **)p_items == NULL) == (*p_size == 0));      /* NULL initially */
     if (used < *p_size) {
         return 0;
     }

@@ -4,6 +4,7 @@
 
 #include "core/base/status.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -25,6 +26,7 @@ ph_error_text(void)
 ph_status
 ph_fail(ph_status status, const char *format, ...)
 {
+    assert(status < PH_OK && status > PH_EMPTY);    /* those of channels have no words */
     va_list args;
     va_start(args, format);
     vsnprintf(error_text, sizeof(error_text), format, args);

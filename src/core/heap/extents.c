@@ -21,6 +21,7 @@
 
 #include "core/heap/extents.h"
 
+#include <assert.h>
 #include <stddef.h>
 
 #include "core/heap/processes.h"
@@ -58,6 +59,8 @@ is_current_generation(uint32_t index)
 static ph_status
 map_extent(uint32_t index)
 {
+    assert(ph_os_is_locked());
+    assert(index < PH_MAX_EXTENTS);
     if (seen_filled[index] != NOT_MAPPED && is_current_generation(index)) {
         return PH_OK;
     }
@@ -67,11 +70,14 @@ map_extent(uint32_t index)
     if (offset == 0) {
         return PH_OK;               /* being claimed, or the claimer died */
     }
+    assert(offset >= ph_heap.header->first && extent->size <= ph_heap.size - offset);
+    assert(offset % PH_EXTENT_UNIT == 0 && extent->size % PH_EXTENT_UNIT == 0);
     ph_status status = ph_heap_check_file();
     if (status != PH_OK) {
         return status;
     }
     bool spans = extent->kind == PH_EXTENT_SPANS;
+    assert(!spans || atomic_load(&extent->filled) == 0);        /* it stays 0 */
     int err = ph_os_map(ph_address_of(offset), extent->size, ph_heap.fd, offset,
                         spans ? PH_MAP_SHARED : ph_heap.mapping);
     if (err) {
@@ -103,6 +109,7 @@ ph_heap_is_mapped(uint64_t offset)
 ph_status
 ph_heap_map_spans(uint64_t offset)
 {
+    assert(ph_os_is_locked());
     uint32_t n = atomic_load(&ph_heap.header->extents);
     ph_status status = PH_OK;
     for (uint32_t i = 0; i < n && i < PH_MAX_EXTENTS && status == PH_OK
@@ -122,17 +129,19 @@ ph_extent_seen_filled(uint32_t index)
 
 /* --- Refreshing --------------------------------------------------------------- */
 
-/* Keep invariant 6 of heap.c.  Pages filled before we last looked are whole; pages
-   behind have held no object that we could have written to. */
+/* Keep invariant 6 of heap.c.  Pages filled before we last looked are whole; later pages
+   have held no object that we could have written to. */
 static ph_status
 update_partly_seen_page(uint32_t index)
 {
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
     uint64_t seen = seen_filled[index] - MAPPED_MARK;
-    if (seen_filled[index] == NOT_MAPPED || filled <= seen || !is_current_generation(index)) {
+    if (seen_filled[index] == NOT_MAPPED || filled <= seen
+        || !is_current_generation(index)) {
         return PH_OK;
     }
+    assert(filled <= extent->size);
     uint64_t end = ph_page_up(seen) < filled ? ph_page_up(seen) : filled;
     if (end > seen) {
         char fresh[PH_PAGE];
@@ -191,6 +200,7 @@ ph_heap_refresh_all(void)
 void
 ph_extent_seen(uint32_t index)
 {
+    assert(seen_filled[index] != NOT_MAPPED && is_current_generation(index));
     seen_filled[index] =
         MAPPED_MARK + atomic_load(&ph_heap.header->extent[index].filled);
 }
@@ -200,6 +210,7 @@ ph_extent_seen(uint32_t index)
 ph_status
 ph_window_ready(void)
 {
+    assert(ph_os_is_locked());
     if (ph_heap.window != 0) {
         return PH_OK;
     }
@@ -222,6 +233,8 @@ ph_window_ready(void)
 static ph_status
 open_window(ph_extent *extent)
 {
+    assert(ph_heap.window != 0);
+    assert(atomic_load(&extent->owner) == ph_os_pid());         /* invariant 3 of heap.c */
     uint64_t offset = atomic_load(&extent->offset);
     char *addr = (char *)ph_address_of(offset) + ph_heap.window;
     int err = ph_os_map(addr, extent->size, ph_heap.fd, offset, PH_MAP_SHARED);
@@ -252,6 +265,8 @@ ph_extent_open(uint32_t index)
 static uint64_t
 claim_addresses(uint64_t least, uint64_t *p_size)
 {
+    assert(least > 0 && least <= *p_size);          /* with 0 a full heap would do */
+    assert(least % PH_EXTENT_UNIT == 0 && *p_size % PH_EXTENT_UNIT == 0);
     ph_header *header = ph_heap.header;
     uint64_t claimed = atomic_load(&header->claimed), size;
     do {
@@ -280,6 +295,7 @@ heap_full(uint64_t size)
 static ph_status
 claim_extent(ph_extent_kind kind, uint64_t least, uint64_t hint, uint32_t *p_index)
 {
+    assert(ph_os_is_locked());
     uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : ph_unit_up(hint);
     size = size > EXTENT_MOST ? EXTENT_MOST : size;
     least = ph_unit_up(least);
@@ -296,6 +312,7 @@ claim_extent(ph_extent_kind kind, uint64_t least, uint64_t hint, uint32_t *p_ind
         return heap_full(least);
     }
     ph_extent *extent = &ph_heap.header->extent[index];
+    assert(atomic_load(&extent->offset) == 0);      /* set once (invariant 4 of heap.c) */
     if (kind == PH_EXTENT_PERMANENT) {
         (void)ph_os_lock_byte(ph_heap.fd, offset);
         atomic_store(&extent->owner, ph_os_pid());
@@ -380,6 +397,7 @@ ph_extent_take(uint32_t index)
 {
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t offset = atomic_load(&extent->offset);
+    assert(offset != 0 && extent->kind == PH_EXTENT_PERMANENT);     /* can have an owner */
     int32_t owner = atomic_load(&extent->owner);
     return (owner == NO_OWNER || !ph_os_pid_exists(owner))
            && ph_os_lock_byte(ph_heap.fd, offset) == 0
@@ -390,6 +408,7 @@ void
 ph_extent_leave(uint32_t index)
 {
     ph_extent *extent = &ph_heap.header->extent[index];
+    assert(atomic_load(&extent->owner) == ph_os_pid());
     atomic_store(&extent->owner, NO_OWNER);
     ph_os_unlock_byte(ph_heap.fd, atomic_load(&extent->offset));
 }
@@ -401,6 +420,8 @@ ph_extent_reset(uint32_t index)
 {
     ph_extent *extent = &ph_heap.header->extent[index];
     uint64_t filled = atomic_load(&extent->filled);
+    assert(atomic_load(&extent->owner) == ph_os_pid());
+    assert(filled > 0);                             /* else there is nothing to reuse */
     atomic_fetch_add(&ph_heap.header->generation[index], 1);
     atomic_store(&extent->spill_block, 0);
     atomic_store(&extent->filled, 0);

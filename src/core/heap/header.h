@@ -54,6 +54,7 @@ typedef struct {
     uint64_t spill_filled;          /* bytes */
     _Atomic uint64_t gone;      /* bytes of blocks that are gone; about right */
 } ph_extent;
+_Static_assert(sizeof(ph_extent) == 64, "a cache line for each");
 
 /* A process of the family, in the table of processes.c. */
 typedef struct {
@@ -70,6 +71,8 @@ typedef struct {
                                    here: notify.c */
     uint32_t unused[3];         /* a cache line for each */
 } ph_process;
+
+_Static_assert(sizeof(ph_process) == 64, "a cache line for each");
 
 #define PH_PROCESSES 1024u
 

@@ -39,6 +39,7 @@
 
 #include "core/heap/heap.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -57,6 +58,7 @@ static uint64_t allowance;          /* under ph_os_lock() */
 ph_status
 ph_system_failure(const char *what, uint64_t size, int err)
 {
+    assert(err > 0);                    /* an errno value */
     return ph_fail(err == ENOMEM || err == ENOSPC ? PH_NOMEM : PH_SYSTEM,
                    "permaheap: cannot %s (%llu bytes): %s", what,
                    (unsigned long long)size, strerror(err));
@@ -86,6 +88,7 @@ ph_heap_read(uint64_t offset, void *buf, uint64_t size)
 void
 ph_show_bytes(void *at, const void *bytes, uint64_t size)
 {
+    assert(ph_heap_contains(at));       /* not in the window */
     if (memcmp(at, bytes, size) != 0) {
         memcpy(at, bytes, size);        /* into a copy of ours: else no difference */
     }
@@ -128,6 +131,7 @@ check_limits_and_file(uint64_t size)
 static ph_status
 allocate_range(uint64_t offset, uint64_t size)
 {
+    assert(offset + size <= atomic_load(&ph_heap.header->claimed));
     int err = ph_os_allocate(ph_heap.fd, offset, size);
     return err ? ph_system_failure("allocate memory for the heap", size, err) : PH_OK;
 }
@@ -135,6 +139,7 @@ allocate_range(uint64_t offset, uint64_t size)
 ph_status
 ph_heap_allocate(uint64_t offset, uint64_t size)
 {
+    assert(offset >= ph_heap.header->first);
     ph_status status = check_limits_and_file(size);
     uint64_t entry = ph_page_down(ph_offset_of(ph_directory_entry(offset)));
     uint64_t end = ph_offset_of(ph_directory_entry(offset + size)) + 8;
@@ -147,6 +152,7 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
 ph_status
 ph_heap_allocate_spans(uint64_t offset, uint64_t size)
 {
+    assert(offset >= ph_heap.header->first);
     ph_status status = check_limits_and_file(size);
     return status == PH_OK ? allocate_range(offset, size) : status;
 }
@@ -154,6 +160,7 @@ ph_heap_allocate_spans(uint64_t offset, uint64_t size)
 ph_status
 ph_heap_allocate_table(uint64_t offset, uint64_t size)
 {
+    assert(offset + size <= ph_heap.header->first);
     ph_status status = ph_heap_check_file();
     if (status != PH_OK) {
         return status;
@@ -166,6 +173,8 @@ ph_heap_allocate_table(uint64_t offset, uint64_t size)
 void
 ph_heap_punch(uint64_t offset, uint64_t size)
 {
+    assert(offset >= ph_heap.header->acks);     /* all before them stays */
+    assert(offset + size <= atomic_load(&ph_heap.header->claimed));
     if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
         ph_os_punch(ph_heap.fd, offset, size);
     }

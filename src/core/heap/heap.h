@@ -7,6 +7,7 @@
 #ifndef PH_HEAP_H
 #define PH_HEAP_H
 
+#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -76,6 +77,7 @@ ph_address_of(uint64_t offset)
 static inline uint64_t *
 ph_directory_entry(uint64_t offset)
 {
+    assert(offset <= ph_heap.size);
     return (uint64_t *)(ph_heap.base + ph_heap.header->directory)
            + offset / PH_PAGE;
 }

@@ -16,18 +16,19 @@
 
    1. A process that can see a block has a slot and is not dead, or is counted: in the
       `pending_forks` of its parent's slot, or in `unlisted`.
-   2. A child sees what its parent saw when it forked.  The parent raises its `pending_forks`
-      before the fork, and the child lowers it when its own slot is ready (its acks are
-      written, and the spans that it inherits have its bit): so there is no moment when no
-      slot speaks for the child.  A slot with pending forks sees everything, and is
-      neither freed nor taken over, dead or not.
+   2. A child sees what its parent saw when it forked.  The parent raises its
+      `pending_forks` before the fork, and the child lowers it when its own slot is ready
+      (its acks are written, and the spans that it inherits have its bit): so there is no
+      moment when no slot speaks for the child.  A slot with pending forks sees
+      everything, and is neither freed nor taken over, dead or not.
    3. A child has forgotten the blocks that its parent had when it forked.  It takes them
-      from `own_acks`, private memory as old as the fork; the acks in the header may be newer.
+      from `own_acks`, private memory as old as the fork; the acks in the header may be
+      newer.
    4. A process raises `seen` before it asks the block table whether a block is live.  A
       releaser marks the block table before it looks at `seen`.  So one of them notices
       the other.
-   5. `joins` is raised after a slot is ready and before `pending_forks` is lowered.  If it is
-      unchanged after a look at all slots, no child that got its slot was missed.
+   5. `joins` is raised after a slot is ready and before `pending_forks` is lowered.  If it
+      is unchanged after a look at all slots, no child that got its slot was missed.
    6. If it cannot be told, a process counts as alive: nothing is given back that it could
       see.  It counts as gone only if the kernel says so, or if it has fewer addresses
       than the heap (exec has replaced it).
@@ -41,6 +42,7 @@
 
 #include "core/heap/processes.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define NO_SLOT PH_PROCESSES
@@ -59,6 +61,7 @@ static uint32_t parent = NO_SLOT;           /* our parent's slot when it forked 
 static ph_process *
 process_at(uint32_t index)
 {
+    assert(index < PH_PROCESSES);
     return &ph_heap.header->process[index];
 }
 
@@ -157,6 +160,7 @@ static void
 become_ready(void)
 {
     if (slot != NO_SLOT) {
+        assert(atomic_load(&process_at(slot)->id) == ph_os_process());
         atomic_store(&process_at(slot)->ready, ph_os_process());
         atomic_fetch_add(&ph_heap.header->joins, 1);
     }
@@ -165,6 +169,8 @@ become_ready(void)
 void
 ph_processes_init(void)
 {
+    assert(ph_os_is_locked());
+    assert(atomic_load(&ph_heap.header->joins) == 0);   /* it is the first of the family */
     ph_heap.header->namespace = ph_os_pid_namespace();
     take_place(-1);
     become_ready();
@@ -175,8 +181,11 @@ ph_processes_init(void)
 void
 ph_processes_before_fork(void)
 {
+    assert(ph_os_is_locked());
     if (slot != NO_SLOT) {
         uint64_t before = atomic_fetch_add(&process_at(slot)->pending_forks, 1);
+        assert((before & COUNT_MASK) != COUNT_MASK);    /* or it looks like an expiry */
+        assert(atomic_load(&process_at(slot)->id) == ph_os_process());  /* not taken over */
         expired = before & ~COUNT_MASK;
         forked_by = ph_os_pid();
     }
@@ -196,6 +205,7 @@ end_pending_fork(ph_process *entry)
 void
 ph_processes_after_fork(void)
 {
+    assert(ph_os_is_locked());
     parent = slot;
     take_place(parent == NO_SLOT ? -1 : forked_by);
     if (slot != NO_SLOT) {
@@ -208,6 +218,7 @@ ph_processes_join(void)
 {
     become_ready();
     if (parent != NO_SLOT) {
+        assert(parent != slot);         /* it has a pending fork: ours (invariant 2) */
         end_pending_fork(process_at(parent));
     }
 }
@@ -248,8 +259,8 @@ child_may_come(int parent)
 /* Expire the forks of children that will never come: the fork failed, or the child was
    killed before its first instruction.  No fork of that process is under way (it is this
    one, and we have the lock; or it is dead), so that a child that will come exists
-   already.  `pending_forks` was read before it was known which process has the slot: taking a slot changes the high
-   half. */
+   already.  `pending_forks` was read before it was known which process has the slot:
+   taking a slot changes the high half. */
 static void
 expire_forks_of(ph_process *entry, uint64_t pending_forks, int parent)
 {
@@ -262,6 +273,7 @@ expire_forks_of(ph_process *entry, uint64_t pending_forks, int parent)
 static void
 expire_all_forks(void)
 {
+    assert(ph_os_is_locked());          /* then no fork of ours is under way */
     if (slot == NO_SLOT) {
         return;
     }
@@ -311,7 +323,8 @@ bool
 ph_process_is_gone(uint32_t index, uint64_t *p_process)
 {
     *p_process = atomic_load(&process_at(index)->id);
-    return *p_process == 0 || (index != slot && process_is_dead(process_at(index), *p_process));
+    return *p_process == 0
+           || (index != slot && process_is_dead(process_at(index), *p_process));
 }
 
 /* --- Seeing, and forgetting --------------------------------------------------- */
@@ -319,6 +332,9 @@ ph_process_is_gone(uint32_t index, uint64_t *p_process)
 static void
 raise_seen(uint64_t number)
 {
+    assert(ph_os_is_locked());
+    assert(number <= atomic_load(&ph_heap.header->numbered));
+    assert(slot == NO_SLOT || atomic_load(&process_at(slot)->seen) == seen);
     if (number > seen) {
         seen = number;
         if (slot != NO_SLOT) {
@@ -342,6 +358,9 @@ ph_process_has_seen(uint32_t number)
 ph_status
 ph_process_acknowledge(uint32_t index, uint32_t stamp)
 {
+    assert(ph_os_is_locked());
+    assert(index < PH_PENDING_RELEASES);
+    assert(stamp != 0);                 /* 0 stands for an entry never acknowledged */
     if (slot != NO_SLOT) {
         ph_status status = ph_heap_allocate_table(
             ph_heap.header->acks + slot * PH_ACKS_SIZE, PH_ACKS_SIZE);
@@ -387,6 +406,8 @@ slot_may_see(uint32_t i, uint32_t number, uint32_t index, uint32_t stamp)
 bool
 ph_processes_may_see(uint32_t number, uint32_t index, uint32_t stamp)
 {
+    assert(ph_os_is_locked());
+    assert(index < PH_PENDING_RELEASES);
     if (atomic_load(&ph_heap.header->unlisted) != 0) {
         return true;
     }

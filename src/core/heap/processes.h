@@ -1,6 +1,6 @@
 /* processes.h -- the processes of the family, and the blocks that each has forgotten.
 
-   Call all of these with ph_os_lock() held. */
+   Call all of these with ph_os_lock() held, except for those that say otherwise. */
 
 #ifndef PH_HEAP_PROCESSES_H
 #define PH_HEAP_PROCESSES_H
@@ -18,7 +18,7 @@ void ph_processes_before_fork(void);
 void ph_processes_after_fork(void);       /* in the child: plain C, system calls */
 void ph_processes_join(void);             /* likewise: its parent no longer speaks for it */
 
-/* --- For spans.c -------------------------------------------------------------- */
+/* --- For spans.c and notify.c: also without the lock -------------------------- */
 
 /* This process's slot, or PH_PROCESSES if it has none. */
 uint32_t ph_process_slot(void);
@@ -26,7 +26,7 @@ uint32_t ph_process_slot(void);
 bool ph_process_has_pending_forks(void);
 /* The word that counts them: another word after each fork. */
 uint64_t ph_process_pending_forks(void);
-/* Expire those whose child will never come. */
+/* Expire those whose child will never come.  With ph_os_lock() held. */
 void ph_processes_expire_forks(void);
 /* Is slot `index` without a live process?  Which one was there last: 0 if none. */
 bool ph_process_is_gone(uint32_t index, uint64_t *p_process);
