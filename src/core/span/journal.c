@@ -26,7 +26,7 @@
       value, and `used` is only emptied afterwards.  `commit_at` is 0 whenever `used` is 0
       and the lock is free or its owner is alive.
 
-   State: the journal belongs to the family. */
+   State: the journal belongs to the family; the mark for asserts to the thread. */
 
 #include "core/span/journal.h"
 
@@ -35,6 +35,26 @@
 #include <string.h>
 
 #include "core/heap/extents.h"
+
+#ifndef NDEBUG
+
+static _Thread_local bool transaction_is_open;
+
+bool
+ph_journal_is_open(void)
+{
+    return transaction_is_open;
+}
+
+#endif
+
+static void
+note_transaction(bool open)
+{
+#ifndef NDEBUG
+    transaction_is_open = open;
+#endif
+}
 
 static ph_journal *
 the_journal(void)
@@ -60,8 +80,10 @@ find_commit(const ph_journal *j, bool *p_committed)
 static void
 undo_entries(ph_journal *j, bool committed)
 {
+    assert(atomic_load(&j->used) <= PH_JOURNAL_MOST);
     if (!committed) {
         for (uint32_t i = atomic_load(&j->used); i-- > 0;) {
+            assert(j->entry[i].offset < ph_heap.header->first);     /* in the tables */
             _Atomic uint64_t *word = ph_address_of(j->entry[i].offset);
             atomic_store(word, j->entry[i].before);
             ph_death_point();
@@ -77,6 +99,8 @@ undo_entries(ph_journal *j, bool committed)
 ph_status
 ph_journal_begin_locked(void)
 {
+    assert(ph_os_is_locked());          /* invariant 3 */
+    assert(!ph_journal_is_open());      /* the lock is not recursive */
     ph_journal *j = the_journal();
     int err = ph_mutex_lock(&j->mutex, PH_FOREVER);
     if (err != 0 && err != EOWNERDEAD) {
@@ -84,6 +108,7 @@ ph_journal_begin_locked(void)
                        strerror(err));
     }
     if (atomic_load(&j->used) == 0 && atomic_load(&j->commit_at) == 0) {
+        note_transaction(true);
         return PH_OK;
     }
     bool committed;
@@ -93,6 +118,7 @@ ph_journal_begin_locked(void)
         return status;
     }
     undo_entries(j, committed);
+    note_transaction(true);
     return PH_OK;
 }
 
@@ -100,6 +126,8 @@ ph_journal_begin_locked(void)
 void
 ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 {
+    assert(ph_journal_is_open());       /* invariant 1 */
+    assert(ph_offset_of((const void *)word) < ph_heap.header->first);
     ph_journal *j = the_journal();
     uint32_t n = atomic_load_explicit(&j->used, memory_order_relaxed);
     assert(n < PH_JOURNAL_MOST);
@@ -115,9 +143,12 @@ ph_journal_write(_Atomic uint64_t *word, uint64_t value)
 void
 ph_journal_commit_locked(void)
 {
+    assert(ph_journal_is_open() && ph_os_is_locked());
     ph_journal *j = the_journal();
+    assert(atomic_load(&j->commit_at) == 0);        /* invariant 5 */
     atomic_store_explicit(&j->used, 0, memory_order_release);
     ph_death_point();
+    note_transaction(false);
     ph_mutex_unlock(&j->mutex);
 }
 
@@ -142,6 +173,8 @@ ph_journal_commit(void)
 void
 ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
 {
+    assert(ph_journal_is_open());
+    assert(ph_heap_contains((const void *)word));   /* the next owner finds it there */
     ph_journal *j = the_journal();
     atomic_store(&j->commit_value, value);
     ph_death_point();
@@ -158,8 +191,10 @@ ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value)
 void
 ph_journal_undo(void)
 {
+    assert(ph_journal_is_open());
     ph_journal *j = the_journal();
     undo_entries(j, false);
+    note_transaction(false);
     ph_mutex_unlock(&j->mutex);
     ph_os_unlock();
 }

@@ -28,6 +28,7 @@
 
 #include "core/span/span_table.h"
 
+#include <assert.h>
 #include <string.h>
 
 #define LOOK_AT 16                  /* runs of the class just below, for one that fits */
@@ -36,6 +37,7 @@
 void
 ph_run_put(_Atomic uint64_t *word, uint64_t value)
 {
+    assert(ph_journal_is_open());       /* invariant 1, also when nothing changes */
     if (atomic_load_explicit(word, memory_order_relaxed) != value) {
         ph_journal_write(word, value);
     }
@@ -45,6 +47,10 @@ void
 ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                  ph_run_state state)
 {
+    assert(state == PH_RUN_TRASH || (kind != PH_SPAN_FREE) == (state == PH_RUN_LIVE));
+    assert(generation == ph_run_generation_of(run)              /* invariant 4 */
+           || (generation == ph_run_generation_of(run) + 1
+               && ph_run_state_of(run) == PH_RUN_LIVE));
     ph_run_put(&run->state, (uint64_t)generation << 32 | (uint64_t)kind << 8 | state);
 }
 
@@ -54,6 +60,7 @@ ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
 static uint32_t
 class_of(uint64_t pages)
 {
+    assert(pages > 0);
     if (pages < 8) {
         return (uint32_t)pages;
     }
@@ -79,6 +86,8 @@ add_to_list(uint64_t index, bool warm)
     ph_span_run *run = ph_run_at(index);
     uint32_t c = class_of(run->pages);
     uint64_t first = head->first[warm][c];
+    assert(c < PH_CLASSES);
+    assert(ph_run_state_of(run) == (warm ? PH_RUN_WARM : PH_RUN_COLD));
     ph_run_put(&run->previous, 0);
     ph_run_put(&run->next, first);
     if (first != 0) {
@@ -95,6 +104,8 @@ take_from_list(uint64_t index, bool warm)
     ph_spans_head *head = ph_spans_table();
     ph_span_run *run = ph_run_at(index);
     uint32_t c = class_of(run->pages);
+    assert(ph_run_state_of(run) == (warm ? PH_RUN_WARM : PH_RUN_COLD));
+    assert(run->previous != 0 || head->first[warm][c] == index);
     if (run->next != 0) {
         ph_run_put(&ph_run_at(run->next)->previous, run->previous);
     }
@@ -147,6 +158,7 @@ find_run(uint64_t pages, bool warm)
 ph_status
 ph_runs_ready(void)
 {
+    assert(!ph_journal_is_open());      /* it allocates, which is slow */
     ph_spans_head *head = ph_spans_table();
     uint64_t ready = atomic_load(&head->ready);
     if (ready >= PH_RUNS || atomic_load(&head->used) + AT_ONCE < ready) {
@@ -168,6 +180,7 @@ occupy_descriptor(void)
     ph_spans_head *head = ph_spans_table();
     uint64_t index = head->vacant;
     if (index != 0) {
+        assert(ph_run_state_of(ph_run_at(index)) == PH_RUN_NONE);
         ph_run_put(&head->vacant, ph_run_at(index)->next);
         return index;
     }
@@ -184,6 +197,7 @@ vacate_descriptor(uint64_t index)
 {
     ph_spans_head *head = ph_spans_table();
     ph_span_run *run = ph_run_at(index);
+    assert(ph_run_state_of(run) != PH_RUN_LIVE);    /* its generation has grown */
     ph_run_set_state(run, ph_run_generation_of(run), PH_SPAN_FREE, PH_RUN_NONE);
     ph_run_put(&run->next, head->vacant);
     ph_run_put(&head->vacant, index);
@@ -205,15 +219,16 @@ static void
 cut_run(uint64_t index, uint64_t pages, bool warm)
 {
     ph_span_run *run = ph_run_at(index);
+    assert(pages > 0 && run->pages >= pages);
     uint64_t rest = run->pages > pages ? occupy_descriptor() : 0;
     if (rest == 0) {
         return;
     }
-    ph_span_run *behind = ph_run_at(rest);
-    ph_run_put(&behind->offset, run->offset + pages * PH_PAGE);
-    ph_run_put(&behind->pages, run->pages - pages);
-    ph_run_put(&behind->before, index);
-    ph_run_put(&behind->after, run->after);
+    ph_span_run *remainder = ph_run_at(rest);
+    ph_run_put(&remainder->offset, run->offset + pages * PH_PAGE);
+    ph_run_put(&remainder->pages, run->pages - pages);
+    ph_run_put(&remainder->before, index);
+    ph_run_put(&remainder->after, run->after);
     if (run->after != 0) {
         ph_run_put(&ph_run_at(run->after)->before, rest);
     }
@@ -227,6 +242,7 @@ count_kept(uint64_t pages, bool more)
 {
     ph_spans_head *head = ph_spans_table();
     uint64_t bytes = pages * PH_PAGE;
+    assert(more || head->kept >= bytes);
     ph_run_put(&head->kept, more ? head->kept + bytes : head->kept - bytes);
 }
 
@@ -267,6 +283,8 @@ static void
 unite_runs(uint64_t first, uint64_t second)
 {
     ph_span_run *a = ph_run_at(first), *b = ph_run_at(second);
+    assert(a->after == second && b->before == first);
+    assert(a->offset + a->pages * PH_PAGE == b->offset);        /* without a gap */
     ph_run_put(&a->pages, a->pages + b->pages);
     ph_run_put(&a->after, b->after);
     if (b->after != 0) {
@@ -279,6 +297,9 @@ void
 ph_runs_free(uint64_t index, bool warm)
 {
     ph_run_state state = warm ? PH_RUN_WARM : PH_RUN_COLD;
+    assert(ph_run_state_of(ph_run_at(index)) == PH_RUN_NONE     /* a live one ended */
+           || ph_run_state_of(ph_run_at(index)) == PH_RUN_TRASH);
+    assert(warm == (atomic_load(&ph_run_at(index)->backed) != 0));
     if (warm) {
         count_kept(ph_run_at(index)->pages, true);
     }
@@ -298,6 +319,7 @@ ph_runs_free(uint64_t index, bool warm)
 ph_status
 ph_runs_add(uint64_t offset, uint64_t size)
 {
+    assert(offset % PH_EXTENT_UNIT == 0 && size % PH_EXTENT_UNIT == 0);
     uint64_t index = occupy_descriptor();
     if (index == 0) {
         return ph_fail(PH_NOMEM, "permaheap: too many pieces of shared memory: %u; "
@@ -370,7 +392,8 @@ audit_run(audit *a, uint64_t index)
         a->live++;
         a->bytes += run->pages * PH_PAGE;
     }
-    if (is_free_state(state) != (bits == 0 && (state != PH_RUN_LIVE || run->messages == 0))) {
+    bool held = bits != 0 || (state == PH_RUN_LIVE && run->messages != 0);
+    if (is_free_state(state) == held) {
         return "a free span with a holder, or a live one without";
     }
     return run->pages == 0 || run->offset % PH_PAGE != 0

@@ -6,6 +6,8 @@
 #ifndef PH_SPAN_SPAN_TABLE_H
 #define PH_SPAN_SPAN_TABLE_H
 
+#include <assert.h>
+
 #include "core/span/journal.h"
 #include "core/span/span_id.h"
 
@@ -38,7 +40,7 @@ typedef struct {
     _Atomic uint64_t backed;        /* all its pages have memory, zeroed if so asked:
                                        written by its only holder */
     uint64_t unused[5];
-    _Atomic uint64_t holders[PH_PROCESSES / 64];      /* a bit for each member */
+    _Atomic uint64_t holders[PH_PROCESSES / 64];      /* a bit for each process */
 } ph_span_run;
 
 /* The table's head.  The descriptors follow, on pages of their own. */
@@ -57,7 +59,8 @@ typedef struct {
 
 #define PH_SPANS_HEAD_SIZE ((sizeof(ph_spans_head) + PH_PAGE - 1) / PH_PAGE * PH_PAGE)
 #define PH_SPANS_TABLE_SIZE (PH_SPANS_HEAD_SIZE + PH_RUNS * sizeof(ph_span_run))
-_Static_assert(sizeof(ph_span_run) == 256 && PH_PAGE % sizeof(ph_span_run) == 0, "whole pages");
+_Static_assert(sizeof(ph_span_run) == 256 && PH_PAGE % sizeof(ph_span_run) == 0,
+               "whole pages");
 
 static inline ph_spans_head *
 ph_spans_table(void)
@@ -68,7 +71,9 @@ ph_spans_table(void)
 static inline ph_span_run *
 ph_run_at(uint64_t index)
 {
-    return (ph_span_run *)(ph_heap.base + ph_heap.header->spans + PH_SPANS_HEAD_SIZE) + index;
+    assert(index < PH_RUNS);
+    char *first = ph_heap.base + ph_heap.header->spans + PH_SPANS_HEAD_SIZE;
+    return (ph_span_run *)first + index;
 }
 
 static inline ph_run_state

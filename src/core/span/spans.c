@@ -19,9 +19,9 @@
       holder of a span writes that when all its pages have memory (and are zeros, if asked
       for).  A span that was never backed is given back, not kept.
    2. The bit of a process is set while it holds the span, and longer: a process with
-      pending forks clears no bits, since its children inherit its holds at the fork (invariant 2 of
-      processes.c).  Only the process itself sets its bit.  The process clears it, or
-      another one when it is dead, or the next process in the slot.
+      pending forks clears no bits, since its children inherit its holds at the fork
+      (invariant 2 of processes.c).  Only the process itself sets its bit.  The process
+      clears it, or another one when it is dead, or the next process in the slot.
    3. A child sets its own bits before its parent stops to speak for it.
    4. `holds` of a process is the number of its bits.
    5. A channel's memory does not change once it is trash.  The holds of its messages are
@@ -32,15 +32,16 @@
       were making just then.
    7. If a process that cleans up trash dies, its bit is a dead process's, and the process
       that clears it cleans up.
-   8. Free memory is kept for the next span, up to `keep_most` bytes in all: KEEP_MOST, or an
-      eighth of the memory available to the first process that asked.  More is given back
-      at once; all of it, when a process finds no memory.
+   8. Free memory is kept for the next span, up to `keep_most` bytes in all: KEEP_MOST, or
+      an eighth of the memory available to the first process that asked.  More is given
+      back at once; all of it, when a process finds no memory.
 
    State: the table belongs to the family, the statics below to this process, under
    ph_os_lock() except for those that say otherwise. */
 
 #include "core/span/spans.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "core/heap/extents.h"
@@ -90,12 +91,21 @@ has_bit(const uint64_t *bits, uint64_t index)
 static ph_process *
 process_slot(uint32_t slot)
 {
+    assert(slot < PH_PROCESSES);
     return &ph_heap.header->process[slot];
+}
+
+static bool
+has_holder(const ph_span_run *run, uint32_t slot)
+{
+    return run->holders[slot / 64] >> slot % 64 & 1;
 }
 
 static void
 count_hold(uint64_t index)
 {
+    assert(ph_os_is_locked());
+    assert(has_holder(ph_run_at(index), ph_process_slot()));    /* invariant 2 */
     if (has_bit(late, index)) {
         set_bit(late, index, false);
         late_ones--;
@@ -109,6 +119,8 @@ count_hold(uint64_t index)
 static void
 forget_holds(uint64_t index)
 {
+    assert(ph_os_is_locked());
+    assert(holds[index] > 0 && held[place[index]] == index);
     holds[index] = 0;
     uint32_t last = held[--held_ones];
     held[place[index]] = last;
@@ -117,18 +129,14 @@ forget_holds(uint64_t index)
 
 /* --- Inside of transactions: holds -------------------------------------------- */
 
-static bool
-has_holder(const ph_span_run *run, uint32_t slot)
-{
-    return run->holders[slot / 64] >> slot % 64 & 1;
-}
-
 static void
 set_holder(ph_span_run *run, uint32_t slot, bool value)
 {
+    assert(!value || slot == ph_process_slot());    /* invariant 2 */
     if (has_holder(run, slot) != value) {
         _Atomic uint64_t *word = &run->holders[slot / 64];
         _Atomic uint64_t *count = &process_slot(slot)->holds;
+        assert(value || *count > 0);                /* invariant 4 */
         ph_run_put(word, *word ^ (uint64_t)1 << slot % 64);
         ph_run_put(count, value ? *count + 1 : *count - 1);
     }
@@ -149,6 +157,8 @@ count_live(const ph_span_run *run, bool more)
 {
     ph_spans_head *head = ph_spans_table();
     uint64_t bytes = run->pages * PH_PAGE;
+    assert(ph_run_state_of(run) == PH_RUN_LIVE);
+    assert(more || (head->live > 0 && head->bytes >= bytes));
     ph_run_put(&head->live, more ? head->live + 1 : head->live - 1);
     ph_run_put(&head->bytes, more ? head->bytes + bytes : head->bytes - bytes);
 }
@@ -160,11 +170,12 @@ may_keep(const ph_span_run *run)
     return run->backed && head->kept + run->pages * PH_PAGE <= head->keep_most;
 }
 
-/* Set our bit: this process cleans it up when it has let go of the lock. */
+/* Set our bit: this process cleans it up after the transaction. */
 static void
 make_trash(uint64_t index, uint32_t generation, ph_span_kind kind)
 {
     ph_span_run *run = ph_run_at(index);
+    assert(!has_any_holder(run));                   /* one process cleans it up */
     ph_run_set_state(run, generation, kind, PH_RUN_TRASH);
     set_holder(run, ph_process_slot(), true);
     next_trash[index] = first_trash;
@@ -177,6 +188,7 @@ free_if_unheld(uint64_t index)
 {
     ph_span_run *run = ph_run_at(index);
     ph_run_state state = ph_run_state_of(run);
+    assert(ph_journal_is_open());
     if (has_any_holder(run) || (state != PH_RUN_LIVE && state != PH_RUN_TRASH)) {
         return 0;
     }
@@ -224,6 +236,7 @@ drop_for_message(ph_span_id id)
     if (ph_journal_begin() != PH_OK) {
         return;
     }
+    assert(ph_run_state_of(ph_run_at(emptying)) == PH_RUN_TRASH);       /* invariant 5 */
     _Atomic uint64_t *emptied = &ph_run_at(emptying)->emptied;
     uint64_t index = find_live(id);
     ph_run_put(emptied, *emptied + 1);
@@ -273,6 +286,8 @@ clean_up_one(uint64_t index)
 {
     ph_span_run *run = ph_run_at(index);
     bool backed = atomic_load(&run->backed);
+    assert(ph_run_state_of(run) == PH_RUN_TRASH);
+    assert(has_holder(run, ph_process_slot()));     /* invariant 7 */
     if (backed && ph_run_kind_of(run) == PH_SPAN_CHANNEL) {
         emptying = index;
         to_skip = run->emptied;
@@ -305,6 +320,7 @@ clean_up(void)
 static uint64_t
 clear_our_bit(uint64_t index)
 {
+    assert(holds[index] == 0);
     bool wait = ph_process_has_pending_forks();
     if (wait != has_bit(late, index)) {
         set_bit(late, index, wait);
@@ -322,7 +338,8 @@ static uint64_t
 clear_late_bits(void)
 {
     uint64_t bytes = 0;
-    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0 && !ph_process_has_pending_forks(); i++) {
+    for (uint64_t i = 0; i < PH_RUNS && late_ones > 0
+                         && !ph_process_has_pending_forks(); i++) {
         if (has_bit(late, i) && ph_journal_begin() == PH_OK) {
             if (has_bit(late, i)) {         /* not yet by another thread */
                 bytes += clear_our_bit(i);
@@ -419,7 +436,8 @@ has_gone_holder(const ph_span_run *run, const gone_processes *gone)
 
 /* All of them are cleared in one transaction, which also frees the span: the journal has
    room for a count of each process, and for each word of bits. */
-_Static_assert(PH_PROCESSES + BIT_WORDS + 256 <= PH_JOURNAL_MOST, "all holders may be gone");
+_Static_assert(PH_PROCESSES + BIT_WORDS + 256 <= PH_JOURNAL_MOST,
+               "all holders may be gone");
 
 /* Inside of a transaction.  A process that has taken over such a slot since clears its bits
    itself. */
@@ -432,6 +450,7 @@ clear_gone_holders(uint64_t index, const gone_processes *gone)
         for (uint64_t bits = kept & gone->bits[i]; bits != 0; bits &= bits - 1) {
             uint32_t slot = 64 * i + (uint32_t)__builtin_ctzll(bits);
             ph_process *entry = process_slot(slot);
+            assert(slot != ph_process_slot() && entry->holds > 0);
             if (atomic_load(&entry->id) == gone->process[slot]) {
                 kept &= ~((uint64_t)1 << slot % 64);
                 ph_run_put(&entry->holds, entry->holds - 1);
@@ -510,6 +529,7 @@ take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
         }
         if (status == PH_OK) {
             *p_index = ph_runs_take(pages, p_warm);
+            assert(*p_index != 0);          /* the new run is the first of its list */
         }
     }
     if (status == PH_OK) {
@@ -534,6 +554,7 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
         return status;
     }
     ph_span_run *run = ph_run_at(*p_index);
+    assert(run->pages >= pages && !has_any_holder(run));
     ph_run_set_state(run, ph_run_generation_of(run), kind, PH_RUN_LIVE);
     ph_run_put(&run->size, size);
     ph_run_put(&run->messages, 0);
@@ -573,6 +594,8 @@ back_span(uint64_t index, bool zeroed, bool warm)
 {
     ph_span_run *run = ph_run_at(index);
     uint64_t bytes = run->pages * PH_PAGE;
+    assert(!ph_os_is_locked());                     /* invariant 6 */
+    assert(has_holder(run, ph_process_slot()));
     if (!warm) {
         ph_status status = ph_heap_allocate_spans(run->offset, bytes);
         if (status != PH_OK) {
@@ -725,6 +748,7 @@ ph_span_hold_named(ph_span_id id)
 void *
 ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)
 {
+    assert(ph_journal_is_open());
     uint64_t used = atomic_load(&ph_spans_table()->used);
     while (++*p_index <= used) {
         const ph_span_run *run = ph_run_at(*p_index);
@@ -910,6 +934,9 @@ void
 ph_spans_after_fork(void)
 {
     uint32_t slot = ph_process_slot();
+    assert(ph_os_is_locked());
+    assert(slot == PH_PROCESSES                     /* the parent speaks for us */
+           || atomic_load(&process_slot(slot)->ready) != ph_os_process());
     forget_what_is_the_parents();
     if (slot != PH_PROCESSES && atomic_load(&ph_spans_table()->used) != 0) {
         clear_stale_bits(slot);

@@ -32,7 +32,7 @@ void ph_span_drop(ph_span_id id);
 
 /* With the journal's lock held: the next live span of that kind after *p_index (initially
    0), for a walk over all of them.  NULL when there is none; else its address, where it
-   stays until the lock is let go. */
+   stays until ph_journal_commit(). */
 void *ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id,
                     uint64_t *p_size);
 
