@@ -21,6 +21,7 @@
 
 #include "core/ring/notify.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 #include "core/heap/processes.h"
@@ -52,6 +53,7 @@ ph_notify_watcher(uint32_t number)
 size_t
 ph_notify_name(uint64_t watcher, char name[PH_NOTIFY_NAME])
 {
+    assert(watcher & SOCKET);
     const uint8_t *family = ph_heap.header->family;
     int used = snprintf(name, PH_NOTIFY_NAME, "permaheap/");
     for (int i = 0; i < 16; i++) {
@@ -60,6 +62,7 @@ ph_notify_name(uint64_t watcher, char name[PH_NOTIFY_NAME])
     used += snprintf(name + used, PH_NOTIFY_NAME - (size_t)used, "/%u.%u",
                      (unsigned int)((watcher & ~SOCKET) >> PID_SHIFT),
                      (unsigned int)watcher);
+    assert(used < PH_NOTIFY_NAME);      /* not cut off */
     return (size_t)used;
 }
 

@@ -7,7 +7,8 @@
 #include "core/os/datagram.h"
 #include "core/ring/ring.h"
 
-/* Have the rings notify such watchers (ph_ring_on_notify).  Once per process. */
+/* Have the rings notify such watchers (ph_ring_on_notify).  Another call changes
+   nothing. */
 void ph_notify_init(void);
 
 /* This process's word in the family's shared memory, which grows and wakes with each

@@ -33,13 +33,14 @@
       not seen CLOSING is done then.  Lock order: receivers, senders, the journal.
    8. Memory elsewhere that waits with messages is bounded by the capacity as well.  One
       such message is always let in, and any one when the count may be off.
-   9. Anything read here may be damaged.  A check word guards a frame, its spans' ids and its
-      position; sizes are tested before use.  The spans of a damaged record stay held.
-  10. A sender that waits with a large record says so in `wanted`, until a point in time, and
-      smaller ones leave that much free: the locks are not FIFO, and it would starve. */
+   9. Anything read here may be damaged.  A check word guards a frame, its spans' ids and
+      its position; sizes are tested before use.  The spans of a damaged record stay held.
+  10. A sender that waits with a large record says so in `wanted`, until a point in time,
+      and smaller ones leave that much free: the locks are not FIFO, and it would starve. */
 
 #include "core/ring/ring.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -68,9 +69,14 @@ typedef struct {
     _Alignas(ALIGNMENT) uint32_t size;          /* bytes of the message */
     uint16_t kind;
     uint16_t n_spans;
-    uint32_t out_of_line;                            /* pages elsewhere */
+    uint32_t out_of_line;                       /* pages elsewhere */
     uint32_t check;                             /* of all this and its position */
 } ph_frame;
+_Static_assert(sizeof(ph_frame) == ALIGNMENT, "no frame crosses the end of the ring");
+_Static_assert(SMALLEST / 2 - sizeof(ph_frame) >= PH_MESSAGE_SPANS * sizeof(ph_span_id),
+               "the most spans always fit");
+_Static_assert((SMALLEST & (SMALLEST - 1)) == 0 && (PH_RING_MOST & (PH_RING_MOST - 1)) == 0,
+               "capacities are powers of two");
 
 /* One end of the ring.  Words that different sides write are on different lines. */
 typedef struct {
@@ -78,7 +84,7 @@ typedef struct {
     /* Written and read by the owner of the lock. */
     _Alignas(64) uint64_t seen;                 /* the other end, when last looked at */
     _Atomic uint64_t messages;                  /* that passed here; about right */
-    _Atomic uint64_t out_of_line;                    /* their pages elsewhere; about right */
+    _Atomic uint64_t out_of_line;               /* their pages elsewhere; about right */
     _Atomic uint32_t mend;                      /* an owner died (invariant 3) */
     /* Written by the owner, read by the other end. */
     _Alignas(LINES) _Atomic uint64_t position;
@@ -192,6 +198,7 @@ ph_ring_init(ph_ring *ring, uint64_t capacity)
         return ph_fail(PH_NOMEM, "permaheap: a channel has room for %llu bytes at most",
                        (unsigned long long)PH_RING_MOST);
     }
+    assert((uintptr_t)ring % LINES == 0);
     memset(ring, 0, sizeof(*ring));
     ring->capacity = round_capacity(capacity);
     ring->check = ~ring->capacity;
@@ -256,6 +263,7 @@ mix_word(uint64_t mix, uint64_t word)
 static uint32_t
 count_pages(uint64_t bytes)
 {
+    assert(bytes / PAGE < UINT32_MAX);
     return (uint32_t)((bytes + PAGE - 1) / PAGE);
 }
 
@@ -275,6 +283,9 @@ mix_span(uint64_t mix, ph_span_id id)
 static void
 write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
 {
+    assert(position % ALIGNMENT == 0);          /* has_room() has looked */
+    assert(message->size <= UINT32_MAX && message->n_spans <= PH_MESSAGE_SPANS);
+    assert(message->kind <= UINT16_MAX);
     ph_frame frame = {.size = (uint32_t)message->size, .kind = (uint16_t)message->kind,
                       .n_spans = (uint16_t)message->n_spans,
                       .out_of_line = count_pages(message->out_of_line)};
@@ -362,6 +373,7 @@ mend_end(ph_ring *ring, ph_end *end)
 static ph_status
 lock_end(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
 {
+    assert(!ph_os_is_locked());         /* the journal takes it later: invariant 7 */
     int err = ph_mutex_try(&end->mutex);
     if (err == EBUSY) {
         err = lock_busy(&end->mutex, until);
@@ -440,6 +452,7 @@ ph_ring_key(ph_ring *ring, ph_watch what)
 bool
 ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher)
 {
+    assert(watcher != 0);               /* 0 stands for a free place */
     ph_end *end = end_of(ring, what);
     for (uint32_t i = 0; i < N_WATCHERS; i++) {
         uint64_t free = 0;
@@ -677,6 +690,7 @@ find_nothing(ph_ring *ring, uint64_t head, uint64_t until)
 static ph_status
 provide_memory(ph_incoming *message, uint64_t size)
 {
+    assert((message->memory == NULL) == (message->memory_size == 0));
     if (size > message->memory_size || message->memory == NULL) {
         uint64_t rounded_up = (size | 255) + 1;
         void *memory = ph_malloc(rounded_up);
@@ -773,7 +787,7 @@ typedef struct {
     ph_ring *ring;
     ph_end *end;                    /* that has to move */
     uint64_t record;                /* bytes that need room; 0: wait for a message */
-    bool out_of_line;                    /* it has memory elsewhere */
+    bool out_of_line;               /* it has memory elsewhere */
 } ph_wait;
 
 /* Is it worthwhile to try again? */
@@ -856,6 +870,7 @@ sleep_until_over(const ph_wait *wait, uint64_t until)
 static ph_status
 wait_until_over(const ph_wait *wait, uint64_t spin, uint64_t until)
 {
+    assert(!ph_os_is_locked());         /* or no thread of the process could fork */
     return spin_until_over(wait, spin, until) ? PH_OK : sleep_until_over(wait, until);
 }
 
@@ -887,6 +902,7 @@ ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
 static void
 drop_spans_of_all(void *memory, void (*drop)(ph_span_id id))
 {
+    assert(!ph_os_is_locked());         /* `drop` takes it */
     ph_ring *ring = memory;
     uint64_t head = head_of(ring), tail = tail_of(ring);
     ph_frame frame;

@@ -8,8 +8,8 @@
 #include "core/os/sync.h"
 #include "core/span/spans.h"
 
-/* Have spans.c know how to empty a channel (ph_span_empty_channel).  Once per process,
-   before ph_heap_init(). */
+/* Have spans.c know how to empty a channel (ph_span_empty_channel).  Before ph_heap_init();
+   another call changes nothing. */
 void ph_rings_init(void);
 
 typedef struct ph_ring ph_ring;     /* at the start of a span of PH_SPAN_CHANNEL */
@@ -22,7 +22,7 @@ typedef struct {
     const ph_span_id *spans;
     const void *bytes;
     uint64_t size;                  /* <= ph_ring_largest() with n_spans counted */
-    uint64_t out_of_line;                /* bytes elsewhere that exist for this message only:
+    uint64_t out_of_line;           /* bytes elsewhere that exist for this message only:
                                        they count against the capacity, too */
 } ph_outgoing;
 
@@ -61,12 +61,12 @@ ph_status ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until
 ph_status ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until);
 void ph_incoming_free(ph_incoming *message);
 
-/* Wait until there may be room for `size` bytes, and `out_of_line` more elsewhere; or a message
-   to receive.  Then the caller tries again.  Spins for up to `spin` nanoseconds first, then
-   sleeps: call it without the GIL.  PH_FULL or PH_EMPTY when the time is over.  Returns
-   PH_INTERRUPTED after a signal, and periodically: check signals and call again.  A sender
-   that stops waiting must call once more with a deadline in the past, to give up its claim
-   on room. */
+/* Wait until there may be room for `size` bytes, and `out_of_line` more elsewhere; or a
+   message to receive.  Then the caller tries again.  Spins for up to `spin` nanoseconds
+   first, then sleeps: call it without the GIL.  PH_FULL or PH_EMPTY when the time is over.
+   Returns PH_INTERRUPTED after a signal, and periodically: check signals and call again.
+   A sender that stops waiting must call once more with a deadline in the past, to give up
+   its claim on room. */
 ph_status ph_ring_wait_room(ph_ring *ring, uint64_t size, uint64_t out_of_line,
                             uint64_t spin, uint64_t until);
 ph_status ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until);
