@@ -42,6 +42,7 @@ static uint64_t nonce_seed, nonce_count;    /* under ph_os_lock() */
 void
 ph_blocks_after_fork(void)
 {
+    assert(ph_os_is_locked());
     nonce_seed = 0;
 }
 
@@ -53,6 +54,8 @@ static void
 segment_begin(ph_block *block, ph_open_extent *open)
 {
     uint64_t offset = open->pos;
+    assert(offset % 8 == 0 && offset == open->committed);
+    assert(offset + sizeof(ph_segment) <= open->allocated);
     if (block->segments++ == 0) {
         block->home = offset;
     }
@@ -72,6 +75,7 @@ segment_end(ph_block *block)
     ph_segment *segment = ph_writable(block, ph_address_of(open->pos));
     segment->size = (uint64_t)(block->pos - (char *)ph_address_of(open->pos));
     open->pos += segment->size;
+    assert(segment->size % 8 == 0 && open->pos <= open->allocated);
 }
 
 static ph_status
@@ -167,6 +171,7 @@ ph_block_grow(ph_block *block, uint64_t size)
 static uint64_t *
 use_slot(const ph_block *block, uint64_t offset)
 {
+    assert(block->uses_used < block->uses_size);        /* or the search would not end */
     uint64_t mask = block->uses_size - 1;
     uint64_t i = offset / 8 * 0x9e3779b97f4a7c15ull >> 32;
     while (block->uses[i & mask] != 0 && block->uses[i & mask] != offset) {
@@ -203,6 +208,8 @@ ph_block_use(ph_block *block, const ph_segment *home)
     if (offset == block->last_use) {
         return PH_OK;
     }
+    assert(home->home == offset);
+    assert(offset != block->home);              /* it is another one, and committed */
     if (ph_block_table_state(home) != PH_LIVE) {
         return ph_fail(PH_REFUSED, "permaheap: a block that was released");
     }
@@ -261,6 +268,7 @@ count_uses(const ph_block *block)
 ph_status
 ph_block_seal(ph_block *block)
 {
+    assert(!ph_block_is_foreign(block));        /* invariant 3 */
     ph_status status = write_uses(block);
     if (status == PH_OK) {
         status = ph_block_table_add(&block->number);
@@ -295,6 +303,9 @@ static void
 set_filled(ph_open_extent *open)
 {
     ph_extent *extent = &ph_heap.header->extent[open->index];
+    assert(atomic_load(&extent->owner) == ph_os_pid());     /* invariant 3 of heap.c */
+    assert(open->pos - atomic_load(&extent->offset) >= atomic_load(&extent->filled));
+    assert(open->pos <= open->end);
     atomic_store(&extent->filled, open->pos - atomic_load(&extent->offset));
     atomic_store(&extent->spill_block, 0);
 }
@@ -340,6 +351,7 @@ publish_counts(const ph_block *block)
 static void
 publish_commit(void)
 {
+    assert(ph_os_is_locked());
     uint64_t before = atomic_fetch_add(&ph_heap.header->published, 1);
     if (atomic_load(&ph_heap.seen) == before) {
         atomic_store(&ph_heap.seen, before + 1);
@@ -414,6 +426,7 @@ void
 ph_block_commit(ph_block *block, void *root)
 {
     assert(!ph_block_is_foreign(block));
+    assert(ph_heap_contains(root));             /* at its final address */
     segment_end(block);
     write_home(block, root);
     set_filled(prepare_commit(block));      /* the commit */

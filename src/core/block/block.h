@@ -5,6 +5,8 @@
 #ifndef PH_BLOCK_H
 #define PH_BLOCK_H
 
+#include <assert.h>
+
 #include "core/block/open_extents.h"
 #include "core/heap/heap.h"
 #include "core/heap/segment.h"
@@ -67,6 +69,7 @@ ph_align(uint64_t size)
 static inline void *
 ph_block_alloc(ph_block *block, uint64_t size, uint64_t reach)
 {
+    assert(size > 0 && size <= reach);
     if (reach + 7 > (uint64_t)(block->limit - block->pos)
         && ph_block_grow(block, ph_align(reach)) != PH_OK) {
         return NULL;
@@ -106,6 +109,7 @@ typedef struct {
 static inline ph_room_saved
 ph_room_enter(ph_block *block, const ph_room *room)
 {
+    assert(room->at != NULL);               /* it was taken */
     ph_room_saved saved = {block->pos, block->limit};
     block->pos = room->at;
     block->limit = room->at + room->reach + 7;
@@ -115,6 +119,7 @@ ph_room_enter(ph_block *block, const ph_room *room)
 static inline void
 ph_room_leave(ph_block *block, ph_room_saved saved)
 {
+    assert(block->pos <= block->limit);
     block->pos = saved.pos;
     block->limit = saved.limit;
 }
@@ -122,6 +127,7 @@ ph_room_leave(ph_block *block, ph_room_saved saved)
 static inline void
 ph_block_count(ph_block *block, ph_kind kind, uint64_t size)
 {
+    assert(kind < PH_KINDS);
     block->objects_of[kind]++;
     block->bytes_of[kind] += ph_align(size);
 }
@@ -130,6 +136,7 @@ ph_block_count(ph_block *block, ph_kind kind, uint64_t size)
 static inline void *
 ph_writable(const ph_block *block, const void *p)
 {
+    assert(!ph_block_is_foreign(block));    /* invariant 3 of block.c */
     return (char *)p + block->window;
 }
 

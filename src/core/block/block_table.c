@@ -25,12 +25,14 @@
 
 #include "core/block/block_table.h"
 
+#include <assert.h>
+
 #include "core/heap/heap.h"
 #include "core/heap/processes.h"
 
 #define RELEASED ((uint32_t)1 << 31)
 #define GONE ((uint32_t)1 << 30)
-#define PINS (GONE - 1)
+#define USES (GONE - 1)
 
 #define WORDS_PER_PAGE (PH_PAGE / sizeof(uint32_t))
 
@@ -39,6 +41,7 @@ static uint64_t pages_ready;    /* of the table: they have memory; under ph_os_l
 static _Atomic uint32_t *
 word_of(const ph_segment *home)
 {
+    assert(home->number < ph_heap.header->block_table_words);
     _Atomic uint32_t *words = ph_address_of(ph_heap.header->block_table);
     return words + home->number;
 }
@@ -75,7 +78,7 @@ ph_block_table_state(const ph_segment *home)
 uint32_t
 ph_block_table_uses(const ph_segment *home)
 {
-    return atomic_load(word_of(home)) & PINS;
+    return atomic_load(word_of(home)) & USES;
 }
 
 ph_status
@@ -88,7 +91,7 @@ ph_block_table_add_use(const ph_segment *home)
             return ph_fail(PH_REFUSED, "permaheap: this refers to a block that was "
                                        "released; freeze a copy: thaw() it first");
         }
-    } while (!atomic_compare_exchange_weak(p, &word, word + ((word & PINS) != PINS)));
+    } while (!atomic_compare_exchange_weak(p, &word, word + ((word & USES) != USES)));
     return PH_OK;
 }
 
@@ -97,7 +100,7 @@ ph_block_table_drop_use(const ph_segment *home)
 {
     _Atomic uint32_t *p = word_of(home);
     uint32_t word = atomic_load(p);
-    while ((word & PINS) != 0 && (word & PINS) != PINS
+    while ((word & USES) != 0 && (word & USES) != USES
            && !atomic_compare_exchange_weak(p, &word, word - 1)) {
     }
 }
@@ -118,5 +121,7 @@ ph_block_table_take_back(const ph_segment *home)
 void
 ph_block_table_set_gone(const ph_segment *home)
 {
+    assert(ph_block_table_state(home) == PH_RELEASED);
+    assert(ph_block_table_uses(home) == 0);     /* invariant 1 */
     atomic_fetch_or(word_of(home), GONE);
 }

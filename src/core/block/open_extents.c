@@ -24,6 +24,8 @@
 
 #include "core/block/open_extents.h"
 
+#include <assert.h>
+
 #include "core/block/release.h"
 #include "core/heap/extents.h"
 #include "core/span/spans.h"
@@ -37,6 +39,8 @@ static ph_open_extent *idle;        /* invariant 1 */
 void
 ph_open_extents_after_fork(void)
 {
+    assert(ph_os_is_locked());
+    assert(ph_heap.window == 0);        /* nothing can be built in the parent's any more */
     while (idle != NULL) {
         ph_open_extent *open = idle;
         idle = open->next;
@@ -76,6 +80,7 @@ inherit_extent(uint32_t index, uint64_t size)
         return false;
     }
     uint64_t filled = ph_extent_fill(extent);
+    assert(filled >= atomic_load(&extent->filled) && filled <= extent->size);
     atomic_store(&extent->filled, filled);
     atomic_store(&extent->spill_block, 0);
     uint64_t whole = ph_page_up(filled);
@@ -133,6 +138,7 @@ take_idle_extent(uint64_t size)
 {
     for (ph_open_extent **p = &idle; *p != NULL; p = &(*p)->next) {
         ph_open_extent *open = *p;
+        assert(open->pos == open->committed);       /* it is idle */
         if (open->end - open->pos >= size) {
             *p = open->next;
             return open;
@@ -155,9 +161,11 @@ open_new_extent(uint64_t size, uint64_t hint, ph_open_extent **p_open)
     }
     ph_extent *extent = &ph_heap.header->extent[open->index];
     uint64_t offset = atomic_load(&extent->offset);
+    assert(atomic_load(&extent->owner) == ph_os_pid());     /* invariant 2 */
     open->end = offset + extent->size;
     open->committed = open->pos = offset + atomic_load(&extent->filled);
     open->allocated = ph_page_down(open->pos);
+    assert(open->end - open->pos >= size);
     *p_open = open;
     return PH_OK;
 }
@@ -188,6 +196,8 @@ ph_open_extent_trim(ph_open_extent *open)
 void
 ph_open_extent_give(ph_open_extent *open)
 {
+    assert(ph_os_is_locked());
+    assert(open->pos == open->committed);
     if (open->end - open->pos < PH_OPEN_EXTENT_LEAST) {
         ph_extent_leave(open->index);
         ph_free(open);
@@ -223,6 +233,8 @@ ph_status
 ph_open_extent_allocate(ph_open_extent *open, uint64_t size)
 {
     uint64_t need = open->pos + size;
+    assert(open->committed <= open->pos && need <= open->end);
+    assert(open->allocated >= ph_page_down(open->pos) && open->allocated <= open->end);
     if (need <= open->allocated) {
         return PH_OK;
     }

@@ -41,6 +41,7 @@
 
 #include "core/block/release.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,7 +51,7 @@
 
 #define RECLAIM_BYTE 0              /* of the file: invariant 3 */
 #define CLAIMED 1                   /* ph_pending_release.block: being written */
-#define ATTEMPTS 3                  /* to look at all slots without a birth */
+#define ATTEMPTS 3                  /* to look at all slots while no process joins */
 #define USES_AT_ONCE 64
 
 /* PERMAHEAP_DEBUG, and the handler is set: ph_forget() takes the pages away instead of
@@ -200,6 +201,7 @@ entries_used(void)
 static ph_pending_release *
 pending_at(uint32_t index)
 {
+    assert(index < PH_PENDING_RELEASES);
     return &ph_heap.header->pending[index];
 }
 
@@ -287,6 +289,7 @@ static ph_status
 release_locked(const ph_segment *home)
 {
     uint64_t offset = ph_offset_of(home), bytes, pages;
+    assert(home->home == offset);               /* its header speaks for the block */
     ph_status status = visit_pages(offset, visit_nothing, &bytes, &pages);
     if (status != PH_OK) {
         return status;
@@ -365,6 +368,7 @@ ph_status
 ph_forget(const ph_segment *home)
 {
     uint64_t bytes, pages;
+    assert(home->home == ph_offset_of(home));
     if (ph_block_table_state(home) == PH_LIVE) {
         return ph_fail(PH_REFUSED, "permaheap: this block was not released; "
                                    "release() it first, in any process of the family");
@@ -439,6 +443,7 @@ static void
 give_back_entry(ph_pending_release *entry)
 {
     uint64_t home = atomic_load(&entry->block), bytes, pages;
+    assert(home > CLAIMED);                     /* only we free entries: invariant 3 */
     ph_segment segment;
     if (read_segment(home, &segment) != PH_OK) {
         return;
@@ -474,6 +479,7 @@ reclaim_due(void)
 void
 ph_reclaim_locked(void)
 {
+    assert(ph_os_is_locked());                  /* invariant 3 */
     if (ph_releases_pending() == 0 || atomic_load(&ph_heap.header->unlisted) != 0
         || !ph_os_is_file(ph_heap.fd, ph_heap.file)
         || ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
@@ -546,6 +552,7 @@ reuse_extent(uint64_t size, uint32_t *p_index)
 bool
 ph_reuse_locked(uint64_t size, uint32_t *p_index)
 {
+    assert(ph_os_is_locked());
     if (ph_os_lock_byte(ph_heap.fd, RECLAIM_BYTE) != 0) {
         return false;
     }
