@@ -27,6 +27,7 @@
 
 #include "core/family/family.h"
 
+#include <assert.h>
 #include <errno.h>
 
 #include "core/block/block.h"
@@ -38,8 +39,8 @@
 #include "core/span/spans.h"
 
 #define RESERVE_LEAST (64 * PH_MIB)
-#define BLOCK_TABLE_SHARE 16             /* of the addresses; blocks have 88 bytes or
-                                       more, their word in the block table has 4 */
+#define BLOCK_TABLE_SHARE 16        /* of the addresses; blocks have 88 bytes or more,
+                                       their word in the block table has 4 */
 
 /* --- The header --------------------------------------------------------------- */
 
@@ -72,12 +73,15 @@ write_header(ph_header *header, uint64_t size)
     header->size = size;
     header->directory = ph_page_up(sizeof(ph_header));
     header->block_table = header->directory
-                     + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
+                          + ph_page_up(size / PH_PAGE * sizeof(uint64_t));
     header->block_table_words = words < UINT32_MAX ? words : UINT32_MAX;
     header->acks = header->block_table + ph_page_up(words * sizeof(uint32_t));
     header->journal = header->acks + PH_ALL_ACKS_SIZE;
     header->spans = header->journal + ph_page_up(sizeof(ph_journal));
     header->first = ph_unit_up(header->spans + PH_SPANS_TABLE_SIZE);
+    assert(header->first < size);
+    assert(ph_is_whole_pages(header->acks, PH_ALL_ACKS_SIZE));      /* ph_heap_punch() */
+    assert(ph_is_whole_pages(header->spans, PH_SPANS_TABLE_SIZE));  /* ph_runs_ready() */
     atomic_store(&header->claimed, header->first);
 }
 
@@ -132,6 +136,7 @@ static void
 prepare_fork(void)
 {
     ph_os_lock();
+    assert(ph_heap.state == PH_OK);     /* hooks are set when nothing can fail any more */
     ph_processes_before_fork();
 }
 
@@ -145,6 +150,7 @@ follow_fork_in_parent(void)
 static void
 follow_fork_in_child(void)
 {
+    assert(ph_os_is_locked());          /* prepare_fork() took it */
     ph_heap.window = 0;             /* MADV_DONTFORK: it is not there */
     atomic_fetch_add(&ph_heap.forks, 1);
     ph_open_extents_after_fork();
@@ -167,6 +173,8 @@ fill_header(ph_header *header)
 static ph_status
 create_heap(void)
 {
+    assert(ph_os_is_locked());
+    assert(ph_span_empty_channel != NULL);      /* ph_rings_init() came first */
     char *base = NULL;
     uint64_t size = 0;
     int fd = -1;

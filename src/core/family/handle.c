@@ -16,6 +16,7 @@
 
 #include "core/family/handle.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "core/base/siphash.h"
@@ -27,6 +28,7 @@
 uint64_t
 ph_tag(const uint64_t *words, size_t n)
 {
+    assert(ph_heap.state == PH_OK);
     return ph_siphash(ph_heap.header->key, words, n);
 }
 
@@ -56,6 +58,7 @@ ph_handle_make(const void *obj, ph_handle *handle)
     }
     memcpy(handle->family, ph_heap.header->family, sizeof(handle->family));
     handle->block = ph_offset_of(home);
+    assert(handle->block > PH_HANDLE_SPAN);     /* or it would name something else */
     handle->object = ph_offset_of(obj);
     handle->tag = tag_of_handle(home->nonce, handle);
     return PH_OK;
@@ -79,6 +82,7 @@ ph_handle_of_number(uint32_t number, ph_handle *handle)
 void
 ph_handle_of_span(ph_span_id id, ph_handle *handle)
 {
+    assert(id.index > 0 && id.index < 2 * PH_SPANS);
     make_without_nonce(PH_HANDLE_SPAN, (uint64_t)id.generation << 32 | id.index, handle);
 }
 
@@ -157,6 +161,7 @@ find_block(const ph_handle *handle, const ph_segment **p_home)
     if (handle->tag != tag_of_handle(home->nonce, handle)) {
         return fail_bad_handle();
     }
+    assert(home->home == handle->block);        /* tags are made of home segments */
     *p_home = home;
     return PH_OK;
 }
@@ -185,6 +190,7 @@ ph_handle_resolve(const ph_handle *handle, void **p_obj, uint32_t *p_flags)
 ph_status
 ph_handle_span(const ph_handle *handle, ph_span_id *id)
 {
+    assert(ph_handle_is_span(handle));
     ph_status status = check_family(handle);
     if (status == PH_OK && handle->tag != tag_of_handle(0, handle)) {
         return fail_bad_handle();

@@ -3,7 +3,7 @@
    A handle names one of three things:
 
         block >  PH_HANDLE_SPAN     an object in that block
-        block == PH_HANDLE_SPAN     a span, read-only for good
+        block == PH_HANDLE_SPAN     a span, read-only for ever
         block == 0                  an object that each interpreter has in its own memory,
                                     by a number; its meaning is the caller's */
 
