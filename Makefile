@@ -48,7 +48,7 @@ test: ## test one subject: T=freeze, a folder of tests/, or T=test_errors, a fil
 	TEST_FILES="$(T)" TEST_JOBS=$$(nproc) "$$venv/bin/python" tools/run-tests $(PYTEST_ARGS)
 
 .PHONY: alone
-alone: ## run the tests that change settings of the machine (root; run nothing else meanwhile)
+alone: ## run the tests that change settings of the machine (root; run nothing else at the same time)
 	@$(ready) test,demo,dev -Dwerror=true
 	"$$venv/bin/python" -m pytest --alone $(PYTEST_ARGS)
 

@@ -1,4 +1,4 @@
-/* sources.h -- reading the parts of ordinary objects that are to be frozen, sent or
+/* sources.h -- reading the parts of ordinary objects, before they are frozen, sent or
    thawed.  All objects that these functions return are borrowed. */
 
 #ifndef PH_SOURCES_H

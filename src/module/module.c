@@ -1,11 +1,11 @@
 /* module.c -- the module permaheap._core: one interpreter's state, made and cleared.
 
-   Each feature has its part in module_state, and its functions and types in a file of its
+   Each feature has its part in module_state.  Its functions and types are in a file of its
    own (*_bindings.c, or the file of the type), which adds them to the module.  Features
    find their part through the ph_interpreter at the front.
 
-   State: per interpreter in module_state; whatever the process or the family shares
-   belongs to the core. */
+   State: per interpreter in module_state; state that the process or the family
+   shares belongs to the core. */
 
 #include "channel/channel.h"
 #include "core/family/family.h"

@@ -11,7 +11,7 @@
 
    Everything here is written by the import of the module, with the interpreter's GIL
    held, and is constant until the module is cleared; has_datetime alone is set later.
-   What the process or the family shares is not here: it belongs to core/. */
+   State that the process or the family shares belongs to core/, not here. */
 
 #ifndef PH_STATE_INTERPRETER_H
 #define PH_STATE_INTERPRETER_H

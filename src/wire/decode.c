@@ -1214,7 +1214,7 @@ ph_message_read(const ph_wire_state *wire, ph_reader *reader)
     r.memo_size = MEMO_AT_HAND;
     first_ballast(&r);
     /* None of this is garbage yet, and no user code runs: the collector would look through a
-       large value several times in vain. */
+       large value several times, and find nothing. */
     int collected = bytes_left(&r) > LARGE ? PyGC_Disable() : 0;
     PyObject *obj = read_graph(&r);
     if (collected) {

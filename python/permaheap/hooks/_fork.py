@@ -59,9 +59,9 @@ def install() -> None:
         >>> import permaheap.hooks
         >>> permaheap.hooks.install()
 
-    os.fork is used by `multiprocessing` and `concurrent.futures` with the fork start method, and by
-    every server written in Python whose parent loads the application and forks. subprocess does not
-    use it, and costs nothing here. A second call does nothing. The hook stays for the life of the
+    `multiprocessing` and `concurrent.futures` use os.fork with the fork start method. So does every
+    server written in Python whose parent loads the application and forks. subprocess does not use
+    it, and costs nothing here. A second call does nothing. The hook stays for the life of the
     process, and in its children.
 
     Only the first fork makes a full pass. A later fork makes another one if the process has grown
