@@ -1,4 +1,4 @@
-"""What `import permaheap` loads: in each interpreter only what it takes to read."""
+"""`import permaheap` loads only the modules that reading needs, in each interpreter."""
 
 import os
 import pickle
