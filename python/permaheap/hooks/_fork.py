@@ -92,8 +92,8 @@ def _no_longer_busy() -> None:
 _SPAWNED = """\
 multiprocessing starts a process by the start method "spawn": that process is not forked from this \
 one and shares no memory with it. Use the start method "fork" \
-(multiprocessing.set_start_method("fork")). If the server always spawns, use one that forks: \
-gunicorn, for example, runs uvicorn's workers\
+(multiprocessing.set_start_method("fork")). In place of a server that always spawns, use one that \
+forks: gunicorn runs uvicorn's workers\
 """
 _FROM_A_SERVER = """\
 multiprocessing starts a process by the start method "forkserver": that process is forked from the \

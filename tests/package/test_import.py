@@ -11,7 +11,7 @@ import pytest
 import permaheap
 
 SITE = str(Path(permaheap.__file__).parent.parent)
-TESTS = str(Path(__file__).parent)
+TESTS = str(Path(__file__).parents[1] / "support")
 
 # All that may be loaded; each module more costs every process and every interpreter.
 NEEDED = {
