@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import interpreters
 import permaheap
 
 SITE = str(Path(permaheap.__file__).parent.parent)
-TESTS = str(Path(__file__).parent)
+SUPPORT = str(Path(interpreters.__file__).parent)
 
 # All that may be loaded; each module more costs every process and every interpreter.
 NEEDED = {
@@ -33,7 +34,7 @@ import permaheap
 """
 SUBINTERPRETER = f"""
 import sys
-sys.path[:0] = [{SITE!r}, {{tests!r}}]
+sys.path[:0] = [{SITE!r}, {{support!r}}]
 import interpreters
 with interpreters.Interpreter() as interpreter:
     print(*interpreter.ask({{code!r}}))
@@ -60,7 +61,7 @@ def in_main(code):
 
 
 def in_subinterpreter(code):
-    return plain(SUBINTERPRETER.format(code=code, tests=TESTS))
+    return plain(SUBINTERPRETER.format(code=code, support=SUPPORT))
 
 
 @pytest.fixture(params=[in_main, in_subinterpreter])
