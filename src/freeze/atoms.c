@@ -8,8 +8,8 @@
    word (atoms.h), and the prefetching.
 
    An atom lies after the container that brought it first.  Short strings of large blocks
-   share a *shelf* instead, room of their own: they repeat most often, far from their first
-   place, and packed together they stay in the processor's caches of those who read. */
+   share a *shelf* instead, space of their own: they repeat most often, far from their first
+   place.  Packed together, they stay in the caches of the processors that read them. */
 
 #include "freeze/atoms.h"
 

@@ -22,7 +22,8 @@ void ph_pickles_clear(ph_pickles *pickles);
 /* Pickle an object, by protocol 5.  Objects that travel by name are left out: the pickle
    has a number for each, and the message in `references` is the tuple of them, without
    bytes if it would be empty.  `buffers`: a list to which out-of-band buffers are added, or
-   NULL.  Returns a bytes object; NULL with the exception that pickling raised.  O(the graph). */
+   NULL.  Returns a bytes object; NULL with the exception that pickling raised.  O(the
+   graph). */
 PyObject *ph_pickle(ph_pickles *pickles, PyObject *obj, PyObject *buffers,
                     ph_writer *references);
 /* Unpickle the object.  `buffers`: a list of the out-of-band buffers, or NULL.  NULL with
