@@ -569,21 +569,27 @@ push_mapping(ph_freezer *fz, PyObject *source, PyObject *mapping)
                          : push_pairs(fz, source, PyMapping_Items(mapping));
 }
 
-/* Can the items of this exact type be read as those of a dict? */
-static bool
-is_plain_dict(const ph_interpreter *interp, PyTypeObject *type)
+/* Can the items of this exact type be read as those of a dict?  1 or 0; -1 with an
+   exception. */
+static int
+is_plain_dict(ph_interpreter *interp, PyTypeObject *type)
 {
-    return type == &PyDict_Type || type == interp->counter
-           || type == interp->defaultdict
-           || (type == ph_mapping_type && type != &PyDictProxy_Type);
+    if (type == &PyDict_Type || type == interp->defaultdict
+        || (type == ph_mapping_type && type != &PyDictProxy_Type)) {
+        return 1;
+    }
+    return ph_is_counter(interp, type);
 }
 
 static step_result
-push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
+push_proxy(ph_freezer *fz, ph_interpreter *interp, PyObject *proxy)
 {
     PyObject *target = ph_proxy_target(proxy);
-    return is_plain_dict(interp, Py_TYPE(target)) ? push_dict(fz, proxy, target)
-                                                  : push_mapping(fz, proxy, target);
+    int plain = is_plain_dict(interp, Py_TYPE(target));
+    if (plain < 0) {
+        return FAILED;
+    }
+    return plain ? push_dict(fz, proxy, target) : push_mapping(fz, proxy, target);
 }
 
 /* --- Objects of module datetime ----------------------------------------------- */
@@ -752,7 +758,7 @@ raise_cycle(ph_freezer *fz, PyObject *source)
 
 /* Freeze, or push a frame for, a container or an object that is converted. */
 static step_result
-freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+freeze_container(ph_freezer *fz, ph_interpreter *interp, PyObject *obj,
                 PyObject **p_frozen)
 {
     PyTypeObject *type = Py_TYPE(obj);
@@ -769,8 +775,9 @@ freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
     if (type == &PyList_Type || type == &PyTuple_Type) {
         return freeze_sequence(fz, obj, p_frozen);
     }
-    if (is_plain_dict(interp, type)) {
-        return push_dict(fz, obj, obj);
+    int plain = is_plain_dict(interp, type);
+    if (plain != 0) {
+        return plain < 0 ? FAILED : push_dict(fz, obj, obj);
     }
     if (type == &PySet_Type || type == &PyFrozenSet_Type) {
         return push_set(fz, obj);
@@ -794,7 +801,7 @@ freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
 
 /* Take one step: freeze an object, or push a frame for it. */
 static step_result
-freeze_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+freeze_object(ph_freezer *fz, ph_interpreter *interp, PyObject *obj,
       PyObject **p_frozen)
 {
     if (look_at_signals(fz) < 0) {
@@ -921,7 +928,7 @@ leave_frame(ph_freezer *fz, PyObject *frozen)
 
 /* Freeze one graph.  On failure the frames are left for freezer_clear(). */
 static PyObject *
-freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
+freeze_graph(ph_freezer *fz, ph_interpreter *interp, PyObject *root)
 {
     PyObject *frozen = NULL;
     step_result result = freeze_object(fz, interp, root, &frozen);
@@ -1020,7 +1027,7 @@ freeze_permanent(const ph_interpreter *interp, PyObject *obj)
 }
 
 PyObject *
-ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
+ph_freeze(ph_interpreter *interp, PyObject *obj, PyObject *default_)
 {
     if (ph_heap_contains(obj)) {
         return freeze_permanent(interp, obj);
@@ -1040,7 +1047,7 @@ ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
 
 /* Freeze one graph, and gather its root at the bottom of the stack of items. */
 static int
-gather_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+gather_object(ph_freezer *fz, ph_interpreter *interp, PyObject *obj)
 {
     PyObject *frozen = freeze_graph(fz, interp, obj);
     if (frozen == NULL || reserve_items(fz, 1) < 0) {
@@ -1052,7 +1059,7 @@ gather_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 }
 
 static int
-gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
+gather_pair(ph_freezer *fz, ph_interpreter *interp, PyObject *pair)
 {
     PyObject *fast = PySequence_Fast(pair, "");
     if (check_fork(fz) < 0
@@ -1083,11 +1090,11 @@ gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
     return result;
 }
 
-typedef int (*gather_item)(ph_freezer *fz, const ph_interpreter *interp,
+typedef int (*gather_item)(ph_freezer *fz, ph_interpreter *interp,
                            PyObject *item);
 
 static int
-gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
+gather_all(ph_freezer *fz, ph_interpreter *interp, PyObject *iterable,
            gather_item gather_one)
 {
     PyObject *iterator = PyObject_GetIter(iterable);
@@ -1109,7 +1116,7 @@ gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
 }
 
 PyObject *
-ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *default_)
+ph_freeze_each(ph_interpreter *interp, PyObject *iterable, PyObject *default_)
 {
     ph_freezer fz;
     if (freezer_init(&fz, interp, default_) < 0) {
@@ -1170,7 +1177,7 @@ put_pairs(ph_freezer *fz)
 }
 
 PyObject *
-ph_freeze_pairs(const ph_interpreter *interp, PyObject *iterable,
+ph_freeze_pairs(ph_interpreter *interp, PyObject *iterable,
                 PyObject *default_)
 {
     ph_freezer fz;

@@ -5,7 +5,8 @@
    without a frame.
 
    No Python code runs during the walk, so no code sees a container before it is whole.
-   (Hashing and comparing keys runs the code of built-in types only.)
+   (Hashing and comparing keys runs the code of built-in types only.)  One thing is excepted:
+   the first datetime or Counter of an interpreter imports its module of the standard library.
 
    Invariants:
 
@@ -679,11 +680,18 @@ new_defaultdict(reading *r, uint8_t factory)
     return PyObject_CallOneArg((PyObject *)r->wire->interp->defaultdict, made);
 }
 
+/* Without __init__, which is Python code. */
+static PyObject *
+new_counter(const reading *r)
+{
+    PyTypeObject *counter = ph_need_counter(r->wire->interp);
+    return counter ? counter->tp_new(counter, ph_static_empty_tuple(), NULL) : NULL;
+}
+
 /* Make an empty container, or the one that has its parts. */
 static PyObject *
 new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
 {
-    PyTypeObject *counter = r->wire->interp->counter;
     switch (tag) {
     case PH_TAG_LIST: return PyList_New((Py_ssize_t)n);
     case PH_TAG_TUPLE: case PH_TAG_SLICE: case PH_TAG_PROXY:
@@ -691,8 +699,7 @@ new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
     case PH_TAG_SET: return PySet_New(NULL);
     case PH_TAG_FROZENSET: return PyFrozenSet_New(NULL);
     case PH_TAG_ORDERED_DICT: return PyODict_New();
-    case PH_TAG_COUNTER:            /* without __init__, which is Python code */
-        return counter->tp_new(counter, ph_static_empty_tuple(), NULL);
+    case PH_TAG_COUNTER: return new_counter(r);
     case PH_TAG_DEFAULTDICT: return new_defaultdict(r, factory);
     default: return ph_dict_new((Py_ssize_t)n / 2);
     }

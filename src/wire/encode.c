@@ -802,7 +802,7 @@ static int
 write_rare(writing *w, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    const ph_interpreter *interp = w->wire->interp;
+    ph_interpreter *interp = w->wire->interp;
     int tag = tag_of_datetime(type);
     if (tag >= 0) {
         return write_datetime(w, obj, tag);
@@ -829,11 +829,12 @@ write_rare(writing *w, PyObject *obj)
     if (type == interp->ordered_dict) {
         return open_ordered_dict(w, obj);
     }
-    if (type == interp->counter) {
-        return open_counter(w, obj);
-    }
     if (type == interp->defaultdict) {
         return open_defaultdict(w, obj);
+    }
+    int counter = ph_is_counter(interp, type);
+    if (counter != 0) {
+        return counter < 0 ? FAILED : open_counter(w, obj);
     }
     return write_wire_type(w, obj);
 }

@@ -111,8 +111,8 @@ int ph_message_write(const ph_wire_state *wire, PyObject *obj, ph_writer *writer
    the table? */
 bool ph_wire_type_named(const ph_wire_state *wire, PyObject *obj);
 /* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
-   HandleError (a permanent object is no longer there), ImportError (no datetime in this
-   interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
+   HandleError (a permanent object is no longer there), ImportError (no datetime or Counter
+   in this interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
 PyObject *ph_message_read(const ph_wire_state *wire, ph_reader *reader);
 /* Drop the message's references; with ph_writer_clear() the memory as well. */
 void ph_writer_reset(ph_writer *writer);
