@@ -31,7 +31,7 @@ typedef struct {
     PyTypeObject *handle_type, *buffer_type;    /* owned; share/ */
     struct ph_wire_state *wire;     /* wire/wire.h */
     struct ph_pickles *pickles;     /* wire/pickle.h */
-    struct ph_holes *filling;     /* prefork/holes.h */
+    struct ph_holes *holes;         /* prefork/holes.h */
     struct ph_channels *channels;   /* channel/channel.h */
     struct ph_lending *lending;     /* interp/ */
 } ph_interpreter;
