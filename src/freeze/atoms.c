@@ -29,6 +29,12 @@ ph_atoms_init(ph_atoms *atoms)
     memset(atoms, 0, sizeof(*atoms));
 }
 
+static uint64_t
+slots_of(const ph_atoms *atoms)
+{
+    return atoms->slots ? (uint64_t)1 << atoms->log2_size : 0;
+}
+
 static size_t
 table_bytes(int log2_size)
 {
@@ -110,8 +116,7 @@ make_room_for_atom(ph_atoms *atoms)
     if (atoms->used == atoms->room) {
         status = grow_atoms(atoms);
     }
-    if (status == PH_OK
-        && (atoms->slots == NULL || atoms->used + 1 > (uint64_t)1 << (atoms->log2_size - 1))) {
+    if (status == PH_OK && 2 * (atoms->used + 1) > slots_of(atoms)) {
         status = grow_atom_slots(atoms);
     }
     return status;
@@ -121,10 +126,10 @@ static PyObject *
 remember_atom(ph_atoms *atoms, uint64_t hash, PyObject *frozen)
 {
     if (frozen != NULL) {
-        assert(atoms->used < atoms->room && 2 * atoms->used < (uint64_t)1 << atoms->log2_size);
+        assert(atoms->used < atoms->room && 2 * (atoms->used + 1) <= slots_of(atoms));
         atoms->atoms[atoms->used++] = frozen;
         insert_atom(atoms->slots, atoms->log2_size,
-               (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
+                    (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
     }
     return frozen;
 }

@@ -105,7 +105,8 @@ check_pointer(PyObject *part, void *arg)
     checker *ck = arg;
     if (!ph_heap_contains(part)) {
         return ph_is_static(part)
-               ? 0 : raise_wrong(ck, part, "a pointer out of the heap, to what is not static,");
+               ? 0 : raise_wrong(ck, part, "a pointer out of the heap, to what is not "
+                                           "static,");
     }
     if (!is_committed(part)) {
         return raise_wrong(ck, part, "a pointer to what was not committed");
@@ -153,7 +154,7 @@ load_uses(checker *ck)
         const ph_segment *used = ph_address_of(*(end - i));
         if (!is_committed(used)
             || (ph_heap_is_mapped(ph_offset_of(used)) && ph_block_table_uses(used) == 0)) {
-            return raise_wrong(ck, used, "a block that is used, but not pinned,");
+            return raise_wrong(ck, used, "a block that is used, but not counted,");
         }
         if (ph_memo_set(&ck->uses, used, used) != PH_OK) {
             PyErr_NoMemory();

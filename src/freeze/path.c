@@ -1,8 +1,8 @@
 /* path.c -- naming a place in the data: data["users"][3].profile.
 
    A path is built for an error only, from the frames between the root and the place.  Keys
-   that are not plain atoms are named by their type: calling their __repr__ would run more of
-   the code that may just have failed. */
+   that are not plain atoms are named by their type: calling their __repr__ would run more
+   of the code that may just have failed. */
 
 #include "freeze/freezer.h"
 

@@ -5,8 +5,9 @@
    without a frame.
 
    No Python code runs during the walk, so no code sees a container before it is whole.
-   (Hashing and comparing keys runs the code of built-in types only.)  One thing is excepted:
-   the first datetime or Counter of an interpreter imports its module of the standard library.
+   (Hashing and comparing keys runs the code of built-in types only.)  There is one
+   exception: the first datetime or Counter of an interpreter imports its module of the
+   standard library.
 
    Invariants:
 
@@ -193,7 +194,8 @@ ph_read_span(ph_reader *reader, ph_span_id *id)
     return 0;
 }
 
-/* Read a count, and take the items that follow, of `each` bytes; NULL if some are missing. */
+/* Read a count, and take the items that follow, of `each` bytes; NULL if some are
+   missing. */
 static inline const char *
 take_counted(reading *r, size_t each, size_t *p_n)
 {
@@ -484,7 +486,7 @@ read_wire_type(reading *r)
         return NULL;
     }
     r->reader->at = r->at;
-    PyObject *obj = r->wire->type[number].read(r->wire, r->reader);
+    PyObject *obj = r->wire->types[number].read(r->wire, r->reader);
     r->at = r->reader->at;
     r->blameless = obj == NULL;
     return obj;
@@ -629,7 +631,7 @@ read_atom(reading *r, uint8_t tag)
     case PH_TAG_AWARE_DATETIME: case PH_TAG_DELTA: case PH_TAG_TIMEZONE:
         return read_datetime(r, tag);
     case PH_TAG_PERMANENT: return read_permanent(r);
-    case PH_TAG_TRAVELLER: return read_wire_type(r);
+    case PH_TAG_WIRE_TYPE: return read_wire_type(r);
     default:
         raise_damaged(r, "it has a value of a kind that there is not, or not there");
         return NULL;
@@ -981,7 +983,8 @@ set_value(const read_frame *frame, PyObject *key, PyObject *value)
            : PyDict_SetItem(frame->made, key, value);
 }
 
-/* Give a mapping a key, which then waits, or the value of that key.  Takes the reference. */
+/* Give a mapping a key, which then waits, or the value of that key.  Takes the
+   reference. */
 static int
 give_mapping(read_frame *frame, PyObject *obj)
 {
@@ -1220,8 +1223,8 @@ ph_message_read(const ph_wire_state *wire, ph_reader *reader)
     r.memo = r.memo_at_hand;
     r.memo_size = MEMO_AT_HAND;
     first_ballast(&r);
-    /* None of this is garbage yet, and no user code runs: the collector would look through a
-       large value several times in vain. */
+    /* None of this is garbage yet, and no user code runs: the collector would look
+       through a large value several times in vain. */
     int collected = bytes_left(&r) > LARGE ? PyGC_Disable() : 0;
     PyObject *obj = read_graph(&r);
     if (collected) {

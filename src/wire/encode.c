@@ -747,22 +747,22 @@ open_defaultdict(writing *w, PyObject *obj)
 
 /* --- Any value ---------------------------------------------------------------- */
 
-/* Return the number of an object's type in the table; travels->n if it has none. */
+/* Return the number of an object's type in the table; wire->n if it has none. */
 static uint32_t
 number_of_wire_type(const ph_wire_state *wire, PyObject *obj)
 {
     uint32_t i = 0;
-    while (i < wire->n && wire->type[i].type != Py_TYPE(obj)) {
+    while (i < wire->n && wire->types[i].type != Py_TYPE(obj)) {
         i++;
     }
     return i;
 }
 
 void
-ph_wire_add_type(ph_wire_state *wire, ph_wire_type type)
+ph_wire_add_type(ph_wire_state *wire, ph_wire_type wire_type)
 {
     assert(wire->n < PH_WIRE_TYPES);
-    wire->type[wire->n++] = type;
+    wire->types[wire->n++] = wire_type;
 }
 
 bool
@@ -780,12 +780,12 @@ write_wire_type(writing *w, PyObject *obj)
         w->writer->refused = Py_TYPE(obj);
         return PH_NOT_OURS;
     }
-    int tag, result = refer_or_remember(w, obj, PH_TAG_TRAVELLER, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_WIRE_TYPE, &tag);
     if (result != FRESH) {
         return result;
     }
     result = write_counted(w->writer, tag, i, NULL, 0);
-    return result != PH_WRITTEN ? result : wire->type[i].write(w->writer, obj);
+    return result != PH_WRITTEN ? result : wire->types[i].write(w->writer, obj);
 }
 
 static int
