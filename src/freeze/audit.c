@@ -171,6 +171,7 @@ check_block(checker *ck)
     if (ph_block_table_state(home) != PH_LIVE) {
         return 0;
     }
+    assert(ck->todo_used == 0);
     ck->bytes = 0;
     ph_memo_clear(&ck->seen);
     if (load_uses(ck) < 0) {

@@ -49,6 +49,7 @@ static void
 link_state(PyObject *module)
 {
     module_state *state = state_of(module);
+    assert(state->interp.wire == NULL && state->wire.n == 0);   /* once a module */
     state->wire = (ph_wire_state){.interp = &state->interp, .kept = &state->kept};
     state->pickles = (ph_pickles){.module = module, .wire = &state->wire};
     state->interp.wire = &state->wire;

@@ -83,6 +83,7 @@ ph_resolve(ph_interpreter *interp, const ph_handle *handle)
     if ((flags & PH_BLOCK_DATETIME) && ph_need_datetime(&interp->has_datetime) < 0) {
         return NULL;
     }
+    assert(obj != NULL);
     return Py_NewRef((PyObject *)obj);
 }
 

@@ -76,6 +76,7 @@ raise_ended(void)
 static int
 find_name(PyObject *dict, const char *name, PyObject **p_found)
 {
+    assert(PyDict_Check(dict));
     PyObject *str = PyUnicode_InternFromString(name);
     *p_found = str ? ph_dict_find_str(dict, str) : NULL;
     Py_XDECREF(str);
@@ -87,7 +88,7 @@ static void
 keep_counter(ph_interpreter *interp, PyObject *found)
 {
     if (interp->counter == NULL && PyType_Check(found)
-        && PyType_IsSubtype((PyTypeObject *)found, &PyDict_Type)) {
+        && PyType_HasFeature((PyTypeObject *)found, Py_TPFLAGS_DICT_SUBCLASS)) {
         interp->counter = (PyTypeObject *)Py_NewRef(found);
     }
 }
@@ -159,6 +160,7 @@ int
 ph_interpreter_init(PyObject *module)
 {
     ph_interpreter *interp = ph_interpreter_of(module);
+    assert(interp->modules == NULL && interp->counter == NULL);     /* once a module */
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     interp->modules = Py_NewRef(PyImport_GetModuleDict());
     if (interp->freeze_name == NULL || try_datetime(interp) < 0

@@ -62,6 +62,13 @@ enum {
    such number. */
 PyObject *ph_message_factory(uint8_t number);
 
+/* Is it a tag, perhaps with PH_REMEMBER? */
+static inline bool
+ph_is_tag(int tag)
+{
+    return tag >= 0 && (tag & ~PH_REMEMBER) < PH_TAGS;
+}
+
 /* Does a container of this tag consist of keys, each with its value? */
 static inline bool
 ph_tag_is_mapping(uint8_t tag)

@@ -48,6 +48,8 @@ static int
 need_pickle(ph_pickles *pickles)
 {
     if (pickles->loads != NULL) {
+        assert(pickles->pickler != NULL && pickles->unpickler != NULL);
+        assert(pickles->bytes_io != NULL);
         return 0;
     }
     PyObject *io = PyImport_ImportModule("io");
@@ -76,10 +78,10 @@ ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg)
 void
 ph_pickles_clear(ph_pickles *pickles)
 {
+    Py_CLEAR(pickles->loads);
     Py_CLEAR(pickles->pickler);
     Py_CLEAR(pickles->unpickler);
     Py_CLEAR(pickles->bytes_io);
-    Py_CLEAR(pickles->loads);
 }
 
 /* --- Pickling ----------------------------------------------------------------- */
@@ -89,6 +91,7 @@ ph_pickles_clear(ph_pickles *pickles)
 static PyObject *
 persistent_id(PyObject *bound, PyObject *obj)
 {
+    assert(PyTuple_GET_SIZE(bound) == 2 && PyList_Check(PyTuple_GET_ITEM(bound, 1)));
     const ph_pickles *pickles = ph_interpreter_of(PyTuple_GET_ITEM(bound, 0))->pickles;
     if (!ph_wire_type_named(pickles->wire, obj)) {
         Py_RETURN_NONE;
