@@ -16,8 +16,8 @@
       ph_channel_wrap() to its deallocation; so `ring` and `shared` are always mapped.
    2. Forked children inherit the holds.  A pickle does not hold the channel, a message
       with a Channel in it does.
-   3. Whether it may pickle, and how long it spins, belongs to the object and travels
-      with it.  All else belongs to the channel and is the same for all.
+   3. Whether it may pickle, and how long it spins, belongs to the object and is
+      sent with it.  All else belongs to the channel and is the same for all.
 
    State: ph_channels, per interpreter, in the module's state. */
 

@@ -68,6 +68,7 @@ describe_child(ph_trace_child *child, char *text)
     if (err == 0) {
         child->text_size = add_stacks(text, used);
         child->gaps = gaps;
+        assert(child->text_size <= PH_TRACE_GAPS_AT);
     }
     return err;
 }
