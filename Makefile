@@ -32,9 +32,9 @@ check: ## build with -Werror, lint, and test in both modes of the heap
 	tools/lint "$$venv"
 	TEST_JOBS=$$(nproc) tools/test-build "$$python" "$$venv"
 
-# The files of each subject that are fast for what they cover: 45 seconds of processor time in all.
+# The files of each subject that are fast for what they cover: forty seconds of processor time in all.
 QUICK := test_callbacks test_channels test_errors test_faults test_freeze test_handles test_helpers \
-    test_messages test_plan test_reading test_small test_source_rules test_stats test_supported test_thaw
+    test_messages test_plan test_reading test_source_rules test_stats test_supported test_thaw
 
 .PHONY: quick
 quick: ## test in half a minute what most changes touch; run it before each commit
@@ -48,7 +48,7 @@ test: ## test one subject: T=freeze, a folder of tests/, or T=test_errors, a fil
 	TEST_FILES="$(T)" TEST_JOBS=$$(nproc) "$$venv/bin/python" tools/run-tests $(PYTEST_ARGS)
 
 .PHONY: alone
-alone: ## run the tests that change settings of the machine (root; run nothing else meanwhile)
+alone: ## run the tests that change settings of the machine (root; run nothing else at the same time)
 	@$(ready) test,demo,dev -Dwerror=true
 	"$$venv/bin/python" -m pytest --alone $(PYTEST_ARGS)
 

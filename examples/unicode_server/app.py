@@ -6,8 +6,8 @@
     POST /collect                          one full garbage collection in the worker that answers
 
 The data is built and frozen once, when this module is imported. gunicorn.conf.py sets
-``preload_app``, so the parent imports it, and the workers forked from the parent read the frozen
-objects in place. Start it with ``gunicorn app`` in this directory.
+``preload_app``, so the parent imports it. The workers are forked from the parent, and read the
+frozen objects in place. Start it with ``gunicorn app`` in this directory.
 
 To make your own service, replace ``load`` and the functions under "Requests".
 """

@@ -118,7 +118,7 @@ def prefork(
     if free_lists:
         _empty_free_lists()
     emptied = perf_counter()
-    taken = _core._fill(pools, malloc)
+    holes = _core._fill_holes(pools, malloc)
     filled = perf_counter()
     steps = {
         "collect": collected - began if collect else None,
@@ -127,7 +127,7 @@ def prefork(
         "free_lists": emptied - mapped if free_lists else None,
         "fill": filled - emptied,
     }
-    return Prefork(done, *taken, {step: time for step, time in steps.items() if time is not None})
+    return Prefork(done, *holes, {step: time for step, time in steps.items() if time is not None})
 
 
 def _empty_free_lists() -> None:

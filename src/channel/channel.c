@@ -16,8 +16,8 @@
       ph_channel_wrap() to its deallocation; so `ring` and `shared` are always mapped.
    2. Forked children inherit the holds.  A pickle does not hold the channel, a message
       with a Channel in it does.
-   3. Whether it may pickle, and how long it spins, belongs to the object and travels
-      with it.  All else belongs to the channel and is the same for all.
+   3. Whether it may pickle, and how long it spins, belongs to the object and is
+      sent with it.  All else belongs to the channel and is the same for all.
 
    State: ph_channels, per interpreter, in the module's state. */
 
@@ -542,7 +542,7 @@ PyDoc_STRVAR(channel_doc,
 "the same channel, while any process holds it.  pickle: may send() pickle objects that\n"
 "can be sent in no other way?  spin: seconds to wait actively before sleeping; None: 50\n"
 "microseconds, while that is worth it; 0: never.\n\n"
-"Forked children inherit channels.  Other members of the family unpickle them, or\n"
+"Forked children inherit channels.  Other processes of the family unpickle them, or\n"
 "receive them through another channel.  Iterating receives until the channel is closed\n"
 "and empty.  len() is the number of messages that wait.  A with statement closes the\n"
 "channel at its end.\n\n"

@@ -470,12 +470,12 @@ static int
 refuse_to_pickle(PyObject *obj, const PyTypeObject *type)
 {
     if (type == Py_TYPE(obj)) {
-        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and a %s travels "
-                     "in no other way", type->tp_name);
+        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and a %s "
+                     "travels in no other way", type->tp_name);
         return -1;
     }
-    PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this %s there "
-                 "is %s%s, which travels in no other way", Py_TYPE(obj)->tp_name,
+    PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this %s "
+                 "there is %s%s, which travels in no other way", Py_TYPE(obj)->tp_name,
                  type ? "a " : "something", type ? type->tp_name : "");
     return -1;
 }

@@ -187,7 +187,8 @@ ph_channel_reduce(PyObject *self, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     return Py_BuildValue("N(N)", from_bytes,
-                         PyBytes_FromStringAndSize((const char *)&pickled, sizeof(pickled)));
+                         PyBytes_FromStringAndSize((const char *)&pickled,
+                                                   sizeof(pickled)));
 }
 
 static ph_status
@@ -251,7 +252,8 @@ ph_channel_read(const ph_wire_state *wire, ph_reader *reader)
         return NULL;
     }
     ph_channels *channels = wire->interp->channels;
-    if (settings >> 1 > PH_CHANNEL_SPIN_MOST || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
+    if (settings >> 1 > PH_CHANNEL_SPIN_MOST
+        || ph_span_hold(id, PH_SPAN_CHANNEL) != PH_OK) {
         ph_span_drop(id);
         (void)ph_message_damaged(wire, "a channel in it is none");
         return NULL;

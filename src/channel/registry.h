@@ -23,7 +23,7 @@ PyObject *ph_channel_wrap(ph_channels *channels, ph_span_id id, bool may_pickle,
 /* For pickle: __reduce__, and the class method that it names. */
 PyObject *ph_channel_reduce(PyObject *self, PyObject *ignored);
 PyObject *ph_channel_from_bytes(PyObject *type, PyObject *data);
-/* For messages: the entry of the table of types that travel. */
+/* For messages: the entry of the table of wire types. */
 int ph_channel_write(ph_writer *writer, PyObject *obj);
 PyObject *ph_channel_read(const ph_wire_state *wire, ph_reader *reader);
 

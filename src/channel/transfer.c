@@ -167,7 +167,7 @@ ph_channel_recv(ChannelObject *self, uint64_t until, ph_status *p_status)
     PyObject *obj = receive_value(self, incoming, until, p_status);
     ph_incoming_done(parcels, incoming);
     if (obj == NULL && *p_status != PH_EMPTY && *p_status != PH_CLOSED) {
-        if (*p_status == PH_BAD_HANDLE) {       /* the ring's status for a damaged message */
+        if (*p_status == PH_BAD_HANDLE) {   /* the ring's status for a damaged message */
             PyErr_SetString(parcels->exceptions->message_error, ph_error_text());
         }
         else if (*p_status != PH_EXCEPTION) {

@@ -102,8 +102,8 @@ wait_transfer(ChannelObject *self, const ph_transfer *transfer, uint64_t spin,
     uint64_t size = out->size + out->n_spans * sizeof(ph_span_id);
     uint64_t more = ph_ring_capacity(self->ring) / MORE_ROOM;
     if (spin != 0 && size < more) {
-        ph_status status = ph_ring_wait_room(self->ring, size + more, out->out_of_line, spin,
-                                             get_sooner(until, spin));
+        ph_status status = ph_ring_wait_room(self->ring, size + more, out->out_of_line,
+                                             spin, get_sooner(until, spin));
         if (status != PH_FULL) {
             return status;
         }

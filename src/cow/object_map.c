@@ -73,6 +73,7 @@ typedef struct {
 static piece *
 find_piece(const mapper *m, uintptr_t number)
 {
+    assert(number != 0 && (m->pieces_mask & (m->pieces_mask + 1)) == 0);
     size_t i = (number * UINT64_C(0x9E3779B97F4A7C15)) >> 32;
     for (;; i++) {
         piece *p = &m->pieces[i & m->pieces_mask];
@@ -134,6 +135,7 @@ note_met(PyObject *obj, void *arg)
 {
     mapper *m = arg;
     uintptr_t address = (uintptr_t)obj;
+    assert(address % 8 == 0);       /* one bit for each 8 bytes */
     piece *p = get_piece(m, address >> PIECE_BITS);
     if (p == NULL) {
         return -1;
@@ -185,6 +187,7 @@ type_number(mapper *m, PyTypeObject *type, uint32_t *p_number)
         }
         m->types[m->types_used++] = type;
     }
+    assert(number <= m->types_used);
     *p_number = (uint32_t)number - 1;
     return 0;
 }
@@ -201,6 +204,7 @@ static void
 note_table(ph_table table, const void *address, size_t size, void *arg)
 {
     mapper *m = arg;
+    assert(table > 0 && table < 16);    /* bits 24-27; 0: an object */
     if (m->failed || size == 0
         || ph_grow(&m->tables, m->tables_used, &m->tables_size, sizeof(entry)) < 0) {
         m->failed = m->failed || size != 0;
@@ -267,6 +271,7 @@ note_objects(mapper *m)
             }
         }
     }
+    assert(next == m->entries + m->objects);
     return 0;
 }
 
@@ -325,6 +330,7 @@ put_entries(const mapper *m, size_t n, uint64_t *starts, uint32_t *sizes,
         sizes[i] = e->size;
         whats[i] = e->what;
     }
+    assert(object == objects_end && table == tables_end);
 }
 
 static int

@@ -9,7 +9,7 @@
      0                      ph_trace_header
      PH_TRACE_CHILDREN_AT   a ph_trace_child for each fork
      PH_TRACE_MAPS_AT       for each of them PH_TRACE_MAPS_SIZE bytes: text of maps,
-                            and from PH_TRACE_GAPS_AT on ph_gaps without pages
+                            and from PH_TRACE_GAPS_AT on a ph_gap for each gap
      PH_TRACE_WRITES_AT     ph_first_write, by the recorder alone
 
    A child claims its slot by counting `children` up; no other process writes there.  A
@@ -68,6 +68,7 @@ describe_child(ph_trace_child *child, char *text)
     if (err == 0) {
         child->text_size = add_stacks(text, used);
         child->gaps = gaps;
+        assert(child->text_size <= PH_TRACE_GAPS_AT);
     }
     return err;
 }

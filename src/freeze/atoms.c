@@ -8,8 +8,8 @@
    word (atoms.h), and the prefetching.
 
    An atom lies after the container that brought it first.  Short strings of large blocks
-   share a *shelf* instead, room of their own: they repeat most often, far from their first
-   place, and packed together they stay in the processor's caches of those who read. */
+   share a *shelf* instead, space of their own: they repeat most often, far from their first
+   place.  Packed together, they stay in the caches of the processors that read them. */
 
 #include "freeze/atoms.h"
 
@@ -27,6 +27,12 @@ void
 ph_atoms_init(ph_atoms *atoms)
 {
     memset(atoms, 0, sizeof(*atoms));
+}
+
+static uint64_t
+slots_of(const ph_atoms *atoms)
+{
+    return atoms->slots ? (uint64_t)1 << atoms->log2_size : 0;
 }
 
 static size_t
@@ -48,12 +54,14 @@ ph_atoms_clear(ph_atoms *atoms)
 static uint64_t
 first_atom_slot(uint64_t hash, int log2_size)
 {
+    assert(log2_size >= LOG2_LEAST && log2_size <= LOG2_MOST);
     return hash >> (64 - log2_size);
 }
 
 static void
 insert_atom(uint64_t *slots, int log2_size, uint64_t slot)
 {
+    assert(slot != 0);
     uint64_t mask = ((uint64_t)1 << log2_size) - 1;
     uint64_t i = first_atom_slot(slot, log2_size);
     while (slots[i] != 0) {
@@ -110,8 +118,7 @@ make_room_for_atom(ph_atoms *atoms)
     if (atoms->used == atoms->room) {
         status = grow_atoms(atoms);
     }
-    if (status == PH_OK
-        && (atoms->slots == NULL || atoms->used + 1 > (uint64_t)1 << (atoms->log2_size - 1))) {
+    if (status == PH_OK && 2 * (atoms->used + 1) > slots_of(atoms)) {
         status = grow_atom_slots(atoms);
     }
     return status;
@@ -121,10 +128,10 @@ static PyObject *
 remember_atom(ph_atoms *atoms, uint64_t hash, PyObject *frozen)
 {
     if (frozen != NULL) {
-        assert(atoms->used < atoms->room && 2 * atoms->used < (uint64_t)1 << atoms->log2_size);
+        assert(atoms->used < atoms->room && 2 * (atoms->used + 1) <= slots_of(atoms));
         atoms->atoms[atoms->used++] = frozen;
         insert_atom(atoms->slots, atoms->log2_size,
-               (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
+                    (hash & ~(uint64_t)UINT32_MAX) | atoms->used);
     }
     return frozen;
 }
@@ -135,12 +142,14 @@ static PyObject *
 next_match(const ph_atoms *atoms, uint64_t hash, uint64_t *p_i)
 {
     uint64_t mask = ((uint64_t)1 << atoms->log2_size) - 1;
+    assert(atoms->slots != NULL && *p_i <= mask);
     for (uint64_t i = *p_i;; i = (i + 1) & mask) {
         uint64_t slot = atoms->slots[i];
         if (slot == 0) {
             return NULL;
         }
         if ((slot ^ hash) >> 32 == 0) {
+            assert((uint32_t)slot - 1 < atoms->used);
             *p_i = (i + 1) & mask;
             return atoms->atoms[(uint32_t)slot - 1];
         }
@@ -158,6 +167,7 @@ spread_hash(uint64_t hash)
 static uint64_t
 hash_scalar(const ph_scalar *scalar)
 {
+    assert(scalar->size >= sizeof(PyTypeObject *));
     uint64_t hash = scalar->size, word;
     const char *p = scalar->bytes;
     size_t left = scalar->size;
@@ -195,6 +205,7 @@ ph_atoms_prefetch(const ph_atoms *atoms, PyObject *obj)
 static bool
 ensure_shelf(ph_atoms *atoms, ph_block *block, uint64_t size)
 {
+    assert(size <= SHORT_MOST);
     if (size <= atoms->shelf.size) {
         return true;
     }
@@ -216,6 +227,7 @@ put_str(ph_atoms *atoms, ph_block *block, PyObject *str)
         return ph_put_str(block, str);
     }
     ph_room *shelf = &atoms->shelf;
+    assert(size <= shelf->size && shelf->size <= shelf->reach);
     ph_room_saved saved = ph_room_enter(block, shelf);
     PyObject *frozen = ph_put_str(block, str);
     ph_room_leave(block, saved);

@@ -105,7 +105,8 @@ check_pointer(PyObject *part, void *arg)
     checker *ck = arg;
     if (!ph_heap_contains(part)) {
         return ph_is_static(part)
-               ? 0 : raise_wrong(ck, part, "a pointer out of the heap, to what is not static,");
+               ? 0 : raise_wrong(ck, part, "a pointer out of the heap, to what is not "
+                                           "static,");
     }
     if (!is_committed(part)) {
         return raise_wrong(ck, part, "a pointer to what was not committed");
@@ -153,7 +154,7 @@ load_uses(checker *ck)
         const ph_segment *used = ph_address_of(*(end - i));
         if (!is_committed(used)
             || (ph_heap_is_mapped(ph_offset_of(used)) && ph_block_table_uses(used) == 0)) {
-            return raise_wrong(ck, used, "a block that is used, but not pinned,");
+            return raise_wrong(ck, used, "a block that is used, but not counted,");
         }
         if (ph_memo_set(&ck->uses, used, used) != PH_OK) {
             PyErr_NoMemory();
@@ -170,6 +171,7 @@ check_block(checker *ck)
     if (ph_block_table_state(home) != PH_LIVE) {
         return 0;
     }
+    assert(ck->todo_used == 0);
     ck->bytes = 0;
     ph_memo_clear(&ck->seen);
     if (load_uses(ck) < 0) {

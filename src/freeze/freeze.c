@@ -184,7 +184,7 @@ static step_result
 push_freeze_frame(ph_freezer *fz, ph_frame_kind kind, PyObject *source, Py_ssize_t n,
            bool owned)
 {
-    assert(fz->items_used + (size_t)n <= fz->items_size);
+    assert(n >= 0 && fz->items_used + (size_t)n <= fz->items_size);
     bool remember = !is_single(fz, source);
     bool converted = fz->frames_used > 0
                      && top_frame(fz)->kind == PH_FRAME_CONVERTED;
@@ -215,8 +215,8 @@ pop_frame(ph_freezer *fz)
     ph_frame frame = *top_frame(fz);
     fz->frames_used--;
     fz->items_used = frame.base;
+    assert(frame.owned == (fz->frames_owned > fz->frames_used));
     if (fz->frames_owned > fz->frames_used) {
-        assert(frame.owned);
         fz->frames_owned = fz->frames_used;
     }
     if (frame.owned) {
@@ -232,6 +232,7 @@ pop_frame(ph_freezer *fz)
 static int
 own_frame(ph_freezer *fz, ph_frame *frame)
 {
+    assert(!frame->owned);
     if (!frame->remembered) {
         if (memo_set(fz, frame->source, IN_PROGRESS) < 0) {
             return -1;
@@ -281,6 +282,7 @@ static int
 store_frozen(ph_freezer *fz, PyObject *frozen)
 {
     ph_frame *frame = top_frame(fz);
+    assert(frozen != NULL && frame->next < frame->n);
     PyObject **item = &fz->items[frame->base + (size_t)frame->next++];
     PyObject *source = *item;
     *item = frozen;
@@ -317,6 +319,7 @@ raise_released(ph_freezer *fz)
 static int
 refer_to_permanent(ph_freezer *fz, PyObject *permanent)
 {
+    assert(ph_heap_contains(permanent));
     const ph_segment *home = ph_block_of(permanent);
     fz->block.flags |= home->flags & PH_BLOCK_DATETIME;
     ph_status status = ph_block_use(&fz->block, home);
@@ -442,6 +445,7 @@ push_set(ph_freezer *fz, PyObject *set)
 static bool
 copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
 {
+    assert(fz->items_used + 2 * (size_t)n <= fz->items_size);
     PyObject **keys = fz->items + fz->items_used, **values = keys + n;
     PyObject *key, *value;
     Py_ssize_t pos = 0, i = 0;
@@ -452,6 +456,7 @@ copy_dict(ph_freezer *fz, PyObject *dict, Py_ssize_t n)
         keys[i] = key;
         values[i++] = value;
     }
+    assert(i == n);
     return all_str;
 }
 
@@ -461,6 +466,7 @@ static int
 freeze_keys(ph_freezer *fz, PyObject **keys, Py_ssize_t n, ph_shape **p_shape)
 {
     PyObject *row[PH_SHAPE_MOST];
+    assert(n >= 1 && n <= PH_SHAPE_MOST);
     memcpy(row, keys, (size_t)n * sizeof(PyObject *));
     for (Py_ssize_t i = 0; i < n; i++) {
         if (ph_heap_contains(row[i])) {
@@ -489,6 +495,7 @@ static step_result
 push_shaped(ph_freezer *fz, PyObject *source, ph_shape *shape)
 {
     PyObject **keys = fz->items + fz->items_used;
+    assert(fz->items_used + 2 * (size_t)shape->n <= fz->items_size);
     memmove(keys, keys + shape->n, (size_t)shape->n * sizeof(PyObject *));
     step_result result = push_freeze_frame(fz, PH_FRAME_SHAPED, source, shape->n, false);
     if (result == PUSHED) {
@@ -535,6 +542,7 @@ push_dict(ph_freezer *fz, PyObject *source, PyObject *dict)
 static step_result
 push_pairs(ph_freezer *fz, PyObject *source, PyObject *pairs)
 {
+    assert(fz->frames_owned == fz->frames_used);    /* invariant 2: code has run */
     if (pairs == NULL) {
         return check_fork(fz) < 0 ? FAILED : ph_note_place(fz);
     }
@@ -569,21 +577,27 @@ push_mapping(ph_freezer *fz, PyObject *source, PyObject *mapping)
                          : push_pairs(fz, source, PyMapping_Items(mapping));
 }
 
-/* Can the items of this exact type be read as those of a dict? */
-static bool
-is_plain_dict(const ph_interpreter *interp, PyTypeObject *type)
+/* Can the items of this exact type be read as those of a dict?  1 or 0; -1 with an
+   exception. */
+static int
+is_plain_dict(ph_interpreter *interp, PyTypeObject *type)
 {
-    return type == &PyDict_Type || type == interp->counter
-           || type == interp->defaultdict
-           || (type == ph_mapping_type && type != &PyDictProxy_Type);
+    if (type == &PyDict_Type || type == interp->defaultdict
+        || (type == ph_mapping_type && type != &PyDictProxy_Type)) {
+        return 1;
+    }
+    return ph_is_counter(interp, type);
 }
 
 static step_result
-push_proxy(ph_freezer *fz, const ph_interpreter *interp, PyObject *proxy)
+push_proxy(ph_freezer *fz, ph_interpreter *interp, PyObject *proxy)
 {
     PyObject *target = ph_proxy_target(proxy);
-    return is_plain_dict(interp, Py_TYPE(target)) ? push_dict(fz, proxy, target)
-                                                  : push_mapping(fz, proxy, target);
+    int plain = is_plain_dict(interp, Py_TYPE(target));
+    if (plain < 0) {
+        return FAILED;
+    }
+    return plain ? push_dict(fz, proxy, target) : push_mapping(fz, proxy, target);
 }
 
 /* --- Objects of module datetime ----------------------------------------------- */
@@ -663,6 +677,7 @@ static step_result
 finish_timezone(ph_freezer *fz, PyObject *const *items, Py_ssize_t n,
                 PyObject **p_frozen)
 {
+    assert(n == 1 || n == 2);
     PyObject *parts[2] = {items[0], n > 1 ? items[1] : NULL};
     const PyObject *offset = ph_block_view(&fz->block, parts[0]);
     const PyObject *name = parts[1] ? ph_block_view(&fz->block, parts[1]) : NULL;
@@ -741,6 +756,7 @@ raise_cycle(ph_freezer *fz, PyObject *source)
     while (i < fz->frames_used && fz->frames[i].source != source) {
         i++;
     }
+    assert(i < fz->frames_used);    /* invariant 3: IN_PROGRESS is on the way */
     PyObject *where = ph_path_of(fz, i);
     if (where != NULL) {
         ph_raise_at(fz, "a cycle: this is %U again, the %s that it is in",
@@ -752,7 +768,7 @@ raise_cycle(ph_freezer *fz, PyObject *source)
 
 /* Freeze, or push a frame for, a container or an object that is converted. */
 static step_result
-freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+freeze_container(ph_freezer *fz, ph_interpreter *interp, PyObject *obj,
                 PyObject **p_frozen)
 {
     PyTypeObject *type = Py_TYPE(obj);
@@ -769,8 +785,9 @@ freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
     if (type == &PyList_Type || type == &PyTuple_Type) {
         return freeze_sequence(fz, obj, p_frozen);
     }
-    if (is_plain_dict(interp, type)) {
-        return push_dict(fz, obj, obj);
+    int plain = is_plain_dict(interp, type);
+    if (plain != 0) {
+        return plain < 0 ? FAILED : push_dict(fz, obj, obj);
     }
     if (type == &PySet_Type || type == &PyFrozenSet_Type) {
         return push_set(fz, obj);
@@ -794,7 +811,7 @@ freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
 
 /* Take one step: freeze an object, or push a frame for it. */
 static step_result
-freeze_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
+freeze_object(ph_freezer *fz, ph_interpreter *interp, PyObject *obj,
       PyObject **p_frozen)
 {
     if (look_at_signals(fz) < 0) {
@@ -871,7 +888,9 @@ finish_container(ph_freezer *fz, PyObject **p_frozen)
 {
     const ph_frame *frame = top_frame(fz);
     const ph_shape_keys *table = NULL;
+    assert(frame->kind != PH_FRAME_MAPPING || frame->n % 2 == 0);
     if (frame->kind == PH_FRAME_SHAPED) {
+        assert(frame->shape != NULL && frame->shape->n == frame->n);
         table = ph_shape_table(frame->shape, &fz->block);
         if (table == NULL) {
             return raise_core_error(fz);
@@ -900,6 +919,7 @@ finish_frame(ph_freezer *fz, PyObject **p_frozen)
     case PH_FRAME_AWARE:
         return finish_aware(fz, frame->source, items[0], p_frozen);
     case PH_FRAME_CONVERTED:
+        assert(frame->n == 1);
         *p_frozen = items[0];
         return DONE;
     default:
@@ -912,6 +932,7 @@ static int
 leave_frame(ph_freezer *fz, PyObject *frozen)
 {
     const ph_frame *frame = top_frame(fz);
+    assert(frozen != NULL);
     if (frame->remembered && memo_set(fz, frame->source, frozen) < 0) {
         return -1;
     }
@@ -921,12 +942,14 @@ leave_frame(ph_freezer *fz, PyObject *frozen)
 
 /* Freeze one graph.  On failure the frames are left for freezer_clear(). */
 static PyObject *
-freeze_graph(ph_freezer *fz, const ph_interpreter *interp, PyObject *root)
+freeze_graph(ph_freezer *fz, ph_interpreter *interp, PyObject *root)
 {
+    assert(fz->frames_used == 0 && fz->frames_owned == 0);
     PyObject *frozen = NULL;
     step_result result = freeze_object(fz, interp, root, &frozen);
     while (result != FAILED) {
         if (result == DONE && fz->frames_used == 0) {
+            assert(frozen != NULL);
             return frozen;
         }
         if ((result == DONE ? store_frozen(fz, frozen) : enter_frame(fz)) < 0) {
@@ -1004,6 +1027,7 @@ freezer_commit(ph_freezer *fz, PyObject *frozen)
         fz->begun = false;
     }
     freezer_clear(fz);              /* gives an empty block back */
+    assert(!fz->begun && (frozen == NULL) == (PyErr_Occurred() != NULL));
     return frozen;
 }
 
@@ -1011,6 +1035,7 @@ freezer_commit(ph_freezer *fz, PyObject *frozen)
 static PyObject *
 freeze_permanent(const ph_interpreter *interp, PyObject *obj)
 {
+    assert(ph_heap_contains(obj));
     if (ph_block_table_state(ph_block_of(obj)) == PH_LIVE) {
         return Py_NewRef(obj);
     }
@@ -1020,7 +1045,7 @@ freeze_permanent(const ph_interpreter *interp, PyObject *obj)
 }
 
 PyObject *
-ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
+ph_freeze(ph_interpreter *interp, PyObject *obj, PyObject *default_)
 {
     if (ph_heap_contains(obj)) {
         return freeze_permanent(interp, obj);
@@ -1040,7 +1065,7 @@ ph_freeze(const ph_interpreter *interp, PyObject *obj, PyObject *default_)
 
 /* Freeze one graph, and gather its root at the bottom of the stack of items. */
 static int
-gather_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+gather_object(ph_freezer *fz, ph_interpreter *interp, PyObject *obj)
 {
     PyObject *frozen = freeze_graph(fz, interp, obj);
     if (frozen == NULL || reserve_items(fz, 1) < 0) {
@@ -1052,7 +1077,7 @@ gather_object(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 }
 
 static int
-gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
+gather_pair(ph_freezer *fz, ph_interpreter *interp, PyObject *pair)
 {
     PyObject *fast = PySequence_Fast(pair, "");
     if (check_fork(fz) < 0
@@ -1074,6 +1099,7 @@ gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
     fz->root_kind = PH_ROOT_KEY;
     int result = gather_object(fz, interp, key);
     if (result == 0) {
+        assert(fz->items_used % 2 == 1);
         fz->root_kind = PH_ROOT_VALUE;
         fz->root_key = fz->items[fz->items_used - 1];
         result = gather_object(fz, interp, value);
@@ -1083,11 +1109,11 @@ gather_pair(ph_freezer *fz, const ph_interpreter *interp, PyObject *pair)
     return result;
 }
 
-typedef int (*gather_item)(ph_freezer *fz, const ph_interpreter *interp,
+typedef int (*gather_item)(ph_freezer *fz, ph_interpreter *interp,
                            PyObject *item);
 
 static int
-gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
+gather_all(ph_freezer *fz, ph_interpreter *interp, PyObject *iterable,
            gather_item gather_one)
 {
     PyObject *iterator = PyObject_GetIter(iterable);
@@ -1109,7 +1135,7 @@ gather_all(ph_freezer *fz, const ph_interpreter *interp, PyObject *iterable,
 }
 
 PyObject *
-ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *default_)
+ph_freeze_each(ph_interpreter *interp, PyObject *iterable, PyObject *default_)
 {
     ph_freezer fz;
     if (freezer_init(&fz, interp, default_) < 0) {
@@ -1132,6 +1158,7 @@ ph_freeze_each(const ph_interpreter *interp, PyObject *iterable, PyObject *defau
 static int
 part_pairs(ph_freezer *fz, PyObject ***p_parted)
 {
+    assert(fz->items_used % 2 == 0);
     size_t n = fz->items_used / 2;
     PyObject **parted = ph_malloc((2 * n + 1) * sizeof(PyObject *));
     if (parted == NULL) {
@@ -1170,7 +1197,7 @@ put_pairs(ph_freezer *fz)
 }
 
 PyObject *
-ph_freeze_pairs(const ph_interpreter *interp, PyObject *iterable,
+ph_freeze_pairs(ph_interpreter *interp, PyObject *iterable,
                 PyObject *default_)
 {
     ph_freezer fz;

@@ -1,8 +1,8 @@
 /* path.c -- naming a place in the data: data["users"][3].profile.
 
    A path is built for an error only, from the frames between the root and the place.  Keys
-   that are not plain atoms are named by their type: calling their __repr__ would run more of
-   the code that may just have failed. */
+   that are not plain atoms are named by their type: calling their __repr__ would run more
+   of the code that may just have failed. */
 
 #include "freeze/freezer.h"
 
@@ -88,6 +88,7 @@ mapping_step(const ph_frame *frame, PyObject *const *items)
 static PyObject *
 describe_step(const ph_frame *frame, PyObject *const *items)
 {
+    assert(frame->next >= 0 && frame->next < frame->n);
     static const char *const slice_parts[] = {".start", ".stop", ".step"};
     static const char *const zone_parts[] = {".offset", ".name"};
     switch ((ph_frame_kind)frame->kind) {
@@ -166,6 +167,7 @@ append_steps(ph_freezer *freezer, size_t frames, PyObject *steps)
 PyObject *
 ph_path_of(ph_freezer *freezer, size_t frames)
 {
+    assert(frames <= freezer->frames_used);
     if (freezer->begun && !ph_block_is_foreign(&freezer->block)) {
         ph_block_show(&freezer->block);     /* the path may show frozen keys */
     }
@@ -195,6 +197,7 @@ raise_with_path(PyObject *type, PyObject *message, PyObject *path)
 int
 ph_raise_at(ph_freezer *freezer, const char *format, ...)
 {
+    assert(!PyErr_Occurred());
     va_list args;
     va_start(args, format);
     PyObject *message = PyUnicode_FromFormatV(format, args);
@@ -211,6 +214,7 @@ ph_raise_at(ph_freezer *freezer, const char *format, ...)
 int
 ph_note_place(ph_freezer *freezer)
 {
+    assert(PyErr_Occurred());
     PyObject *error = PyErr_GetRaisedException();
     PyObject *path = ph_path_of(freezer, freezer->frames_used);
     PyObject *note = path ? PyUnicode_FromFormat("while freezing %U", path) : NULL;

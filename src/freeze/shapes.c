@@ -59,6 +59,7 @@ slot_row(const ph_shape_slot *slot)
 ph_shape *
 ph_shapes_find(const ph_shapes *shapes, PyObject *const *row, Py_ssize_t n)
 {
+    assert(n >= 1 && n <= PH_SHAPE_MOST);
     if (shapes->slots == NULL) {
         return NULL;
     }
@@ -78,7 +79,7 @@ ph_shapes_find(const ph_shapes *shapes, PyObject *const *row, Py_ssize_t n)
 static void
 insert_shape(ph_shape_slot *slots, uint64_t mask, ph_shape_slot slot)
 {
-    assert(slot.shape != NULL);
+    assert(slot.shape != NULL && (mask & (mask + 1)) == 0);
     uint64_t i = slot.hash & mask;
     while (slots[i].shape != NULL) {
         i = (i + 1) & mask;
@@ -126,8 +127,9 @@ ph_shapes_add(ph_shapes *shapes, PyObject *const *keys, Py_ssize_t n)
     shape->next = shapes->all;
     shapes->all = shape;
     insert_shape(shapes->slots, shapes->mask,
-           (ph_shape_slot){.hash = hash_row(keys, n), .shape = shape});
+                 (ph_shape_slot){.hash = hash_row(keys, n), .shape = shape});
     shapes->used++;
+    assert(2 * shapes->used <= shapes->mask + 1);
     return shape;
 }
 
@@ -146,9 +148,10 @@ ph_shapes_add_alias(ph_shapes *shapes, ph_shape *shape, PyObject *const *row)
         sources[i] = Py_NewRef(row[i]);
     }
     insert_shape(shapes->slots, shapes->mask,
-           (ph_shape_slot){hash_row(row, shape->n), shape, sources});
+                 (ph_shape_slot){hash_row(row, shape->n), shape, sources});
     shapes->used++;
     shapes->aliases++;
+    assert(2 * shapes->used <= shapes->mask + 1 && shapes->aliases <= ALIASES_MOST);
 }
 
 ph_shape_keys *

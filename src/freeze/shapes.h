@@ -4,8 +4,9 @@
    ones of the shape share it.  The first mapping keeps a table of its own, since most
    shapes are met once only.
 
-   Rows of keys are compared by address: frozen keys are unique in their block, and a row of
-   source keys is remembered as an alias of its shape.  All of this belongs to one freeze. */
+   Rows of keys are compared by address: frozen keys are unique in their block, and a row
+   of source keys is remembered as an alias of its shape.  All of this belongs to one
+   freeze. */
 
 #ifndef PH_FREEZE_SHAPES_H
 #define PH_FREEZE_SHAPES_H

@@ -44,6 +44,7 @@ raise_thaw_no_memory(thawer *th)
 static int
 push_item(thawer *th, PyObject *item)
 {
+    assert(item != NULL);
     if (th->items_used == th->items_size) {
         size_t size = th->items_size ? 2 * th->items_size : 64;
         PyObject **items = ph_realloc(th->items, size * sizeof(PyObject *));
@@ -123,11 +124,13 @@ thaw_object(thawer *th, PyObject *obj)
 static PyObject *
 next_to_thaw(thaw_frame *frame)
 {
+    assert(frame->next < frame->n);
     if (PyTuple_CheckExact(frame->source)) {
         return PyTuple_GET_ITEM(frame->source, frame->next++);
     }
     PyObject *key, *value = NULL;
     (void)PyDict_Next(ph_mapping_dict(frame->source), &frame->pos, &key, &value);
+    assert(value != NULL);
     frame->next++;
     return value;
 }
@@ -167,6 +170,7 @@ drop_items(thawer *th, size_t base)
 static int
 finish_copy(thawer *th)
 {
+    assert(th->frames_used > 0);
     thaw_frame frame = th->frames[--th->frames_used];
     PyObject **items = th->items + frame.base;
     assert(th->items_used == frame.base + (size_t)frame.n);
@@ -210,7 +214,7 @@ ph_thaw(const ph_exceptions *exceptions, PyObject *frozen)
     PyObject *copy = NULL;
     if (thaw_graph(&th, frozen) == 0) {
         copy = th.items[--th.items_used];
-        assert(th.items_used == 0);
+        assert(th.items_used == 0 && th.frames_used == 0);
     }
     drop_items(&th, 0);
     ph_memo_clear(&th.memo);

@@ -5,9 +5,9 @@
 
 #include "state/errors.h"
 
-/* Copy mappings to dict, tuples to list and frozensets to set, all the way down.  Dict keys,
-   set elements and atoms stay the permanent objects that they are, and a shared container
-   stays shared.  NULL with an exception.  O(objects). */
+/* Copy mappings to dict, tuples to list and frozensets to set, all the way down.  Dict
+   keys, set elements and atoms stay the permanent objects that they are, and a shared
+   container stays shared.  NULL with an exception.  O(objects). */
 PyObject *ph_thaw(const ph_exceptions *exceptions, PyObject *frozen);
 
 #endif

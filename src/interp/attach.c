@@ -49,7 +49,8 @@ struct ph_interp_record {
     uint32_t references;            /* pointers to this record that are kept */
     bool main;
     bool closed;
-    uint64_t placeholder;           /* id of a thread state, or 0; used in the interpreter */
+    uint64_t placeholder;           /* id of a thread state, or 0; used in the
+                                       interpreter */
 };
 
 static struct {

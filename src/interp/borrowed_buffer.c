@@ -55,8 +55,9 @@ fill_borrowed_buffer(Borrowed *self, Py_buffer *view, borrowed_buffer *buffer, i
     int result = get_theirs(loan, &buffer->theirs, flags, text, sizeof(text));
     ph_interp_detach(&attachment);
     if (result < 0) {
-        PyErr_Format(PyExc_BufferError, "there is no buffer of this %s of interpreter %lld: "
-                     "%s", loan->type_name, (long long)ph_interp_id(loan->owner), text);
+        PyErr_Format(PyExc_BufferError, "there is no buffer of this %s of interpreter "
+                     "%lld: %s", loan->type_name, (long long)ph_interp_id(loan->owner),
+                     text);
         return -1;
     }
     *view = buffer->theirs;         /* shape and strides may point into `theirs` */

@@ -24,9 +24,9 @@
    3. An exception of the owner never stays set there: it is packed, at last as text.
 
    Deadlock: there is none that waits for an interpreter, see attach.c.  The user's own
-   locks remain: if a thread holds a lock of A while it calls into B, and a thread of B
-   waits for that lock, they wait as in any program of two threads.  And an interpreter
-   does not end while threads of others are attached to it. */
+   locks remain.  Suppose that a thread holds a lock of A while it calls into B, and a
+   thread of B waits for that lock: they can deadlock, as in any program of two threads.
+   An interpreter does not end while threads of others are attached to it. */
 
 #include "interp/call.h"
 

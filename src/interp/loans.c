@@ -353,13 +353,13 @@ ph_loan_why_not_ours(const ph_loan_name *name)
                "can only be lent within its process; freeze it, or send a copy";
     }
     if (name->tag != compute_loan_tag(name)) {
-        return "permaheap: these bytes of a loan are damaged or forged; pass the bytes of a "
-               "Loan unchanged";
+        return "permaheap: these bytes of a loan are damaged or forged; pass the bytes of "
+               "a Loan unchanged";
     }
     if (name->process != ph_os_process()) {
         return "permaheap: this loan comes from another process (a forked child is one, "
-               "too), and an object can only be lent within its process; freeze it, or send "
-               "it through a channel";
+               "too), and an object can only be lent within its process; freeze it, or "
+               "send it through a channel";
     }
     return NULL;
 }

@@ -42,6 +42,17 @@ check_landmark(const PyTypeObject *date)
     return 0;
 }
 
+bool
+ph_datetime_is_importable(void)
+{
+#if PH_DATETIME_IN_INTERPRETERS
+    return true;
+#else
+    return !_PyInterpreterState_HasFeature(PyInterpreterState_Get(),
+                                           Py_RTFLAGS_MULTI_INTERP_EXTENSIONS);
+#endif
+}
+
 /* Explain why there is no capsule: on 3.12 an interpreter with its own GIL gets
    datetime without its C types. */
 static int

@@ -15,6 +15,8 @@ typedef struct {
 } ph_datetime_types;
 extern ph_datetime_types ph_datetime;
 
+/* Can this interpreter import datetime with its C types? */
+bool ph_datetime_is_importable(void);
 /* Import datetime into this interpreter and fill ph_datetime.  -1 with an exception,
    also if the rest of the family has the types at other addresses. */
 int ph_datetime_import(void);

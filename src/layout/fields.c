@@ -36,7 +36,8 @@ static const field_meaning meanings[] = {
     FIELD("str", PyCompactUnicodeObject, utf8, HASH),
     FIELD("str", PyCompactUnicodeObject, utf8_length, HASH),
     /* ob_shash, the use of which is deprecated */
-    {"bytes", "ob_shash", HASH, sizeof(PyVarObject), sizeof(PyVarObject) + sizeof(Py_hash_t)},
+    {"bytes", "ob_shash", HASH, sizeof(PyVarObject),
+     sizeof(PyVarObject) + sizeof(Py_hash_t)},
 #if PH_TUPLE_HAS_HASH
     FIELD("tuple", PyTupleObject, ob_hash, HASH),
 #endif
@@ -49,7 +50,8 @@ static const field_meaning meanings[] = {
     FIELD("datetime.time", PyDateTime_Time, hashcode, HASH),
     FIELD("datetime.timedelta", PyDateTime_Delta, hashcode, HASH),
     FIELD("code", PyCodeObject, co_version, INLINE),
-    {"code", "co_code_adaptive", INLINE, offsetof(PyCodeObject, co_code_adaptive), SIZE_MAX / 2},
+    {"code", "co_code_adaptive", INLINE, offsetof(PyCodeObject, co_code_adaptive),
+     SIZE_MAX / 2},
     FIELD("function", PyFunctionObject, func_version, INLINE),
     FIELD("function", PyFunctionObject, vectorcall, INLINE),
     FIELD("type", PyTypeObject, tp_version_tag, INLINE),
@@ -64,7 +66,8 @@ static const field_meaning meanings[] = {
 #if PH_DICT_HAS_WATCHER_TAG
     FIELD("dict", PyDictObject, _ma_watcher_tag, INLINE),
 #else   /* deprecated */
-    {"dict", "ma_version_tag", CHANGED, offsetof(PyDictObject, ma_used) + sizeof(Py_ssize_t),
+    {"dict", "ma_version_tag", CHANGED,
+     offsetof(PyDictObject, ma_used) + sizeof(Py_ssize_t),
      offsetof(PyDictObject, ma_keys)},
 #endif
     FIELD("dict", PyDictObject, ma_keys, CHANGED),

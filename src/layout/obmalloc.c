@@ -1,17 +1,17 @@
-/* obmalloc.c -- the free memory inside CPython's object allocator.
+/* obmalloc.c -- the holes in the memory of CPython's object allocator.
 
    obmalloc cuts arenas (1 MiB) into pools (16 KiB), and pools into blocks of one size.
    A forked worker's first allocations come from pools that its parent has used: a write
-   to a shared page.  So the parent takes all such memory.  Then the worker's first
+   to a shared page.  So the parent fills all such holes.  Then the worker's first
    allocation of each size opens a pool that no process has touched.
 
-   - Free blocks of partly used pools are taken by asking for them, until the
+   - Free blocks of partly used pools are filled by asking for them, until the
      allocator has no such pool of that size left.  The tail of a pool that was
      never given out is not touched: all of it is declared to be given out.
    - The pages of free pools, except for the one with the pool's header, go back to
      the kernel.  The allocator starts such a pool from scratch when it uses it again.
 
-   The taken blocks are on a list, and can be given back.  An interpreter may have an
+   The filled blocks are on a list, and can be freed.  An interpreter may have an
    allocator state of its own, and its address differs even between patch releases.  It
    is found from a pool: the pools of a size are on a ring whose head lies in the state.
    The GIL guards everything here. */
@@ -114,11 +114,11 @@ find_allocator_state(const PyMemAllocatorEx *allocator)
 
 /* --- Blocks ------------------------------------------------------------------- */
 
-/* Written into each block that was taken. */
-typedef struct taken_block {
-    struct taken_block *next;
+/* Written into each block that is filled. */
+typedef struct filled_block {
+    struct filled_block *next;
     size_t tail;                    /* blocks behind it that never were given out */
-} taken_block;
+} filled_block;
 
 static size_t
 get_block_size(unsigned size)
@@ -127,13 +127,13 @@ get_block_size(unsigned size)
 }
 
 static void
-keep_block(taken_block *block, size_t tail, unsigned size, ph_hole *taken)
+note_filled(filled_block *block, size_t tail, unsigned size, ph_pool_holes *holes)
 {
     assert(get_block_size(size) >= sizeof(*block));
-    *block = (taken_block){taken->blocks, tail};
-    taken->blocks = block;
-    taken->blocks_number += 1 + tail;
-    taken->bytes += (1 + tail) * get_block_size(size);
+    *block = (filled_block){holes->blocks, tail};
+    holes->blocks = block;
+    holes->blocks_number += 1 + tail;
+    holes->bytes += (1 + tail) * get_block_size(size);
 }
 
 /* Is only one block free of those that ever were given out, apart from a tail? */
@@ -144,12 +144,12 @@ has_only_tail(poolp pool)
            && pool->nextoffset <= pool->maxnextoffset;
 }
 
-/* Declare a pool full: its last free block and the tail behind it are taken. */
+/* Declare a pool full: its last free block and the tail behind it are filled. */
 static void
-take_tail(poolp pool, ph_hole *taken)
+fill_tail(poolp pool, ph_pool_holes *holes)
 {
     assert(has_only_tail(pool));
-    taken_block *last = (taken_block *)pool->freeblock;
+    filled_block *last = (filled_block *)pool->freeblock;
     size_t untouched = pool->maxnextoffset - pool->nextoffset;
     size_t tail = untouched / get_block_size(pool->szidx) + 1;
     pool->ref.count += 1 + (unsigned)tail;
@@ -157,32 +157,32 @@ take_tail(poolp pool, ph_hole *taken)
     pool->nextoffset = pool->maxnextoffset + 1;
     pool->nextpool->prevpool = pool->prevpool;
     pool->prevpool->nextpool = pool->nextpool;
-    keep_block(last, tail, pool->szidx, taken);
+    note_filled(last, tail, pool->szidx, holes);
 }
 
 static int
-take_blocks(const PyMemAllocatorEx *allocator, struct _obmalloc_state *state,
-            unsigned size, ph_hole *taken)
+fill_blocks(const PyMemAllocatorEx *allocator, struct _obmalloc_state *state,
+            unsigned size, ph_pool_holes *holes)
 {
     poolp ring = get_ring(state, size);
     while (ring->nextpool != ring) {
         if (has_only_tail(ring->nextpool)) {
-            take_tail(ring->nextpool, taken);
+            fill_tail(ring->nextpool, holes);
             continue;
         }
-        taken_block *given = allocator->malloc(allocator->ctx, get_block_size(size));
-        if (given == NULL) {
+        filled_block *block = allocator->malloc(allocator->ctx, get_block_size(size));
+        if (block == NULL) {
             return -1;
         }
-        keep_block(given, 0, size, taken);
+        note_filled(block, 0, size, holes);
     }
     return 0;
 }
 
-/* Give back a block and its tail.  A pool's tail was taken at most once, since nothing
-   of it was left. */
+/* Free a block and its tail.  A pool's tail was filled at most once, since nothing of it
+   was left. */
 static void
-give_back_block(const PyMemAllocatorEx *allocator, taken_block *block)
+free_block(const PyMemAllocatorEx *allocator, filled_block *block)
 {
     if (block->tail > 0) {
         poolp pool = POOL_ADDR(block);
@@ -199,24 +199,24 @@ give_back_block(const PyMemAllocatorEx *allocator, taken_block *block)
 /* Release the pages of a free pool.  Its own list of free blocks lies there and must not
    be used again, so the pool is marked as one that never was in use. */
 static void
-release_pool(poolp pool, ph_hole *taken)
+release_pool(poolp pool, ph_pool_holes *holes)
 {
     if (pool->szidx == DUMMY_SIZE_IDX) {
         return;                     /* released before, and not used since */
     }
     pool->szidx = DUMMY_SIZE_IDX;
     ph_os_forget((char *)pool + PH_PAGE, POOL_SIZE - PH_PAGE);
-    taken->pools_number++;
+    holes->pools_number++;
 }
 
 static void
-release_pools(struct _obmalloc_mgmt *mgmt, ph_hole *taken)
+release_pools(struct _obmalloc_mgmt *mgmt, ph_pool_holes *holes)
 {
     for (unsigned i = 0; i < mgmt->maxarenas; i++) {
         const struct arena_object *arena = &mgmt->arenas[i];
         if (arena->address != 0) {
             for (poolp pool = arena->freepools; pool != NULL; pool = pool->nextpool) {
-                release_pool(pool, taken);
+                release_pool(pool, holes);
             }
         }
     }
@@ -225,7 +225,7 @@ release_pools(struct _obmalloc_mgmt *mgmt, ph_hole *taken)
 /* --- Both --------------------------------------------------------------------- */
 
 const char *
-ph_take_free_memory(ph_hole *taken)
+ph_fill_pool_holes(ph_pool_holes *holes)
 {
     PyMemAllocatorEx allocator;
     if (!find_allocator(&allocator)) {
@@ -236,38 +236,38 @@ ph_take_free_memory(ph_hole *taken)
         return "the state of pymalloc is not where it should be";
     }
     for (unsigned size = 0; size < SIZES; size++) {
-        if (take_blocks(&allocator, state, size, taken) < 0) {
+        if (fill_blocks(&allocator, state, size, holes) < 0) {
             return "out of memory";
         }
     }
-    release_pools(&state->mgmt, taken);
+    release_pools(&state->mgmt, holes);
     return NULL;
 }
 
 void
-ph_give_back_memory(ph_hole *taken)
+ph_free_pool_holes(ph_pool_holes *holes)
 {
     PyMemAllocatorEx allocator;
     if (!find_allocator(&allocator)) {
         return;
     }
-    for (taken_block *each = taken->blocks, *next; each != NULL; each = next) {
+    for (filled_block *each = holes->blocks, *next; each != NULL; each = next) {
         next = each->next;
-        give_back_block(&allocator, each);
+        free_block(&allocator, each);
     }
-    *taken = (ph_hole){.pools_number = taken->pools_number};
+    *holes = (ph_pool_holes){.pools_number = holes->pools_number};
 }
 
 #else /* built without it */
 
 const char *
-ph_take_free_memory(ph_hole *Py_UNUSED(taken))
+ph_fill_pool_holes(ph_pool_holes *Py_UNUSED(holes))
 {
     return "this Python is built without pymalloc";
 }
 
 void
-ph_give_back_memory(ph_hole *Py_UNUSED(taken))
+ph_free_pool_holes(ph_pool_holes *Py_UNUSED(holes))
 {
 }
 

@@ -1,4 +1,4 @@
-/* obmalloc.h -- the free memory inside CPython's object allocator. */
+/* obmalloc.h -- the holes in the memory of CPython's object allocator. */
 
 #ifndef PH_OBMALLOC_H
 #define PH_OBMALLOC_H
@@ -7,17 +7,17 @@
 
 #include <stdint.h>
 
-/* The blocks that are out of circulation, and how many free pools were released to the
-   kernel so far.  Zero initially. */
+/* The blocks that are filled, and how many free pools were released to the kernel so far.
+   Zeroed initially. */
 typedef struct {
     void *blocks;                   /* head of a list through the blocks */
     uint64_t blocks_number, bytes, pools_number;
-} ph_hole;
+} ph_pool_holes;
 
-/* Take all free memory on pages with objects that the allocator would give out
+/* Fill all holes on pages with objects: the memory that the allocator would give out
    before untouched memory.  Returns NULL, or why it cannot be done. */
-const char *ph_take_free_memory(ph_hole *taken);
-/* Give back all of it. */
-void ph_give_back_memory(ph_hole *taken);
+const char *ph_fill_pool_holes(ph_pool_holes *holes);
+/* Free the blocks that are filled. */
+void ph_free_pool_holes(ph_pool_holes *holes);
 
 #endif

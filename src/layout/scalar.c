@@ -1,8 +1,8 @@
 /* scalar.c -- the atoms other than str: numbers, bytes, range, and objects of datetime.
 
    A frozen atom other than str is a copy of a real one, apart from its reference count:
-   an *image* is the bytes from the type on, with the hash filled in.  Atoms with equal
-   images are equal, bit for bit, and of one type: atoms.c deduplicates by this. */
+   a *scalar* is the bytes from the type on, with the hash filled in.  Atoms with equal
+   scalars are equal, bit for bit, and of one type: atoms.c deduplicates by this. */
 
 #include "layout/internal.h"
 

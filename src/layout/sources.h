@@ -1,4 +1,4 @@
-/* sources.h -- reading the parts of ordinary objects that are to be frozen, sent or
+/* sources.h -- reading the parts of ordinary objects, before they are frozen, sent or
    thawed.  All objects that these functions return are borrowed. */
 
 #ifndef PH_SOURCES_H
@@ -20,7 +20,7 @@ void ph_timezone_parts(PyObject *zone, PyObject *parts[2]);
 /* Return the tzinfo of a time or datetime, or NULL. */
 PyObject *ph_tzinfo_of(PyObject *obj);
 
-/* Start to load what a visit of a source will read behind its head. */
+/* Start to load the memory behind the head of a source that a step of the walk reads. */
 static inline void
 ph_prefetch_inside(PyObject *source)
 {

@@ -1,6 +1,6 @@
 /* str.c -- writing a permanent str.
 
-   What a compact str looks like:
+   A compact str:
 
        ASCII       PyASCIIObject | characters | 0
        otherwise   PyCompactUnicodeObject | characters | 0 | UTF-8 | 0

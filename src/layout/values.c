@@ -1,5 +1,5 @@
-/* values.c -- taking ordinary values apart and making them, for messages: where the
-   public API of CPython cannot, or cannot in all versions, or is slower. */
+/* values.c -- taking ordinary values apart and making them, mainly for messages: where
+   the public API of CPython cannot, or cannot in all versions, or is slower. */
 
 #include "layout/values.h"
 
@@ -121,6 +121,23 @@ ph_dict_entries(PyObject *dict)
         return NULL;
     }
     return (const ph_entry *)DK_UNICODE_ENTRIES(d->ma_keys);
+}
+
+PyObject *
+ph_dict_find_str(PyObject *dict, PyObject *str)
+{
+    assert(PyUnicode_CheckExact(str));
+    if (DK_IS_UNICODE(((PyDictObject *)dict)->ma_keys)) {
+        return PyDict_GetItemWithError(dict, str);
+    }
+    PyObject *key, *value;
+    Py_ssize_t pos = 0;
+    while (PyDict_Next(dict, &pos, &key, &value)) {
+        if (PyUnicode_CheckExact(key) && PyUnicode_Compare(key, str) == 0) {
+            return value;
+        }
+    }
+    return NULL;
 }
 
 PyObject *

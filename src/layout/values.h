@@ -1,4 +1,4 @@
-/* values.h -- taking ordinary values apart and making them, for messages. */
+/* values.h -- taking ordinary values apart and making them, mainly for messages. */
 
 #ifndef PH_VALUES_H
 #define PH_VALUES_H
@@ -21,6 +21,9 @@ typedef struct {
     PyObject *key, *value;
 } ph_entry;
 const ph_entry *ph_dict_entries(PyObject *dict);
+/* Return the value of a str in a dict with any keys, borrowed; NULL if there is none.
+   Runs no Python code, as only str are compared.  O(1) if all keys are str. */
+PyObject *ph_dict_find_str(PyObject *dict, PyObject *str);
 
 /* A record is a copy of a dict of str keys whose values are None, and into which nothing
    was ever inserted twice.  Its values are as far from each other as in ph_entry.

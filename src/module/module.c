@@ -1,11 +1,11 @@
 /* module.c -- the module permaheap._core: one interpreter's state, made and cleared.
 
-   Each feature has its part in module_state, and its functions and types in a file of its
+   Each feature has its part in module_state.  Its functions and types are in a file of its
    own (*_bindings.c, or the file of the type), which adds them to the module.  Features
    find their part through the ph_interpreter at the front.
 
-   State: per interpreter in module_state; whatever the process or the family shares
-   belongs to the core. */
+   State: per interpreter in module_state; state that the process or the family
+   shares belongs to the core. */
 
 #include "channel/channel.h"
 #include "core/family/family.h"
@@ -32,7 +32,7 @@ typedef struct {
     ph_wire_state wire;
     ph_wire_kept kept;
     ph_pickles pickles;
-    ph_holes filling;
+    ph_holes holes;
     ph_channels channels;
     ph_lending lending;
 } module_state;
@@ -49,17 +49,18 @@ static void
 link_state(PyObject *module)
 {
     module_state *state = state_of(module);
+    assert(state->interp.wire == NULL && state->wire.n == 0);   /* once a module */
     state->wire = (ph_wire_state){.interp = &state->interp, .kept = &state->kept};
     state->pickles = (ph_pickles){.module = module, .wire = &state->wire};
     state->interp.wire = &state->wire;
     state->interp.pickles = &state->pickles;
-    state->interp.filling = &state->filling;
+    state->interp.holes = &state->holes;
     state->interp.channels = &state->channels;
     state->interp.lending = &state->lending;
 }
 
-/* The types that travel have numbers in messages: the order of their files is that of
-   the numbers, and must be the same in the whole family. */
+/* Wire types have numbers in messages: the order of their files is that of the numbers,
+   and must be the same in the whole family. */
 static int
 add_features(PyObject *module)
 {
@@ -116,7 +117,7 @@ static void
 core_free(void *module)
 {
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        ph_empty(&state_of(module)->filling);   /* the process outlives it */
+        ph_free_holes(&state_of(module)->holes);    /* the process outlives it */
     }
     core_clear(module);
 }

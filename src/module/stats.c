@@ -38,6 +38,7 @@ static PyObject *
 hex_of(const uint8_t *bytes, size_t n)
 {
     char text[64];
+    assert(2 * n < sizeof(text));
     for (size_t i = 0; i < n; i++) {
         PyOS_snprintf(text + 2 * i, 3, "%02x", bytes[i]);
     }

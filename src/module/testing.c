@@ -17,8 +17,8 @@
 
 PyDoc_STRVAR(pack_doc,
 "pack($type, /, *values)\n--\n\n"
-"The bytes that the last value travels as through a channel, after the others have\n"
-"been written in the same memory.  Raises TypeError for what channels pickle.");
+"The bytes of the last value as a channel sends them, after the others have been\n"
+"written in the same memory.  Raises TypeError for what channels pickle.");
 
 static PyObject *
 testing_pack(PyObject *type, PyObject *const *values, Py_ssize_t n)

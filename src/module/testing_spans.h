@@ -1,4 +1,4 @@
-/* testing_spans.h -- the hooks of _core._testing through which tests handle single spans. */
+/* testing_spans.h -- the hooks of _core._testing by which tests handle single spans. */
 
 #ifndef PH_MODULE_TESTING_SPANS_H
 #define PH_MODULE_TESTING_SPANS_H

@@ -1,56 +1,55 @@
-/* holes.c -- taking the free memory of a process that is about to fork.
+/* holes.c -- filling the holes in the memory of a process that is about to fork.
 
-   Memory that a process has freed lies in holes between objects in use, on pages that its
-   children will share.  A process that is about to fork takes all holes.  So later
-   allocations, in children too, come from untouched pages.
+   A hole is free memory between objects in use, on a page that children will share.  A
+   process that is about to fork fills all holes: it allocates their memory and leaves it
+   unused.  So later allocations, in children too, come from untouched pages.
 
-   - Holes that are taken stay taken: to give them back would copy the pages of existing
-     children.  A later call takes new holes only.
-   - Taken memory must not grow without bound: objects between the holes die, and then only
-     the taken holes keep their memory.  So when twice as much is taken as a full round took,
-     all of it is given back and a new full round begins.  Pages with nothing else on them
-     are free then.  A process that forks again and again keeps at most twice the memory of
-     one full round, and GROWTH. */
+   - Holes that are filled stay filled: to free them would copy the pages of existing
+     children.  A later call fills new holes only.
+   - The memory of filled holes must not grow without bound: objects between the holes die,
+     and then only the filled holes keep their pages.  So when twice as much is filled as a
+     full round filled, all of it is freed and a new full round begins.  Pages with nothing
+     else on them are free then.  A process that forks again and again keeps at most twice
+     the memory of one full round, and GROWTH. */
 
 #include "prefork/holes.h"
 
 #include "core/os/os.h"
 
-#define GROWTH PH_MIB               /* too little to be worth giving back */
+#define GROWTH PH_MIB               /* too little to be worth freeing */
 
-static bool
-has_grown(const ph_holes *filling)
+static uint64_t
+bytes_filled(const ph_holes *holes)
 {
-    uint64_t bytes = filling->pools.bytes + filling->heap.bytes;
-    return bytes > 2 * filling->full_round + GROWTH;
+    return holes->pools.bytes + holes->heap.bytes;
 }
 
 void
-ph_empty(ph_holes *filling)
+ph_free_holes(ph_holes *holes)
 {
-    ph_give_back_memory(&filling->pools);
-    ph_os_give_back(&filling->heap);
+    ph_free_pool_holes(&holes->pools);
+    ph_os_give_back(&holes->heap);
 }
 
-/* Takes the heap of the C library first: the allocator's arenas are not in it. */
+/* Fills the heap of the C library first: the allocator's arenas are not in it. */
 const char *
-ph_fill_holes(ph_holes *filling, bool pools, bool heap)
+ph_fill_holes(ph_holes *holes, bool pools, bool heap)
 {
-    bool first = filling->pools.bytes + filling->heap.bytes == 0;
+    bool full_round = bytes_filled(holes) == 0;
     const char *problem = NULL;
-    if (has_grown(filling)) {
-        ph_empty(filling);
-        first = true;
+    if (bytes_filled(holes) > 2 * holes->full_round + GROWTH) {
+        ph_free_holes(holes);
+        full_round = true;
     }
     if (heap) {
         ph_os_trim();
-        ph_os_take_free(&filling->heap);
+        ph_os_take_free(&holes->heap);
     }
     if (pools) {
-        problem = ph_take_free_memory(&filling->pools);
+        problem = ph_fill_pool_holes(&holes->pools);
     }
-    if (first) {
-        filling->full_round = filling->pools.bytes + filling->heap.bytes;
+    if (full_round) {
+        holes->full_round = bytes_filled(holes);
     }
     return problem;
 }

@@ -50,6 +50,7 @@ count_of(walker *w, PyTypeObject *type)
         }
         w->counts[number - 1] = (type_count){.type = type};
     }
+    assert(number <= w->counts_used);
     return &w->counts[number - 1];
 }
 
@@ -112,6 +113,7 @@ immortalize_met(PyObject *obj, void *arg)
 static int
 immortalize_from(walker *w, PyObject *root)
 {
+    assert(w->todo_used == 0);
     if (immortalize_met(root, w) < 0) {
         return -1;
     }
@@ -120,6 +122,7 @@ immortalize_from(walker *w, PyObject *root)
     }
     while (w->todo_used > 0) {
         PyObject *obj = w->todo[--w->todo_used];
+        assert(_Py_IsImmortal(obj));
         if (ph_visit_referents(obj, immortalize_met, w) != 0) {
             return -1;
         }

@@ -62,28 +62,28 @@ core_hide_interned(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return ph_hide_interned() < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-PyDoc_STRVAR(fill_doc,
-"_fill($module, pools, heap, /)\n--\n\n"
-"Take the free memory of the allocator of objects, of the C library's heap, or\n"
-"of both.  Returns (blocks, bytes, pools, chunks, bytes, problem): what is taken\n"
-"now of the one, with the free pools released so far, and of the other; and\n"
-"None, or why the allocator's free memory cannot be taken.  O(what is taken).");
+PyDoc_STRVAR(fill_holes_doc,
+"_fill_holes($module, pools, heap, /)\n--\n\n"
+"Fill the holes of the allocator of objects, of the C library's heap, or of both.\n"
+"Returns (blocks, bytes, pools, chunks, bytes, problem): the holes that are filled\n"
+"now of the one, with the free pools released so far, and of the other; and None,\n"
+"or why those of the allocator cannot be filled.  O(holes).");
 
 static PyObject *
-core_fill(PyObject *module, PyObject *args)
+core_fill_holes(PyObject *module, PyObject *args)
 {
-    ph_holes *filling = ph_interpreter_of(module)->filling;
+    ph_holes *holes = ph_interpreter_of(module)->holes;
     int pools, heap;
-    if (!PyArg_ParseTuple(args, "pp:_fill", &pools, &heap)) {
+    if (!PyArg_ParseTuple(args, "pp:_fill_holes", &pools, &heap)) {
         return NULL;
     }
-    const char *problem = ph_fill_holes(filling, pools, heap);
+    const char *problem = ph_fill_holes(holes, pools, heap);
     return Py_BuildValue("KKKKKz",
-                         (unsigned long long)filling->pools.blocks_number,
-                         (unsigned long long)filling->pools.bytes,
-                         (unsigned long long)filling->pools.pools_number,
-                         (unsigned long long)filling->heap.number,
-                         (unsigned long long)filling->heap.bytes, problem);
+                         (unsigned long long)holes->pools.blocks_number,
+                         (unsigned long long)holes->pools.bytes,
+                         (unsigned long long)holes->pools.pools_number,
+                         (unsigned long long)holes->heap.number,
+                         (unsigned long long)holes->heap.bytes, problem);
 }
 
 static PyMethodDef prefork_functions[] = {
@@ -91,7 +91,7 @@ static PyMethodDef prefork_functions[] = {
     {"_with_finalizer", core_with_finalizer, METH_NOARGS, with_finalizer_doc},
     {"_finalize", core_finalize, METH_O, finalize_doc},
     {"_hide_interned", core_hide_interned, METH_NOARGS, hide_interned_doc},
-    {"_fill", core_fill, METH_VARARGS, fill_doc},
+    {"_fill_holes", core_fill_holes, METH_VARARGS, fill_holes_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,8 +5,8 @@
 
 #include <Python.h>
 
-/* Add _immortalize(), _with_finalizer(), _finalize(), _hide_interned() and _fill() to the
-   module.  -1 with an exception. */
+/* Add _immortalize(), _with_finalizer(), _finalize(), _hide_interned() and _fill_holes() to
+   the module.  -1 with an exception. */
 int ph_prefork_add(PyObject *module);
 
 #endif

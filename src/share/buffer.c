@@ -126,6 +126,7 @@ set_hold(BufferObject *self, ph_span_id id)
     self->span = id;
     self->size = (Py_ssize_t)ph_span_size(id);
     self->address = ph_span_address(id);
+    assert(self->address != NULL && self->size >= 0);
 }
 
 /* Make one more Buffer onto a span, with a hold of its own. */
@@ -255,6 +256,7 @@ static void
 buffer_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
+    assert(buffer_of(op)->exports == 0 && buffer_of(op)->pins == 0);   /* 3, 4 */
     if (buffer_of(op)->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
@@ -401,6 +403,7 @@ buffer_toreadonly(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     PyObject *other = buffer_onto(Py_TYPE(op), self->span, true);
     if (other != NULL) {
+        assert(self->readonly || (self->exports == 0 && self->pins == 0));  /* 2 */
         self->readonly = true;
     }
     return other;
@@ -441,6 +444,7 @@ core_move(PyObject *module, PyObject *obj)
     }
     BufferObject *moved = buffer_of(type->tp_alloc(type, 0));
     if (moved != NULL) {
+        assert(self->exports == 0 && self->pins == 0);      /* 3, 4 */
         moved->address = self->address;
         moved->size = self->size;
         moved->span = self->span;
@@ -492,6 +496,7 @@ unpin_buffer(PyObject *pin)
 static int
 pin_buffer(ph_writer *writer, BufferObject *self)
 {
+    assert(self->address != NULL && (!self->moving || self->pins == 0));
     if (writer->moved == NULL && (writer->moved = PyList_New(0)) == NULL) {
         return -1;
     }
@@ -510,7 +515,9 @@ void
 ph_buffer_consume(PyObject *pin)
 {
     BufferObject *self = PyCapsule_GetPointer(pin, PIN);
+    assert(self->pins > 0);
     if (self->moving) {
+        assert(self->exports == 0);             /* invariant 4 */
         drop_hold(self);
     }
 }

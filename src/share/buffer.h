@@ -6,7 +6,7 @@
 #include "core/family/handle.h"
 #include "wire/wire.h"
 
-/* Add Buffer and move() to the module, and Buffer to the types that travel in messages.
+/* Add Buffer and move() to the module, and Buffer to the wire types.
    0, or -1 with an exception. */
 int ph_buffer_add(PyObject *module);
 

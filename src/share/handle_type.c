@@ -83,6 +83,7 @@ ph_resolve(ph_interpreter *interp, const ph_handle *handle)
     if ((flags & PH_BLOCK_DATETIME) && ph_need_datetime(&interp->has_datetime) < 0) {
         return NULL;
     }
+    assert(obj != NULL);
     return Py_NewRef((PyObject *)obj);
 }
 
@@ -174,7 +175,7 @@ handle_repr(PyObject *self)
                                 handle->family[2], handle->family[3]);
 }
 
-/* A Handle travels as its bytes. */
+/* A Handle is sent as its bytes. */
 static int
 handle_write(ph_writer *writer, PyObject *obj)
 {
@@ -203,7 +204,7 @@ static PyMethodDef handle_methods[] = {
 
 PyDoc_STRVAR(handle_doc,
 "The name of a permanent object or a read-only Buffer, made by share(): 40 bytes\n"
-"that may travel through any queue, pipe, file or pickle.");
+"that can pass through any queue, pipe, file or pickle.");
 
 static PyType_Slot handle_slots[] = {
     {Py_tp_doc, (void *)handle_doc},

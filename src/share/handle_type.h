@@ -12,7 +12,7 @@ const ph_handle *ph_handle_of(PyObject *self);
 PyObject *ph_share(const ph_interpreter *interp, PyObject *obj);
 PyObject *ph_resolve(ph_interpreter *interp, const ph_handle *handle);
 
-/* Add Handle and share() to the module, and Handle to the types that travel in messages.
+/* Add Handle and share() to the module, and Handle to the wire types.
    0, or -1 with an exception. */
 int ph_handle_add(PyObject *module);
 

@@ -11,7 +11,7 @@
 
 PyDoc_STRVAR(release_doc,
 "release($module, frozen, /)\n--\n\n"
-"Retire a block: from now on get() of its handles fails in the whole family.\n\n"
+"Release a block: from now on get() of its handles fails in the whole family.\n\n"
 "frozen: an object that freeze() returned, or a handle of it.  Its memory is given back\n"
 "when each process that could see it has ended or called forget().  Releasing\n"
 "again does nothing.\n\n"

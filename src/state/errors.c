@@ -12,7 +12,7 @@ ph_raise(const ph_exceptions *exceptions)
         assert(PyErr_Occurred());
         return -1;
     }
-    assert(!PyErr_Occurred());
+    assert(status != PH_OK && !PyErr_Occurred());
     PyObject *type = PyExc_OSError;
     switch (status) {
     case PH_NOMEM:
@@ -35,6 +35,7 @@ ph_raise(const ph_exceptions *exceptions)
 PyObject *
 ph_raise_os(int err, const char *what)
 {
+    assert(err != 0 && !PyErr_Occurred());
     PyObject *args = PyUnicode_FromFormat("permaheap: cannot %s: %s", what,
                                           strerror(err));
     args = args ? Py_BuildValue("iN", err, args) : NULL;

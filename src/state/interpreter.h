@@ -10,8 +10,9 @@
    Files that stand below a feature know its part by name only.
 
    Everything here is written by the import of the module, with the interpreter's GIL
-   held, and is constant until the module is cleared; has_datetime alone is set later.
-   What the process or the family shares is not here: it belongs to core/. */
+   held, and is constant until the module is cleared.  Two fields are set later, once:
+   has_datetime, and counter.
+   State that the process or the family shares belongs to core/, not here. */
 
 #ifndef PH_STATE_INTERPRETER_H
 #define PH_STATE_INTERPRETER_H
@@ -21,14 +22,16 @@
 typedef struct {
     ph_exceptions exceptions;
     /* Classes of the standard library that features know by identity.  Owned. */
-    PyTypeObject *ordered_dict, *counter, *defaultdict;
+    PyTypeObject *ordered_dict, *defaultdict;
+    PyTypeObject *counter;          /* NULL: not known yet; ask ph_is_counter() */
+    PyObject *modules;              /* sys.modules, a dict; owned; NULL: cleared */
     PyTypeObject *lock, *rlock;
     PyObject *freeze_name;          /* "__freeze__", interned; owned */
     bool has_datetime;              /* module datetime is imported here */
     PyTypeObject *handle_type, *buffer_type;    /* owned; share/ */
-    struct ph_wire_state *wire;        /* wire/wire.h */
+    struct ph_wire_state *wire;     /* wire/wire.h */
     struct ph_pickles *pickles;     /* wire/pickle.h */
-    struct ph_holes *filling;     /* prefork/holes.h */
+    struct ph_holes *holes;         /* prefork/holes.h */
     struct ph_channels *channels;   /* channel/channel.h */
     struct ph_lending *lending;     /* interp/ */
 } ph_interpreter;
@@ -46,6 +49,13 @@ ph_interpreter_of_type(PyTypeObject *type)
 {
     return PyType_GetModuleState(type);
 }
+
+/* Is this type collections.Counter?  1 or 0; -1 with an exception.  Counter is Python code,
+   and costs an interpreter the import of collections.  So that is left to the program: no
+   Counter exists before it.  Runs no Python code.  O(1). */
+int ph_is_counter(ph_interpreter *interp, PyTypeObject *type);
+/* Import collections if need be and return Counter, borrowed; NULL with an exception. */
+PyTypeObject *ph_need_counter(ph_interpreter *interp);
 
 /* A new instance of a type that an interpreter's state has.  NULL with an exception, also
    when there is no type any more: it is gone once the module is cleared, while objects of

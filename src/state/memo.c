@@ -72,6 +72,7 @@ grow_memo(ph_memo *memo)
     ph_table_free(memo->slots, (memo->mask + 1) * sizeof(ph_memo_slot));
     memo->slots = slots;
     memo->mask = size - 1;
+    assert((memo->mask & size) == 0 && 2 * memo->used <= size);
     return PH_OK;
 }
 
@@ -107,7 +108,7 @@ ph_memo_prefetch(const ph_memo *memo, const void *key)
 ph_status
 ph_memo_set(ph_memo *memo, const void *key, const void *value)
 {
-    assert(value != NULL);
+    assert(key != NULL && value != NULL);
     ph_memo_slot *slot = NULL;
     if (memo->slots != NULL) {
         slot = find_memo_slot(memo->slots, memo->mask, key);

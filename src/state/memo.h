@@ -35,7 +35,7 @@ void ph_memo_clear(ph_memo *memo);
 void ph_memo_make_strong(ph_memo *memo);
 /* The value of a key, or NULL. */
 void *ph_memo_get(const ph_memo *memo, const void *key);
-/* Go through all entries, in no order: *p_i is 0 at first.  False at the end. */
+/* Go through all entries, in no order: *p_i is initially 0.  False at the end. */
 bool ph_memo_next(const ph_memo *memo, uint64_t *p_i, ph_memo_slot *p_entry);
 /* Start to load the slot that ph_memo_get() will look at. */
 void ph_memo_prefetch(const ph_memo *memo, const void *key);

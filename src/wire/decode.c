@@ -5,7 +5,9 @@
    without a frame.
 
    No Python code runs during the walk, so no code sees a container before it is whole.
-   (Hashing and comparing keys runs the code of built-in types only.)
+   (Hashing and comparing keys runs the code of built-in types only.)  There is one
+   exception: the first datetime or Counter of an interpreter imports its module of the
+   standard library.
 
    Invariants:
 
@@ -118,6 +120,7 @@ blame_message(const reading *r)
 static inline size_t
 bytes_left(const reading *r)
 {
+    assert(r->at <= r->end);
     return (size_t)(r->end - r->at);
 }
 
@@ -162,6 +165,7 @@ take_bytes(reading *r, size_t size)
 int
 ph_read_bytes(ph_reader *reader, const void **p_bytes, size_t size)
 {
+    assert(reader->at <= reader->end);
     if (size > (size_t)(reader->end - reader->at)) {
         return ph_message_damaged(reader->wire, "it ends too early");
     }
@@ -192,7 +196,8 @@ ph_read_span(ph_reader *reader, ph_span_id *id)
     return 0;
 }
 
-/* Read a count, and take the items that follow, of `each` bytes; NULL if some are missing. */
+/* Read a count, and take the items that follow, of `each` bytes; NULL if some are
+   missing. */
 static inline const char *
 take_counted(reading *r, size_t each, size_t *p_n)
 {
@@ -208,6 +213,13 @@ take_counted(reading *r, size_t each, size_t *p_n)
     return take_bytes(r, (size_t)n * each);
 }
 
+static inline read_frame *
+innermost_read_frame(const reading *r)
+{
+    assert(r->frames_used > 0);
+    return &r->frames[r->frames_used - 1];
+}
+
 /* --- Memo --------------------------------------------------------------------- */
 
 /* Make room for one more item in an array that begins at hand. */
@@ -215,6 +227,7 @@ static int
 grow_from_hand(void *p_items, const void *at_hand, size_t used, size_t *p_size, size_t item)
 {
     void *items = *(void **)p_items;
+    assert(used == *p_size);
     void *grown = items == at_hand ? ph_malloc(2 * *p_size * item)
                                    : ph_realloc(items, 2 * *p_size * item);
     if (grown == NULL) {
@@ -260,7 +273,7 @@ read_reference(reading *r, PyObject **p_obj)
     r->depth = entry->depth;
     assert(entry->open <= r->frames_used);      /* invariant 2 */
     if (entry->open && !ph_tag_is_mutable(r->frames[entry->open - 1].tag)) {
-        if (r->frames[r->frames_used - 1].last_mutable < entry->open) {
+        if (innermost_read_frame(r)->last_mutable < entry->open) {
             return raise_damaged(r, "a tuple holds itself");
         }
         r->depth = PH_NEVER_HASHED;
@@ -328,6 +341,7 @@ static size_t
 place_of_key(const char *bytes, size_t n)
 {
     uint64_t first = 0, last = 0;
+    assert(n >= 1 && n <= KEY_MOST);
     if (n < 8) {
         for (size_t i = 0; i < n; i++) {
             first = first << 8 | (unsigned char)bytes[i];
@@ -483,7 +497,9 @@ read_wire_type(reading *r)
         return NULL;
     }
     r->reader->at = r->at;
-    PyObject *obj = r->wire->type[number].read(r->wire, r->reader);
+    PyObject *obj = r->wire->types[number].read(r->wire, r->reader);
+    assert(r->reader->at >= r->at && r->reader->at <= r->end);
+    assert((obj == NULL) == (PyErr_Occurred() != NULL));
     r->at = r->reader->at;
     r->blameless = obj == NULL;
     return obj;
@@ -511,6 +527,7 @@ read_inner(reading *r)
     }
     obj = read_atom(r, (uint8_t)*tag & (uint8_t)~PH_REMEMBER);
     if (obj != NULL && index != NOT_REMEMBERED) {
+        assert(r->memo[index].obj == NULL);     /* invariant 2 */
         r->memo[index].obj = Py_NewRef(obj);
     }
     return obj;
@@ -603,6 +620,7 @@ read_datetime(reading *r, uint8_t tag)
     if (need_datetime(r) < 0) {
         return NULL;
     }
+    assert(ph_datetime.date != NULL && ph_datetime.timezone != NULL);
     switch (tag) {
     case PH_TAG_DATE:
         return read_fields(r, fields, 3) < 0 ? NULL : ph_date_new(fields);
@@ -628,7 +646,7 @@ read_atom(reading *r, uint8_t tag)
     case PH_TAG_AWARE_DATETIME: case PH_TAG_DELTA: case PH_TAG_TIMEZONE:
         return read_datetime(r, tag);
     case PH_TAG_PERMANENT: return read_permanent(r);
-    case PH_TAG_TRAVELLER: return read_wire_type(r);
+    case PH_TAG_WIRE_TYPE: return read_wire_type(r);
     default:
         raise_damaged(r, "it has a value of a kind that there is not, or not there");
         return NULL;
@@ -679,11 +697,18 @@ new_defaultdict(reading *r, uint8_t factory)
     return PyObject_CallOneArg((PyObject *)r->wire->interp->defaultdict, made);
 }
 
+/* Without __init__, which is Python code. */
+static PyObject *
+new_counter(const reading *r)
+{
+    PyTypeObject *counter = ph_need_counter(r->wire->interp);
+    return counter ? counter->tp_new(counter, ph_static_empty_tuple(), NULL) : NULL;
+}
+
 /* Make an empty container, or the one that has its parts. */
 static PyObject *
 new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
 {
-    PyTypeObject *counter = r->wire->interp->counter;
     switch (tag) {
     case PH_TAG_LIST: return PyList_New((Py_ssize_t)n);
     case PH_TAG_TUPLE: case PH_TAG_SLICE: case PH_TAG_PROXY:
@@ -691,8 +716,7 @@ new_container(reading *r, uint8_t tag, uint8_t factory, size_t n)
     case PH_TAG_SET: return PySet_New(NULL);
     case PH_TAG_FROZENSET: return PyFrozenSet_New(NULL);
     case PH_TAG_ORDERED_DICT: return PyODict_New();
-    case PH_TAG_COUNTER:            /* without __init__, which is Python code */
-        return counter->tp_new(counter, ph_static_empty_tuple(), NULL);
+    case PH_TAG_COUNTER: return new_counter(r);
     case PH_TAG_DEFAULTDICT: return new_defaultdict(r, factory);
     default: return ph_dict_new((Py_ssize_t)n / 2);
     }
@@ -784,7 +808,7 @@ push_read_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
         return FAILED;
     }
     uint32_t number = (uint32_t)r->frames_used + 1;
-    uint32_t last = r->frames_used ? r->frames[r->frames_used - 1].last_mutable : 0;
+    uint32_t last = r->frames_used ? innermost_read_frame(r)->last_mutable : 0;
     read_frame *frame = &r->frames[r->frames_used++];
     *frame = (read_frame){
         .made = made, .n = n, .index = index, .tag = tag,
@@ -792,6 +816,7 @@ push_read_frame(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
     };
     frame->slot = slots_of(made, tag, &frame->stride);
     if (index != NOT_REMEMBERED && (ph_tag_is_mutable(tag) || tag == PH_TAG_TUPLE)) {
+        assert(r->memo[index].obj == NULL);     /* invariant 2 */
         r->memo[index] = (read_memo){.obj = Py_NewRef(made), .open = number};
     }
     return OPENED;
@@ -817,6 +842,7 @@ begin_container(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
             add_ballast(r, made);
         }
         if (index != NOT_REMEMBERED) {
+            assert(r->memo[index].obj == NULL);     /* invariant 2 */
             r->memo[index] = (read_memo){.obj = Py_NewRef(made), .depth = r->depth};
         }
         *p_obj = made;
@@ -824,7 +850,7 @@ begin_container(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
     }
     int result = push_read_frame(r, made, tag, n, index);
     if (result == OPENED && slots != NULL) {
-        read_frame *frame = &r->frames[r->frames_used - 1];
+        read_frame *frame = innermost_read_frame(r);
         frame->next = (size_t)done;
         frame->slot += done * stride;
     }
@@ -905,6 +931,7 @@ open_record(reading *r, uint8_t tag, uint32_t index, PyObject **p_obj)
     }
     PyObject *shape = r->shapes[number];
     size_t n = (size_t)PyDict_GET_SIZE(shape);
+    assert(n >= 1 && n <= PH_SHAPE_MOST);
     if (r->owed + n > bytes_left(r)) {
         return raise_damaged(r, "it ends too early");
     }
@@ -927,7 +954,7 @@ waits_for_key(const reading *r)
     if (r->frames_used == 0) {
         return false;
     }
-    const read_frame *frame = &r->frames[r->frames_used - 1];
+    const read_frame *frame = innermost_read_frame(r);
     return ph_tag_is_mapping(frame->tag) && frame->key == NULL;
 }
 
@@ -961,6 +988,7 @@ read_value(reading *r, PyObject **p_obj)
     }
     r->depth = 0;                   /* also if an inner value has set it */
     if (index != NOT_REMEMBERED) {
+        assert(r->memo[index].obj == NULL);     /* invariant 2 */
         r->memo[index].obj = Py_NewRef(*p_obj);
     }
     return MADE;
@@ -974,7 +1002,8 @@ set_value(const read_frame *frame, PyObject *key, PyObject *value)
            : PyDict_SetItem(frame->made, key, value);
 }
 
-/* Give a mapping a key, which then waits, or the value of that key.  Takes the reference. */
+/* Give a mapping a key, which then waits, or the value of that key.  Takes the
+   reference. */
 static int
 give_mapping(read_frame *frame, PyObject *obj)
 {
@@ -1001,6 +1030,7 @@ static int
 give_hashed(reading *r, read_frame *frame, PyObject *obj)
 {
     bool mapping = ph_tag_is_mapping(frame->tag);
+    assert(frame->next < frame->n);
     frame->next++;
     if (r->depth > PH_HASHED_DEPTH_MOST && !(mapping && frame->key != NULL)) {
         Py_DECREF(obj);
@@ -1018,7 +1048,7 @@ give_hashed(reading *r, read_frame *frame, PyObject *obj)
 static int
 give_item(reading *r, PyObject *obj)
 {
-    read_frame *frame = &r->frames[r->frames_used - 1];
+    read_frame *frame = innermost_read_frame(r);
     if (r->depth > frame->depth) {
         frame->depth = r->depth;
     }
@@ -1042,6 +1072,7 @@ fill_plain(reading *r, read_frame *frame)
     }
     frame->next += (size_t)n;
     frame->slot += n * frame->stride;
+    assert(frame->next <= frame->n);
     return MADE;
 }
 
@@ -1049,7 +1080,7 @@ fill_plain(reading *r, read_frame *frame)
 static int
 fill_container(reading *r)
 {
-    read_frame *frame = &r->frames[r->frames_used - 1];
+    read_frame *frame = innermost_read_frame(r);
     int result = MADE;
     while (result == MADE && frame->next < frame->n) {
         PyObject *obj;
@@ -1059,6 +1090,7 @@ fill_container(reading *r)
         if (frame->next == frame->n) {
             return MADE;
         }
+        assert(r->owed > 0);
         r->owed--;
         result = read_value(r, &obj);
         if (result == MADE) {
@@ -1121,8 +1153,8 @@ check_whole(const reading *r, const read_frame *frame)
 static int
 close_container(reading *r, PyObject **p_obj)
 {
-    read_frame *frame = &r->frames[r->frames_used - 1];
-    assert(frame->next == frame->n);
+    read_frame *frame = innermost_read_frame(r);
+    assert(frame->next == frame->n && frame->key == NULL);
     if (check_whole(r, frame) < 0 || (*p_obj = make_container(r, frame)) == NULL) {
         return FAILED;
     }
@@ -1214,7 +1246,7 @@ ph_message_read(const ph_wire_state *wire, ph_reader *reader)
     r.memo_size = MEMO_AT_HAND;
     first_ballast(&r);
     /* None of this is garbage yet, and no user code runs: the collector would look through a
-       large value several times in vain. */
+       large value several times, and find nothing. */
     int collected = bytes_left(&r) > LARGE ? PyGC_Disable() : 0;
     PyObject *obj = read_graph(&r);
     if (collected) {
@@ -1223,6 +1255,7 @@ ph_message_read(const ph_wire_state *wire, ph_reader *reader)
     if (obj == NULL) {
         blame_message(&r);
         PyObject *error = PyErr_GetRaisedException();
+        assert(error != NULL);
         drop_reading(&r);
         PyErr_SetRaisedException(error);
         return NULL;

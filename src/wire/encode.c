@@ -152,6 +152,7 @@ ph_write_span(ph_writer *writer, ph_span_id id)
 static int
 write_tag(ph_writer *writer, int tag)
 {
+    assert(ph_is_tag(tag));
     char *p = reserve_bytes(writer, 1);
     if (p == NULL) {
         return FAILED;
@@ -165,6 +166,7 @@ write_tag(ph_writer *writer, int tag)
 static int
 write_counted(ph_writer *writer, int tag, uint64_t n, const void *bytes, size_t size)
 {
+    assert(ph_is_tag(tag));
     char *p = reserve_bytes(writer, 1 + PH_VARINT_MOST + size);
     if (p == NULL) {
         return FAILED;
@@ -184,6 +186,7 @@ static ph_write_slot *
 find_write_slot(const ph_writer *writer, PyObject *source)
 {
     size_t mask = writer->slots_mask;
+    assert(writer->slots != NULL && (mask & (mask + 1)) == 0);
     uint64_t hash = ((uint64_t)(uintptr_t)source >> 4) * 0x9e3779b97f4a7c15ull;
     for (size_t i = (hash >> 32) & mask;; i = (i + 1) & mask) {
         ph_write_slot *slot = &writer->slots[i];
@@ -321,6 +324,7 @@ write_int(writing *w, PyObject *obj)
 static int
 write_plain(writing *w, int tag, const void *bytes, size_t size)
 {
+    assert(ph_is_tag(tag));
     char *p = reserve_bytes(w->writer, 1 + size);
     if (p == NULL) {
         return FAILED;
@@ -458,6 +462,7 @@ write_datetime(writing *w, PyObject *obj, int plain)
 static int
 push_write_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
 {
+    assert((keys != NULL) == ((tag & ~PH_REMEMBER) == PH_TAG_ORDERED_DICT));
     if (ph_grow(&writer->frames, writer->frames_used, &writer->frames_size,
                 sizeof(ph_write_frame)) < 0) {
         Py_XDECREF(keys);
@@ -474,7 +479,9 @@ push_write_frame(ph_writer *writer, PyObject *obj, int tag, PyObject *keys)
         .hashing = plain == PH_TAG_SET || plain == PH_TAG_FROZENSET,
     };
     if (tag & PH_REMEMBER) {
-        find_write_slot(writer, obj)->open = number;
+        ph_write_slot *slot = find_write_slot(writer, obj);
+        assert(slot->epoch == writer->epoch && slot->open == 0);
+        slot->open = number;
     }
     return PH_WRITTEN;
 }
@@ -535,6 +542,7 @@ static int
 find_shape(ph_writer *writer, const ph_entry *entries, Py_ssize_t n,
            ph_write_shape **p_shape)
 {
+    assert(n >= 1 && n <= PH_SHAPE_MOST);
     *p_shape = NULL;
     if (writer->shapes == NULL) {
         writer->shapes = ph_calloc(SHAPES_CACHED, sizeof(ph_write_shape));
@@ -587,6 +595,7 @@ begin_record(writing *w, PyObject *obj, ph_write_shape *shape, const ph_entry *e
         result = result == PH_WRITTEN ? write_keys(w, shape) : result;
     }
     else {
+        assert(shape->number < w->writer->n_shapes);
         result = write_counted(w->writer, tag, shape->number, NULL, 0);
     }
     tag = PH_TAG_RECORD | (tag & PH_REMEMBER);
@@ -747,22 +756,23 @@ open_defaultdict(writing *w, PyObject *obj)
 
 /* --- Any value ---------------------------------------------------------------- */
 
-/* Return the number of an object's type in the table; travels->n if it has none. */
+/* Return the number of an object's type in the table; wire->n if it has none. */
 static uint32_t
 number_of_wire_type(const ph_wire_state *wire, PyObject *obj)
 {
     uint32_t i = 0;
-    while (i < wire->n && wire->type[i].type != Py_TYPE(obj)) {
+    while (i < wire->n && wire->types[i].type != Py_TYPE(obj)) {
         i++;
     }
     return i;
 }
 
 void
-ph_wire_add_type(ph_wire_state *wire, ph_wire_type type)
+ph_wire_add_type(ph_wire_state *wire, ph_wire_type wire_type)
 {
     assert(wire->n < PH_WIRE_TYPES);
-    wire->type[wire->n++] = type;
+    assert(wire_type.type != NULL && wire_type.write != NULL && wire_type.read != NULL);
+    wire->types[wire->n++] = wire_type;
 }
 
 bool
@@ -780,12 +790,12 @@ write_wire_type(writing *w, PyObject *obj)
         w->writer->refused = Py_TYPE(obj);
         return PH_NOT_OURS;
     }
-    int tag, result = refer_or_remember(w, obj, PH_TAG_TRAVELLER, &tag);
+    int tag, result = refer_or_remember(w, obj, PH_TAG_WIRE_TYPE, &tag);
     if (result != FRESH) {
         return result;
     }
     result = write_counted(w->writer, tag, i, NULL, 0);
-    return result != PH_WRITTEN ? result : wire->type[i].write(w->writer, obj);
+    return result != PH_WRITTEN ? result : wire->types[i].write(w->writer, obj);
 }
 
 static int
@@ -802,7 +812,7 @@ static int
 write_rare(writing *w, PyObject *obj)
 {
     PyTypeObject *type = Py_TYPE(obj);
-    const ph_interpreter *interp = w->wire->interp;
+    ph_interpreter *interp = w->wire->interp;
     int tag = tag_of_datetime(type);
     if (tag >= 0) {
         return write_datetime(w, obj, tag);
@@ -829,11 +839,12 @@ write_rare(writing *w, PyObject *obj)
     if (type == interp->ordered_dict) {
         return open_ordered_dict(w, obj);
     }
-    if (type == interp->counter) {
-        return open_counter(w, obj);
-    }
     if (type == interp->defaultdict) {
         return open_defaultdict(w, obj);
+    }
+    int counter = ph_is_counter(interp, type);
+    if (counter != 0) {
+        return counter < 0 ? FAILED : open_counter(w, obj);
     }
     return write_wire_type(w, obj);
 }
@@ -912,6 +923,7 @@ static PyObject *
 next_to_write(ph_write_frame *frame)
 {
     PyObject *source = frame->source, *item, *parts[3];
+    assert((frame->entries != NULL) == (frame->tag == PH_TAG_RECORD));
     switch (frame->tag) {
     case PH_TAG_LIST:
         return frame->pos < PyList_GET_SIZE(source)
@@ -941,6 +953,7 @@ static int
 close_write_frame(ph_writer *writer)
 {
     ph_write_frame frame = *innermost_frame(writer);
+    assert(frame.value == NULL);    /* else a key without its value */
     uint8_t depth = ph_depth_over(frame.tag, frame.depth);
     writer->frames_used--;
     if (frame.keys != NULL) {
@@ -1021,6 +1034,7 @@ begin_write_memo(ph_writer *writer)
     writer->slots_used = 0;
     writer->n_shapes = 0;
     writer->epoch++;                /* that of an unused slot is 0 */
+    assert(writer->epoch != 0);
 }
 
 int
@@ -1033,7 +1047,10 @@ ph_message_write(const ph_wire_state *wire, PyObject *obj, ph_writer *writer)
     int result = write_graph(&w, obj);
     if (result != PH_WRITTEN) {
         ph_writer_reset(writer);
+        assert(writer->used == 0 && writer->n_spans == 0 && writer->moved == NULL);
     }
+    assert(writer->frames_used == 0);
+    assert((result == FAILED) == (PyErr_Occurred() != NULL));
     return result;
 }
 

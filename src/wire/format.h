@@ -20,7 +20,7 @@
        timezone                        tag, the offset's fields, a value: str or None
        back reference                  tag, varint index
        permanent object                tag, offset of block, offset, tag (8 bytes each)
-       traveller                       tag, number of its type, whatever that writes
+       object of a wire type           tag, number of its type, whatever that writes
 
    Numbers are in the byte order of the machine.  A varint has 7 bits in each byte, the
    least first; the top bit says that more follow.
@@ -44,7 +44,7 @@ enum {
     PH_TAG_DEFAULTDICT, PH_TAG_FROZENDICT, PH_TAG_PROXY,
     PH_TAG_RANGE, PH_TAG_DATE, PH_TAG_TIME, PH_TAG_AWARE_TIME, PH_TAG_DATETIME,
     PH_TAG_AWARE_DATETIME, PH_TAG_DELTA, PH_TAG_TIMEZONE,
-    PH_TAG_REFERENCE, PH_TAG_PERMANENT, PH_TAG_TRAVELLER,
+    PH_TAG_REFERENCE, PH_TAG_PERMANENT, PH_TAG_WIRE_TYPE,
     PH_TAGS,
     PH_REMEMBER = 0x80,             /* added to a tag */
 };
@@ -61,6 +61,13 @@ enum {
 /* The factory of a defaultdict by its number: None or a type, borrowed.  NULL: there is no
    such number. */
 PyObject *ph_message_factory(uint8_t number);
+
+/* Is it a tag, perhaps with PH_REMEMBER? */
+static inline bool
+ph_is_tag(int tag)
+{
+    return tag >= 0 && (tag & ~PH_REMEMBER) < PH_TAGS;
+}
 
 /* Does a container of this tag consist of keys, each with its value? */
 static inline bool

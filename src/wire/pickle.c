@@ -1,11 +1,11 @@
-/* pickle.c -- objects that only pickle can carry, with references to those that travel by
-   name.
+/* pickle.c -- objects that only pickle can carry, with references to those that are sent
+   by name.
 
    An object of a user's type is pickled, with all that it leads to.  Pickle would copy or
    refuse the permanent objects, Buffers, Channels, Handles and loans in it.  So it leaves
    them out: pickle asks for a *persistent id* of each object, pickles the id in its place,
    and asks for the object of an id when it unpickles.  Here the id is an index into a tuple
-   of *references*.  The tuple travels beside the pickle, as an ordinary value (encode.c).
+   of *references*.  The tuple is sent beside the pickle, as an ordinary value (encode.c).
 
    Shared objects stay shared.  An object that is referred to twice is in the tuple twice;
    the memo of the message makes it one object at the receiver.
@@ -48,6 +48,8 @@ static int
 need_pickle(ph_pickles *pickles)
 {
     if (pickles->loads != NULL) {
+        assert(pickles->pickler != NULL && pickles->unpickler != NULL);
+        assert(pickles->bytes_io != NULL);
         return 0;
     }
     PyObject *io = PyImport_ImportModule("io");
@@ -76,10 +78,10 @@ ph_pickles_traverse(ph_pickles *pickles, visitproc visit, void *arg)
 void
 ph_pickles_clear(ph_pickles *pickles)
 {
+    Py_CLEAR(pickles->loads);
     Py_CLEAR(pickles->pickler);
     Py_CLEAR(pickles->unpickler);
     Py_CLEAR(pickles->bytes_io);
-    Py_CLEAR(pickles->loads);
 }
 
 /* --- Pickling ----------------------------------------------------------------- */
@@ -89,6 +91,7 @@ ph_pickles_clear(ph_pickles *pickles)
 static PyObject *
 persistent_id(PyObject *bound, PyObject *obj)
 {
+    assert(PyTuple_GET_SIZE(bound) == 2 && PyList_Check(PyTuple_GET_ITEM(bound, 1)));
     const ph_pickles *pickles = ph_interpreter_of(PyTuple_GET_ITEM(bound, 0))->pickles;
     if (!ph_wire_type_named(pickles->wire, obj)) {
         Py_RETURN_NONE;
@@ -202,7 +205,8 @@ static PyObject *
 load_object(ph_pickles *pickles, PyObject *bytes, PyObject *buffers, PyObject *references)
 {
     PyObject *file = PyObject_CallOneArg(pickles->bytes_io, bytes);
-    PyObject *unpickler = file ? call_with_buffers(pickles->unpickler, file, buffers) : NULL;
+    PyObject *unpickler = file ? call_with_buffers(pickles->unpickler, file, buffers)
+                               : NULL;
     PyObject *item = unpickler ? PyObject_GetAttrString(references, "__getitem__") : NULL;
     PyObject *obj = NULL;
     if (item != NULL && PyObject_SetAttrString(unpickler, "persistent_load", item) == 0) {
@@ -232,7 +236,8 @@ PyObject *
 ph_unpickle(ph_pickles *pickles, const char *bytes, size_t size, PyObject *buffers,
             ph_reader *references)
 {
-    PyObject *tuple = need_pickle(pickles) == 0 ? read_references(pickles, references) : NULL;
+    PyObject *tuple = need_pickle(pickles) == 0 ? read_references(pickles, references)
+                                                : NULL;
     PyObject *view = tuple ? PyMemoryView_FromMemory((char *)bytes, (Py_ssize_t)size,
                                                      PyBUF_READ) : NULL;
     PyObject *obj = NULL;

@@ -2,7 +2,7 @@
 
    Each object arrives with the same type: a list as a list.  An object that was shared is
    shared at the receiver, and lists, dicts and sets may hold themselves.  Permanent objects
-   travel by reference, and the receiver gets the same object.  As with pickle, a number
+   are sent by reference, and the receiver gets the same object.  As with pickle, a number
    arrives as an equal one and no more; equal keys may become one str.
 
    The receiver trusts nothing that arrives: damaged bytes are an error, never a crash.
@@ -53,9 +53,9 @@ typedef struct {
 
 typedef struct ph_wire_state ph_wire_state;
 
-/* A type whose objects travel by name: Buffer (moved or shared), Channel, Handle, Loan and
-   Borrowed.  The file of each type enters it in the interpreter's table, in the same order
-   in all interpreters of the family. */
+/* A type whose objects are sent by name: Buffer (moved or shared), Channel, Handle, Loan
+   and Borrowed.  The file of each type enters it in the interpreter's table, in the same
+   order in all interpreters of the family. */
 typedef struct {
     PyTypeObject *type;             /* exact; borrowed */
     /* Append what names obj, with the ph_write_* functions.  -1 with an exception.
@@ -80,12 +80,12 @@ typedef struct {
 struct ph_wire_state {
     ph_interpreter *interp;
     ph_wire_kept *kept;
-    ph_wire_type type[PH_WIRE_TYPES];
+    ph_wire_type types[PH_WIRE_TYPES];
     uint32_t n;
 };
 
 /* Enter a type in the table. */
-void ph_wire_add_type(ph_wire_state *wire, ph_wire_type type);
+void ph_wire_add_type(ph_wire_state *wire, ph_wire_type wire_type);
 void ph_wire_kept_clear(ph_wire_kept *kept);
 
 /* Append.  -1 with MemoryError. */
@@ -107,12 +107,12 @@ int ph_message_damaged(const ph_wire_state *wire, const char *what);
    O(objects). */
 enum { PH_WRITTEN = 0, PH_NOT_OURS = 1 };
 int ph_message_write(const ph_wire_state *wire, PyObject *obj, ph_writer *writer);
-/* Does an object travel by name and not by its content: is it permanent, or of a type in
+/* Is an object sent by name and not by its content: is it permanent, or of a type in
    the table? */
 bool ph_wire_type_named(const ph_wire_state *wire, PyObject *obj);
 /* Read one message, which ends at reader->end.  NULL with MessageError (damaged),
-   HandleError (a permanent object is no longer there), ImportError (no datetime in this
-   interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
+   HandleError (a permanent object is no longer there), ImportError (no datetime or Counter
+   in this interpreter), MemoryError, or an error of a type in the table.  O(bytes). */
 PyObject *ph_message_read(const ph_wire_state *wire, ph_reader *reader);
 /* Drop the message's references; with ph_writer_clear() the memory as well. */
 void ph_writer_reset(ph_writer *writer);

@@ -346,7 +346,7 @@ def test_senders_of_large_messages_wait_for_each_other():
 
 
 def test_a_killed_sender_does_not_block_large_messages():
-    """Whatever it had counted."""
+    """The bytes that it had counted do not keep others from sending."""
     large = b"l" * 100_000
 
     def child(_, channel, n):
@@ -781,7 +781,7 @@ def test_between_threads():
     assert sorted(got) == [(number, i) for number in range(3) for i in range(500)]
 
 
-def test_close_wakes_those_who_wait():
+def test_close_wakes_waiting_threads():
     empty, full = Channel(SMALL), filled()
     outcomes = []
 
@@ -1323,7 +1323,7 @@ def test_several_threads_select():
     b"l" * 20_000, Carrier(bytearray(b"abc")),
 ], ids=["object", "value", "pickle", "large", "buffers"])  # fmt: skip
 def test_bit_flips_are_errors(value):
-    """Whatever bit of a message flips: an error, or a value; and the channel goes on."""
+    """Any bit of a message may flip: recv gives an error or a value, and the channel works on."""
     places = find_message(value)
 
     def child(pipe, channel, place, bit):

@@ -32,8 +32,8 @@ def run(coroutine):
 async def until_waiting(n, channel, room=False):
     """Wait until n tasks of this loop wait for a channel."""
     while True:
-        bell = _aio._find_notifier(asyncio.get_running_loop())
-        if bell is not None and len(bell.waiting.get((channel, room), ())) == n:
+        notifier = _aio._find_notifier(asyncio.get_running_loop())
+        if notifier is not None and len(notifier.waiting.get((channel, room), ())) == n:
             return
         await asyncio.sleep(0)
 
@@ -49,8 +49,8 @@ async def patient(channel):
 async def look_in_vain(n):
     """Let the waiting tasks look again, n times."""
     for _ in range(n):
-        bell = _aio._find_notifier(asyncio.get_running_loop())
-        bell._look(bell.waiting)
+        notifier = _aio._find_notifier(asyncio.get_running_loop())
+        notifier._look(notifier.waiting)
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -68,7 +68,7 @@ class Counts:
 
 @pytest.fixture
 def deaf(monkeypatch):
-    """Let no task look again by itself: only bells wake it."""
+    """Let no task look again by itself: only notifiers wake it."""
     monkeypatch.setattr(_aio, "_LOOK_AGAIN", 10 * TIMEOUT)
 
 
@@ -254,7 +254,7 @@ def test_room_is_awaited(deaf):
 
 
 def test_loop_used_again_in_a_child(deaf):
-    """A process that was forked while its parent had a bell gets one of its own."""
+    """A process that was forked while its parent had a notifier gets one of its own."""
     channel, back = Channel(SMALL), Channel(SMALL)
 
     async def main():
@@ -298,7 +298,7 @@ def test_what_waits_is_packed_once(deaf):
 
 
 def test_what_waits_is_as_it_was(deaf):
-    """Whatever becomes of the object, and of what is in it, in the ring or in a span of its own."""
+    """The object and its parts may change later. The message may lie in the ring or in a span."""
     before = spans()
 
     async def main():
@@ -466,8 +466,10 @@ def test_parent_and_child_both_send_what_waits(deaf):
     before = spans()
 
     def child(pipe, channel, coroutine):
-        (bell,) = (bell for ref in _aio._notifiers.values() if (bell := ref()) and bell.waiting)
-        bell.waiting[channel, True][0].tell()
+        (notifier,) = (
+            notifier for ref in _aio._notifiers.values() if (notifier := ref()) and notifier.waiting
+        )
+        notifier.waiting[channel, True][0].tell()
         drain(channel)
         with pytest.raises(StopIteration):
             coroutine.send(None)
@@ -540,10 +542,10 @@ def test_no_references_to_what_waits_are_left():
     assert min(run(main())) < 50
 
 
-# --- When bells do not ring ------------------------------------------------------------------
+# --- When notifiers are silent ---------------------------------------------------------------
 
 
-def test_those_who_wait_look_by_themselves(monkeypatch):
+def test_waiting_tasks_look_by_themselves(monkeypatch):
     channel = Channel(SMALL)
     monkeypatch.setattr(_aio, "_notify_name", lambda number: b"\0somewhere else/%d" % os.getpid())
 
@@ -556,13 +558,13 @@ def test_those_who_wait_look_by_themselves(monkeypatch):
     assert run(main()) == "unheard"
 
 
-def test_a_bell_says_where_to_look(deaf, monkeypatch):
+def test_a_notifier_says_where_to_look(deaf, monkeypatch):
     looked = []
     tell = _aio._Notifier._tell
 
-    def telling(bell, queue):
+    def telling(notifier, queue):
         looked.append(queue)
-        tell(bell, queue)
+        tell(notifier, queue)
 
     async def main():
         channels = [Channel(SMALL) for _ in range(20)]
@@ -587,7 +589,7 @@ def test_a_bell_says_where_to_look(deaf, monkeypatch):
     run(main())
 
 
-def test_more_bells_at_once_than_are_heard(deaf):
+def test_more_notifications_at_once_than_arrive(deaf):
     """The kernel keeps a limited number of datagrams for a socket, and drops the others."""
 
     async def main():
@@ -602,7 +604,7 @@ def test_more_bells_at_once_than_are_heard(deaf):
     run(main())
 
 
-def test_more_loops_than_a_channel_has_bells():
+def test_more_loops_than_a_channel_can_notify():
     channel = Channel(SMALL)
     for number in range(1000, 2000):
         if not channel._watch(False, number):
@@ -720,7 +722,7 @@ def test_close_wakes_tasks(deaf):
 
 
 def test_nothing_stays_behind(deaf):
-    """A task that is gone leaves neither its place nor its bell."""
+    """A task that is gone leaves neither its place nor its notifier."""
     channel = Channel(SMALL)
 
     async def main():
@@ -728,9 +730,9 @@ def test_nothing_stays_behind(deaf):
         await until_waiting(1, channel)
         task.cancel()
         await asyncio.wait([task])
-        bell = _aio._find_notifier(asyncio.get_running_loop())
-        assert bell.waiting == {}
-        return bell.number
+        notifier = _aio._find_notifier(asyncio.get_running_loop())
+        assert notifier.waiting == {}
+        return notifier.number
 
     number = run(main())
     for watched in (False, True):
@@ -738,8 +740,8 @@ def test_nothing_stays_behind(deaf):
         channel._unwatch(watched, number)
 
 
-def bells():
-    """How many sockets of this process have a bell's name."""
+def count_notifiers():
+    """Count the sockets of this process with a name of a notifier."""
     name = f"/{os.getpid()}."
     with open("/proc/self/net/unix") as lines:
         return sum("@permaheap/" in line and name in line for line in lines)
@@ -759,7 +761,7 @@ def test_a_loop_closed_with_tasks_that_wait(deaf, caplog, monkeypatch, new_loop)
     """All of it is collected: the loop, the tasks, the socket; and no error shows."""
     errors = []
     monkeypatch.setattr("sys.unraisablehook", errors.append)
-    before = bells()
+    before = count_notifiers()
     empty, full = Channel(SMALL), filled()
     loop = new_loop()
     gone = weakref.ref(loop)
@@ -772,13 +774,13 @@ def test_a_loop_closed_with_tasks_that_wait(deaf, caplog, monkeypatch, new_loop)
         return tasks
 
     tasks = loop.run_until_complete(wait())
-    assert bells() == before + 1
+    assert count_notifiers() == before + 1
     empty.send("for nobody")
     loop.close()
     del loop, tasks
     gc.collect()
     assert gone() is None
-    assert bells() == before
+    assert count_notifiers() == before
     assert errors == []
     assert {record.getMessage().split("\n")[0] for record in caplog.records} == {
         "Task was destroyed but it is pending!"

@@ -2,8 +2,8 @@
 
    ring_damage
 
-   A few messages wait, one of them around the end of the memory.  Whatever bit is flipped,
-   receivers get the other messages, or errors, and then the next message that is sent.
+   A few messages wait, one of them around the end of the memory.  After each
+   flip, receivers get the other messages, or errors, and then the next message that is sent.
    The bits of the locks are left alone: they are the C library's.  The ring lies at the end
    of its mapping, before a page that cannot be touched. */
 

@@ -73,6 +73,6 @@ main(void)
     if (!try_send(ring, &small_message)) {
         fail("the claim outlives the large message");
     }
-    printf("%u received before the large one was sent, %u sent meanwhile\n", received, passed);
+    printf("%u received before the large one was sent, %u sent in the meantime\n", received, passed);
     return 0;
 }

@@ -39,7 +39,7 @@ enum { FREE = 0, OF_THE_DEAD = 99 };            /* of a lock; else the owner + 1
 enum { MESSAGES, ROOM };                        /* what one can wait for; also the end
                                                    that moves then: tail, head */
 
-/* What a process does next. */
+/* The next step of a process. */
 #define STEPS(X)                                                                        \
     X(DONE) X(KILLED) X(LOCK) X(MEND) X(MENDED)                                         \
     X(LOAD_CLOSED) X(LOAD_WANTED) X(LOAD_HEAD) X(WRITE_1) X(WRITE_2)                    \
@@ -84,7 +84,7 @@ typedef struct {
 
 _Static_assert(sizeof(state) % 8 == 0, "a state is whole words: see hash_of()");
 
-/* --- What is looked at ------------------------------------------------------------ */
+/* --- Scenarios -------------------------------------------------------------------- */
 
 static const struct scenario {
     const char *name;
@@ -236,7 +236,7 @@ publish(state *s, int who)
     }
 }
 
-/* What was copied must be the message; variants that copy later look later. */
+/* Compare the copied bytes with the message; variants that copy later compare later. */
 static void
 check_taken(state *s, const process *p, int number)
 {

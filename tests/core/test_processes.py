@@ -460,7 +460,7 @@ for arguments in ([], [["something"]]):
 
 
 def test_after_exec():
-    """A program that a member of the family becomes is no member."""
+    """A process of the family that calls exec is no longer one of the family."""
     data = handle_of(freeze(graph(3)))
     reader, writer = os.pipe()
     pid = os.fork()
@@ -496,7 +496,7 @@ def test_exec_does_not_inherit_the_file():
 
 
 def describe(handle):
-    """Resolve, in whatever process this is called."""
+    """Resolve a handle in the process that calls this."""
     obj = handle.get()
     return os.getpid(), id(obj), len(obj["records"]), share(freeze({"pid": [os.getpid()]}))
 
@@ -643,7 +643,7 @@ def test_outsiders_are_told_why(tmp_path, method):
         assert word in text
 
 
-def test_fork_context_makes_members(tmp_path):
+def test_fork_context_makes_family_processes(tmp_path):
     assert run_program(tmp_path, OUTSIDER, "fork") == "('frozen', (1.5,))\n"
 
 

@@ -267,7 +267,7 @@ def test_failed_freeze_pins_nothing(refused):
     forget(name_of(data))
 
 
-def test_nested_freeze_is_pinned():
+def test_nested_freeze_is_used():
     inner = []
 
     def default(obj):
@@ -519,7 +519,7 @@ def test_orphan_speaks_for_itself():
 
 @pytest.mark.skipif(
     "PERMAHEAP_ASAN" in os.environ,
-    reason="the program, too, has the sanitizer's terabytes, so it is taken for one of the family",
+    reason="the program, too, has the sanitizer's terabytes, so it counts as one of the family",
 )
 def test_program_started_by_a_child_sees_nothing():
     """After exec the pid and the time of start are the same, the heap is not there."""
@@ -583,7 +583,7 @@ def read_each(pipe):
         pipe.send("forgotten")
 
 
-def test_addresses_that_are_used_anew_show_what_is_new():
+def test_reused_addresses_show_the_new_objects():
     """Also in processes that have old pages of their own, and in those forked in between."""
     reused = stats().reused
     children = []
@@ -695,7 +695,7 @@ def test_killed_at_any_time():
     assert returned(lambda: end(data)) >= SIZE - 8 * KIB
 
 
-def test_who_has_not_looked_cannot_see_it():
+def test_process_that_has_not_looked_cannot_see_it():
     """A process that was there before, and a child that froze something else before."""
 
     def wait(pipe):
@@ -820,7 +820,7 @@ def in_table(run, code):
 
 
 def test_pid_that_is_used_again(run):
-    """A process with that pid lives, but was started after the member was listed: that is dead."""
+    """A process with that pid lives, but it started after the entry was written: a reused pid."""
     code = """
 put(7, before_us + 5, before_us + 5, 0, 0, 2**40)
 assert gone()
@@ -830,7 +830,7 @@ assert processes()[7][0] == 0
 
 
 def test_process_that_cannot_be_told(run):
-    """If nothing contradicts it, a process with that pid counts as the member."""
+    """If nothing contradicts it, a process with that pid counts as the entry's process."""
     code = """
 put(7, long_after, long_after, 0, 0, 2**40)
 assert not gone()
@@ -870,14 +870,14 @@ assert stats().unlisted == 0
     in_table(run, code)
 
 
-def test_dead_parent_speaks_for_its_unborn_child(run):
-    """It is neither buried nor taken over while there is a process that may be the child."""
+def test_dead_parent_speaks_for_its_pending_fork(run):
+    """Its slot is neither freed nor taken over while there is a process that may be the child."""
     code = """
 with Child(lambda pipe: pipe.send(None) or pipe.recv()) as child:
     child.recv()
     slot = next(i for i in range(PROCESSES) if processes()[i][0] >> 40 == child.pid)
     word = processes()[slot][0]
-    put(slot, word, 0)  # as if it were being born
+    put(slot, word, 0)  # as if it had not joined yet
     put(7, before_us + 5, before_us + 5, 1, 0, 0)
     assert not gone()
     assert processes()[7][0] == before_us + 5
@@ -890,7 +890,7 @@ with Child(lambda pipe: pipe.send(None) or pipe.recv()) as child:
 
 
 def test_child_that_never_came(run):
-    """Its fork failed: the parent, which knows its children, settles that."""
+    """Its fork failed: the parent, which knows its children, expires the pending fork."""
     code = """
 with Child(lambda pipe: pipe.send("there") or pipe.recv()) as child:
     assert child.recv() == "there"

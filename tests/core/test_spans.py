@@ -1,4 +1,4 @@
-"""Spans: shared memory that is given back, whatever happens to the processes that use it."""
+"""Spans: shared memory that is given back, even if the processes that use it are killed."""
 
 import contextlib
 import ctypes
@@ -162,7 +162,7 @@ def test_holds_are_counted():
         _core._testing.span_hold(span, BUFFER)
 
 
-def test_index_used_anew_has_another_name():
+def test_reused_index_has_another_name():
     names = set()
     for _ in range(1000):
         span = new(100)
@@ -195,7 +195,7 @@ def test_name_of_another_generation():
 
 
 def refused(name):
-    """Assert that this names nothing, whatever is asked of it."""
+    """Assert that this names nothing, for every function that takes a name."""
     before = permaheap.stats()
     for kind in (0, BUFFER, CHANNEL, MESSAGE):
         with pytest.raises(ValueError, match="names no buffer"):
@@ -618,7 +618,7 @@ def test_new_spans_sweep_now_and_then():
 
 
 def test_replaced_by_exec():
-    """A process that called exec is no member any more."""
+    """A process that called exec is no longer one of the family."""
     span = new(100)
 
     def child(pipe):
@@ -702,7 +702,7 @@ def test_process_without_a_slot(run):
 from test_spans import drop, fill, holds, new
 span = new(100)
 fill(span, 5)
-for i in range(1, MEMBERS):
+for i in range(1, PROCESSES):
     put(i, long_after, me[0], 0, 0, 0)
 
 def child(pipe):
@@ -721,7 +721,7 @@ with Child(child) as process:
     process.send(None)
     process.join()
 """
-    done = run(TABLE + "me = members()[0]\nlong_after = os.getpid() << 40 | 2**40 - 1" + code)
+    done = run(TABLE + "me = processes()[0]\nlong_after = os.getpid() << 40 | 2**40 - 1" + code)
     assert "no place in the table" in done.stdout, done.stderr
     assert done.returncode == 0, done.stderr
 
@@ -764,7 +764,7 @@ def test_every_failure(persistent):
 
 @contextlib.contextmanager
 def end_of_process():
-    """End the process, whatever happens, without a word but a traceback."""
+    """End the process after the block in any case, and print nothing but a traceback."""
     try:
         yield
         os._exit(0)
@@ -985,7 +985,7 @@ def test_killed_while_mending():
         _core._testing.check()
 
 
-def test_killed_while_being_born():
+def test_killed_before_it_has_joined():
     """A child that dies in the middle of inheriting holds."""
     spans = [new(PAGE) for _ in range(5)]
     before = figures()
@@ -1034,11 +1034,11 @@ import ctypes, os, select, signal
 slowly = False
 
 @ctypes.CFUNCTYPE(None)
-def being_born():
+def joining():
     if slowly:
         os.kill(os.getpid(), signal.SIGSTOP)
 
-getattr(ctypes.CDLL(None), "__register_atfork")(None, None, being_born, None)
+getattr(ctypes.CDLL(None), "__register_atfork")(None, None, joining, None)
 
 from permaheap import reclaim, stats        # its own handler comes after this one
 from processes import Child

@@ -235,7 +235,7 @@ def test_what_the_parent_copied_is_left_behind():
         assert family.page().cause is Cause.LEFT_BEHIND
 
 
-def test_an_earlier_look_tells_who_copied():
+def test_an_earlier_look_tells_which_process_copied():
     """Without another worker that still shares the old page, only history tells."""
     code = MANY.format(make="object()")
     code += "pids = family(lambda: None)\nprint(at, flush=True)\nassert sys.stdin.readline()\n"
@@ -416,7 +416,7 @@ def _tp_name(kind):
     return ctypes.string_at(address).decode()
 
 
-def test_map_is_made_anew():
+def test_map_is_made_again():
     object_map.leave_map()
     first, _ = object_map._left
     object_map.leave_map()

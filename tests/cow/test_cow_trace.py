@@ -703,7 +703,7 @@ if os.fork() == 0:
 
 
 def test_no_recorder_no_answer(run):
-    """What it took before it was killed can be read."""
+    """The records from before the kill can be read."""
     done = run(
         BEGIN
         + """

@@ -301,7 +301,7 @@ def test_thaw_within_freeze():
 
 
 def test_hash_and_equality_of_keys_misbehave():
-    """Whatever keys do when they are hashed or compared, it must not matter."""
+    """It does not matter how keys behave when they are hashed or compared."""
 
     class Hostile:
         armed = False

@@ -590,7 +590,7 @@ def test_deep_key(run, graph, kind):
 
 @pytest.fixture
 def no_collections():
-    """Hypothesis has a hook in Python in the collector: a signal handled there raises in vain."""
+    """The collector calls a hook of Hypothesis. An exception of a signal handler is lost in it."""
     gc.disable()
     yield
     gc.enable()

@@ -14,7 +14,7 @@ from processes import READ_ONLY, Child, audit, handle_of, resolve
 pytestmark = pytest.mark.skipif(READ_ONLY, reason="a stray write is SIGSEGV in this mode")
 
 MANY = 100_000_000
-PINNED = sys.version_info >= (3, 14)  # the old macro writes leave the object immortal
+STAYS_IMMORTAL = sys.version_info >= (3, 14)  # the old macro writes leave the object immortal
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def work_beside(pipe, stray, name, data, total):
     miscount(name, objects, total)
     assert thaw(frozen) == thaw(freeze(GIVEN))
     assert all(is_frozen(obj) for obj in objects)
-    if PINNED:
+    if STAYS_IMMORTAL:
         assert all(immortal(obj) for obj in objects)
     return complaint()
 
@@ -145,7 +145,7 @@ def test_a_hundred_million_in_two_interpreters(stray, names):
             interpreter.close()
         assert failures == []
         assert thaw(frozen) == expected
-        if PINNED:
+        if STAYS_IMMORTAL:
             assert all(immortal(obj) for obj in victims(frozen))
         assert thaw(freeze([frozen["rows"][0], "more"]))[1] == "more"
         return complaint()

@@ -1,4 +1,4 @@
-"""What the built objects refer to, where includes cannot see it: types' slots, pointers, externs.
+"""References between the built objects, also where no include shows them: slots, pointers, externs.
 
 The order is that of the meson.build files: a folder, and within it a file, uses only what stands
 before it.

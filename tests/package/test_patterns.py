@@ -45,7 +45,7 @@ CHECKS = {
         assert fails(("no number", 7), TypeError)
         example.KINDS["frozen"] = lambda meter, count: __import__("os").kill(os.getpid(), 9)
         import os
-        assert fails((3, 7), RuntimeError)  # who had that task was killed
+        assert fails((3, 7), RuntimeError)  # the worker with that task was killed
     """,
     "broadcast": """
         found = list(example.by_broadcast(3, 50, 2))

@@ -124,13 +124,13 @@ def test_core_has_no_python(source: Path) -> None:
 
 
 def test_functions_fit_a_screen(source: Path) -> None:
-    """At most 80 lines of body; in this style a body's braces are alone in the first column."""
+    """At most 60 lines of body; in this style a body's braces are alone in the first column."""
     long, start = [], None
     for number, line in enumerate(code(source).splitlines(), start=1):
         if line.rstrip() == "{":
             start = number
         elif line.startswith("}") and start is not None:
-            if number - start > 80:
+            if number - start > 60:
                 long.append(f"{source.name}:{start}: {number - start} lines")
             start = None
     assert long == []

@@ -55,7 +55,7 @@ def run(program: str, suite: str, folder: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [sys.executable, "-c", program, f"test.{suite}"],
         cwd=folder,  # the suites write there
-        env=os.environ | {"PERMAHEAP_SEAL": "1"},  # whatever writes to the heap ends the process
+        env=os.environ | {"PERMAHEAP_SEAL": "1"},  # a write to the heap ends the process
         capture_output=True,
         text=True,
         check=False,

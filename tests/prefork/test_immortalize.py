@@ -16,14 +16,14 @@ import permaheap
 from permaheap import _core
 from twin import TwinError, assert_same_graph, expected_frozen
 
-IMMORTAL = 1 << 30  # no mortal object has so many references
+IMMORTAL = 1 << 30  # no mortal object has this many references
 
 
 def is_immortal(obj):
     return sys.getrefcount(obj) > IMMORTAL
 
 
-def pin(obj, strict=True):
+def make_immortal(obj, strict=True):
     """Immortalize what one object reaches; return the parts of the report."""
     done = permaheap.immortalize(obj, strict=strict)
     return done.objects, done.bytes, done.left
@@ -52,7 +52,7 @@ def may_name_a_slot(obj):
 @example([str(b"__iter__", "ascii")])  # not interned
 def test_data_is_what_it_was(graph):
     before = repr(graph)
-    pin(graph)
+    make_immortal(graph)
     assert all(is_immortal(each) or may_name_a_slot(each) for each in reachable(graph))
     assert repr(graph) == before
 
@@ -64,21 +64,21 @@ def test_frozen_as_before(graph):
         expected = expected_frozen(graph, graphs.default)
     except TwinError:
         return
-    pin(graph)
+    make_immortal(graph)
     assert_same_graph(permaheap.freeze(graph, default=graphs.default), expected)
 
 
 def test_keys_of_dicts():
     words = {f"word {i}": i for i in range(10)}  # only of str: their keys the collector never sees
     mixed = {f"word {i}": i for i in range(10)} | {0: 1}
-    pin([words, mixed])
+    make_immortal([words, mixed])
     assert all(map(is_immortal, [*words, *mixed]))
 
 
 def test_containers_stay_mutable():
     data = {"list": [1, [2]], "set": {1, 2}, "array": bytearray(b"x")}
     twin = copy.deepcopy(data)
-    pin(data)
+    make_immortal(data)
     assert copy.deepcopy(data) == pickle.loads(pickle.dumps(data)) == twin
     data["list"].append([3])
     del data["list"][1]
@@ -96,7 +96,7 @@ def test_containers_stay_mutable():
 
 def test_report():
     new = [float("5.25"), int("1" * 50), bytes(range(20))]  # no constants of this code
-    objects, sizes, left = pin([new, {"a": ["b"]}])
+    objects, sizes, left = make_immortal([new, {"a": ["b"]}])
     assert objects == {"list": 3, "dict": 1, "float": 1, "int": 1, "bytes": 1}
     assert sizes["float"] == sys.getsizeof(new[0])
     assert sizes["bytes"] == sys.getsizeof(new[2])
@@ -105,10 +105,10 @@ def test_report():
 
 def test_what_is_immortal_is_done():
     data = [["x" * 20]]
-    pin(data)
-    assert pin(data)[0] == {}
+    make_immortal(data)
+    assert make_immortal(data)[0] == {}
     data.append([1])  # roots are walked again
-    assert pin(data)[0] == {"list": 1}
+    assert make_immortal(data)[0] == {"list": 1}
 
 
 class Node:
@@ -121,7 +121,7 @@ class Node:
 
 def nodes_in_use():
     nodes = [Node(i) for i in range(100)]
-    pin(nodes)  # with their class, and the module's globals: with everything
+    make_immortal(nodes)  # with their class, and the module's globals: with everything
     assert is_immortal(Node)
     nodes[5].other = 1
     del nodes[6].serial
@@ -144,7 +144,7 @@ def code_in_use():
         return inner
 
     function = outer("closed over")
-    pin(function)
+    make_immortal(function)
     code = function.__code__
     for part in (code, code.co_consts, code.co_names, code.co_filename, code.co_qualname):
         assert is_immortal(part)
@@ -165,7 +165,7 @@ class Text(str):
 
 def text_in_use():
     text = Text("a subclass of str, " + "é" * 3)
-    pin([text])
+    make_immortal([text])
     assert is_immortal(text)
     assert text + "!" == str(text) + "!" == f"{text}!"
     assert {text: 1}[str(text)] == 1
@@ -180,7 +180,7 @@ def test_subclass_of_str(in_child):
 def test_strings_stay_interned():
     names = [sys.intern(f"an interned name {i}") for i in range(50)]
     others = [f"not interned {i}" for i in range(50)]
-    pin([names, others])
+    make_immortal([names, others])
     for i in range(50):
         assert sys.intern(f"an interned name {i}") is names[i]
         assert sys.intern(f"not interned {i}") == others[i]
@@ -190,7 +190,7 @@ def test_strings_stay_interned():
 def slots_by_name():
     # Not interned, as unittest.mock has them: the names of slots are looked for by identity.
     names = ["".join(["__", name, "__"]) for name in ("iter", "next")]
-    pin(names)
+    make_immortal(names)
 
     class Iterator:
         pass
@@ -207,7 +207,7 @@ def test_slots_by_name(in_child):
 
 def collected_again():
     data = [{"a": [1]}, Node(1), Later]
-    pin(data)
+    make_immortal(data)
     gc.unfreeze()  # hands to the collector what it finds in its lists
     for _ in range(2):
         gc.collect()
@@ -277,7 +277,7 @@ LEFT = {
 @pytest.mark.parametrize(("make", "why"), LEFT.values(), ids=LEFT)
 def test_left_mortal(make, why):
     holder = [make(), make()]
-    objects, _, left = pin(holder)
+    objects, _, left = make_immortal(holder)
     assert objects == {"list": 1}
     assert {reason for _, reason in left} == {why}
     assert sum(left.values()) in (1, 2)  # a frame is one
@@ -287,22 +287,22 @@ def test_left_mortal(make, why):
 def test_left_mortal_still_dies():
     before = Finalized.ended
     holder = [Finalized(), [Finalized()]]
-    pin(holder)
+    make_immortal(holder)
     holder[1].clear()
     assert Finalized.ended == before + 1
     holder.clear()
     assert Finalized.ended == before + 2
 
 
-def pin_all():
+def immortalize_all():
     holder = [threading.Lock(), Finalized()]
-    left = pin(holder, strict=False)[2]
+    left = make_immortal(holder, strict=False)[2]
     assert all("debug build" in why for _, why in left)
     assert all(map(is_immortal, holder))
 
 
 def test_not_strict(in_child):
-    in_child(pin_all)
+    in_child(immortalize_all)
 
 
 # --- The whole process ----------------------------------------------------------------------------
@@ -460,7 +460,7 @@ class Proxy:
         self.file.write("the end")
         self.file.close()
 class Mock:
-    def __getattr__(self, name): return Mock  # whatever it is asked, it says yes
+    def __getattr__(self, name): return Mock  # has every attribute
     def __del__(self, open=open, path=os.path.join(folder, "mock")): open(path, "w").close()
 held = [[Proxy(), Mock(), open(os.path.join(folder, "file"), "w")]]
 held[0][2].write("in a buffer")
@@ -557,7 +557,7 @@ def cycle(reload):
     if reload == "data": table = load(1)
     done = permaheap.immortalize()
     worker()
-    scratch = [load(2) for _ in range(3)]        # what a parent does meanwhile is as mortal as ever
+    scratch = [load(2) for _ in range(3)]        # new objects of the parent are mortal
     return sum(done.objects.values()), sum(done.bytes.values())
 how, cycles = sys.argv[1], int(sys.argv[2])
 table = load(0)
@@ -655,7 +655,7 @@ def test_memory_runs_out():
         twin = copy.deepcopy(data[:5])
         _core._testing.fault(n)
         try:
-            pin(data)
+            make_immortal(data)
         except MemoryError:
             pass
         finally:

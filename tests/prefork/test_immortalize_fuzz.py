@@ -80,7 +80,7 @@ gc.collect()
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(plan=plans, todo=steps)
 def test_the_end_of_the_process(run, plan, todo):
-    """Whatever is held by immortal objects, the process ends well, and all finalizers have run."""
+    """The process ends well, and all finalizers have run, also those held by immortal objects."""
     ends = []
     for how in ("plain", "immortal"):
         # 3.13 warns of pickling iterators.

@@ -242,7 +242,7 @@ def test_rounds_are_bounded(family):
     assert max(sizes[15:]) < 1.25 * max(sizes[:15]), sizes
 
 
-def test_filling_is_given_back(family):
+def test_filled_holes_are_freed(family):
     """Without giving back, each round would take what the round before took."""
     totals = family("""
 steps = dict(collect=False, immortalize=False, free_lists=False, malloc=False)
@@ -434,7 +434,11 @@ def test_memory_runs_out(in_child):
 
 
 def test_wrong_arguments():
-    for call in (lambda: permaheap.prefork(1), lambda: _core._fill(1), lambda: _core._fill()):
+    for call in (
+        lambda: permaheap.prefork(1),
+        lambda: _core._fill_holes(1),
+        lambda: _core._fill_holes(),
+    ):
         with pytest.raises(TypeError):
             call()
 

@@ -36,7 +36,7 @@ class Server:
         raise AssertionError(f"it ended before {pattern!r}:\n{self.text}")
 
     def wait_for_all(self, *patterns):
-        """Read the output until each pattern had a line of its own, in whatever order.
+        """Read the output until each pattern had a line of its own, in any order.
 
         Return the matches in the order of the patterns.
         """

@@ -652,7 +652,7 @@ FORGED = {
     "a tzinfo that is none": bytes([TIME + 1]) + ints(1, 0, 0, 0, 0) + bytes([NUMBER, 2]),
     "a proxy of a list": bytes([tag_of(PROXY({})), LIST, 0]),
     "a permanent object at 0": bytes([tag_of(FROZEN)]) + bytes(24),
-    "a traveller of no type": bytes([tag_of(FROZEN) + 1, 99]),
+    "an object of no wire type": bytes([tag_of(FROZEN) + 1, 99]),
     "a record of no shape": bytes([RECORD, 0]),
     "a record of its own shape": bytes([SHAPE, 1, *TEXT_A, RECORD, 1]),
     "a shape without keys": bytes([SHAPE, 0]),

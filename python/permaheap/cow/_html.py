@@ -3,7 +3,7 @@
 The folder report/ holds the page, its style sheet and its scripts; `render` joins them with the
 profile's data. The data are base64 of zlib-compressed JSON, which a script of the page unpacks.
 Hundreds of thousands of pages of memory take a few hundred KB. Base64 contains nothing that HTML
-could treat as a tag, whatever names the types of the profiled application have.
+could treat as a tag, even if the profiled application has types with such names.
 
 The JSON holds each string, each kind of page (cause, certain, object, detail) and each set of
 neighbours once. A worker's pages are three columns of numbers, in the order of their addresses:

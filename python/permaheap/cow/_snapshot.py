@@ -184,7 +184,7 @@ class Recorder:
             for note in trace.notes:
                 self._note(note)
 
-    # --- What cannot be known -------------------------------------------------------------------
+    # --- Figures not known ----------------------------------------------------------------------
 
     def _check(self, look: Look) -> None:
         if not look.has_frames:

@@ -59,9 +59,9 @@ def install() -> None:
         >>> import permaheap.hooks
         >>> permaheap.hooks.install()
 
-    os.fork is used by `multiprocessing` and `concurrent.futures` with the fork start method, and by
-    every server written in Python whose parent loads the application and forks. subprocess does not
-    use it, and costs nothing here. A second call does nothing. The hook stays for the life of the
+    `multiprocessing` and `concurrent.futures` use os.fork with the fork start method. So does every
+    server written in Python whose parent loads the application and forks. subprocess does not use
+    it, and costs nothing here. A second call does nothing. The hook stays for the life of the
     process, and in its children.
 
     Only the first fork makes a full pass. A later fork makes another one if the process has grown
@@ -92,8 +92,8 @@ def _no_longer_busy() -> None:
 _SPAWNED = """\
 multiprocessing starts a process by the start method "spawn": that process is not forked from this \
 one and shares no memory with it. Use the start method "fork" \
-(multiprocessing.set_start_method("fork")). If the server always spawns, use one that forks: \
-gunicorn, for example, runs uvicorn's workers\
+(multiprocessing.set_start_method("fork")). In place of a server that always spawns, use one that \
+forks: gunicorn runs uvicorn's workers\
 """
 _FROM_A_SERVER = """\
 multiprocessing starts a process by the start method "forkserver": that process is forked from the \

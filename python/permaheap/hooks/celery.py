@@ -6,10 +6,10 @@ On the command line, or beside the tasks:
     import permaheap.hooks.celery
 
 It does nothing in a process that is no worker, such as a client of the queue. In the parent of
-workers it waits for Celery's signal worker_init, which comes when all tasks are imported, right
-before the pool is made. billiard forks the first children and their replacements by os.fork. (The
-signal worker_before_create_process comes at each of these forks, but only from the pool for brokers
-with an event loop.)
+workers it waits for Celery's signal worker_init. That signal comes when all tasks are imported,
+right before the pool is made. Celery's billiard forks the first children and their replacements by
+os.fork. (The signal worker_before_create_process comes at each of these forks, but only from the
+pool for brokers with an event loop.)
 """
 
 import warnings

@@ -15,8 +15,8 @@
    1. All changes are made by compare and swap.  A block is released only without uses, and
       uses are added only while it is live.  So a committed block never points into a
       released one.
-   2. A builder adds a use to each block that its own block refers to before it commits
-      (block.c), and release.c takes these uses back when that block is released.  A
+   2. Before it commits, a builder adds a use to each block that its own block refers to
+      (block.c).  release.c takes these uses back when that block is released.  A
       process killed in between leaves a use too many: that block can then not be
       released.  There is never one too few.
    3. 2**30 - 1 uses stay for ever.

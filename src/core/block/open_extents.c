@@ -1,8 +1,8 @@
 /* open_extents.c -- acquiring extents to build in, and the memory that builds need.
 
-   Open extents that no build uses wait in a list.  A build takes one out, so that
-   nested and concurrent builds (user code that freezes inside of a freeze, other
-   threads, other interpreters) never share one, and need no lock while they write:
+   Open extents that no build uses wait in a list.  A build takes one out.
+   So nested and concurrent builds (user code that freezes inside of a freeze, other
+   threads, other interpreters) never share one.  They need no lock while they write:
 
        idle  --take-->  building  --give-->       idle, filled further
                             |

@@ -19,9 +19,9 @@
 
    1. A block is released by one compare and swap of its word in the block table, and only
       without uses (block_table.c): no live block refers to it.
-   2. Memory is punched only if the block is released, and each process of the family has
-      ended, or has forgotten the block's stamp, or was forked by one that had, or has
-      never looked for blocks as new as this one (processes.c).
+   2. Memory is punched only if the block is released and no process can see it: each has
+      ended, has forgotten the block's stamp, was forked by one that had, or has never
+      looked for blocks as new as this one (processes.c).
    3. A process punches, and reuses extents, only while it holds the record lock on the
       first byte of the file, and ph_os_lock(); the kernel drops the lock of a dead one.
       No process waits for it: one that does not get the lock leaves the work to others.

@@ -31,8 +31,8 @@
 #define EXTENT_MOST (4 * PH_GIB)
 #define NO_OWNER 0                  /* given up by the holder of its lock */
 
-/* What we have seen of each extent: mapped when not NOT_MAPPED, then bytes
-   filled at our last refresh. */
+/* A word for each extent: NOT_MAPPED, or the bytes that were filled at our last
+   refresh, plus MAPPED_MARK. */
 #define NOT_MAPPED 0
 #define MAPPED_MARK 1               /* added to the bytes, so that 0 is free */
 static uint64_t seen_filled[PH_MAX_EXTENTS];

@@ -58,16 +58,16 @@ _Static_assert(sizeof(ph_extent) == 64, "a cache line for each");
 
 /* A process of the family, in the table of processes.c. */
 typedef struct {
-    _Atomic uint64_t id;   /* which one (ph_os_process); 0: the slot is free */
-    _Atomic uint64_t ready;     /* == process once its acks are written */
-    _Atomic uint64_t pending_forks;    /* low half: its forks whose child is not ready
+    _Atomic uint64_t id;        /* which one (ph_os_process); 0: the slot is free */
+    _Atomic uint64_t ready;     /* == id once its acks are written */
+    _Atomic uint64_t pending_forks; /* low half: its forks whose child is not ready
                                    yet; high half: how often these expired, or
                                    the slot taken */
-    _Atomic uint64_t has_acks;   /* its acks have memory; else it is all zeros */
+    _Atomic uint64_t has_acks;  /* its acks have memory; else it is all zeros */
     _Atomic uint64_t seen;      /* it can see blocks with lower numbers only */
     _Atomic uint64_t holds;     /* spans that it holds: its bits in their table
                                    (spans.c) */
-    _Atomic uint32_t notify;      /* a thread that waits for several channels sleeps
+    _Atomic uint32_t notify;    /* a thread that waits for several channels sleeps
                                    here: notify.c */
     uint32_t unused[3];         /* a cache line for each */
 } ph_process;
@@ -84,7 +84,7 @@ typedef struct {
     _Atomic uint64_t number;    /* and its number: written before `block` */
 } ph_pending_release;
 
-#define PH_PENDING_RELEASES 1024u        /* this many at a time */
+#define PH_PENDING_RELEASES 1024u   /* this many at a time */
 
 /* The first pages of the file. */
 typedef struct {
@@ -93,8 +93,8 @@ typedef struct {
     uint8_t family[16];         /* random name of the family */
     uint64_t key[2];            /* SipHash key of the handles' tags */
     uint64_t directory;         /* offset of the page directory: heap.h */
-    uint64_t block_table;            /* offset of the block table: block_table.c */
-    uint64_t block_table_words;      /* how many blocks it has room for */
+    uint64_t block_table;       /* offset of the block table: block_table.c */
+    uint64_t block_table_words; /* how many blocks it has room for */
     uint64_t acks;              /* offset of the processes' acks: processes.c */
     uint64_t journal;           /* offset of the journal: journal.c */
     uint64_t spans;             /* offset of the table of spans: span_table.c */
@@ -115,7 +115,7 @@ typedef struct {
     _Atomic uint64_t returned;  /* bytes of memory given back */
     _Atomic uint64_t stamps;    /* releases so far */
     _Atomic uint64_t pending_used;  /* entries of pending[] that were ever used */
-    _Atomic uint64_t joins;    /* processes that joined so far */
+    _Atomic uint64_t joins;     /* processes that joined so far */
     _Atomic uint64_t unlisted;  /* processes that found no slot */
     _Atomic uint64_t saved;     /* bytes that sharing has saved */
     _Atomic uint64_t objects_of[PH_KINDS];

@@ -87,7 +87,7 @@ ph_directory_entry(uint64_t offset)
 /* Check that the descriptor is still our file. */
 ph_status ph_heap_check_file(void);
 
-/* Read what the file holds, whatever this process has written to its own pages. */
+/* Read from the file, also where this process has pages of its own. */
 ph_status ph_heap_read(uint64_t offset, void *buf, uint64_t size);
 
 /* Have final addresses show these bytes, which the file holds there, also on a page

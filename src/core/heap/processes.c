@@ -17,10 +17,10 @@
    1. A process that can see a block has a slot and is not dead, or is counted: in the
       `pending_forks` of its parent's slot, or in `unlisted`.
    2. A child sees what its parent saw when it forked.  The parent raises its
-      `pending_forks` before the fork, and the child lowers it when its own slot is ready
-      (its acks are written, and the spans that it inherits have its bit): so there is no
-      moment when no slot speaks for the child.  A slot with pending forks sees
-      everything, and is neither freed nor taken over, dead or not.
+      `pending_forks` before the fork.  The child lowers it when its own slot is ready: its
+      acks are written, and the spans that it inherits have its bit.  So there is no moment
+      when no slot speaks for the child.  A slot with pending forks sees everything, and is
+      neither freed nor taken over, dead or not.
    3. A child has forgotten the blocks that its parent had when it forked.  It takes them
       from `own_acks`, private memory as old as the fork; the acks in the header may be
       newer.

@@ -5,8 +5,8 @@
    be killed between any two instructions.  So a change of many words is a *transaction*:
    before a word is written, its old value is noted in the journal, in shared memory.  One
    store, which empties the journal, makes the change.  If its process is killed before
-   that, the next one that takes the lock finds the journal not empty, and undoes it (an
-   undo log, as the rollback journal of SQLite's pager.c, with words for pages).
+   that, the next one that takes the lock finds the journal not empty, and undoes it.  This
+   is an undo log, as the rollback journal of SQLite's pager.c, with words for pages.
 
         entry[0]  entry[1]  ...  entry[used - 1]     the rest is meaningless
         offset, before                               used == 0: nothing to undo

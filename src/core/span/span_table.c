@@ -2,9 +2,9 @@
 
    Each extent of spans is cut into *runs* of whole pages without gaps: live spans, and
    free runs.  A run's *descriptor* is in a table of its own, so that the users of a span
-   cannot harm it.  Descriptors of one extent are linked by address; those of free runs
-   also in one of 256 lists for each size class (8 classes to a power of two), with a bit
-   for each list that is not empty.
+   cannot harm it.  Descriptors of one extent are linked by address.  Those of free
+   runs are also in one of 256 lists, one for each size class (8 classes to a power of two).
+   A bit for each list says whether it is empty.
 
         extent      | live |  free, warm  | live | free, cold |
         by address  d1 <--> d2 <--------> d3 <--> d4

@@ -21,7 +21,7 @@ typedef enum {
     PH_RUN_WARM,                    /* a free run with memory */
     PH_RUN_LIVE,                    /* a span */
     PH_RUN_TRASH,                   /* was a span, or a warm run: the one process that
-                                       has its bit in `holders` is to free it */
+                                       has its bit in `holders` frees it */
 } ph_run_state;
 
 /* A run of pages, free or not.  256 bytes.  Transactions of the journal change these
@@ -40,7 +40,7 @@ typedef struct {
     _Atomic uint64_t backed;        /* all its pages have memory, zeroed if so asked:
                                        written by its only holder */
     uint64_t unused[5];
-    _Atomic uint64_t holders[PH_PROCESSES / 64];      /* a bit for each process */
+    _Atomic uint64_t holders[PH_PROCESSES / 64];      /* a bit for each slot */
 } ph_span_run;
 
 /* The table's head.  The descriptors follow, on pages of their own. */

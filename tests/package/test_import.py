@@ -1,28 +1,26 @@
-"""What `import permaheap` loads: in each interpreter only what it takes to read."""
+"""`import permaheap` loads only the modules that reading needs, in each interpreter."""
 
 import os
 import pickle
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import permaheap
+from permaheap import _core
 
 SITE = str(Path(permaheap.__file__).parent.parent)
-TESTS = str(Path(__file__).parent)
+SUPPORT = str(Path(__file__).parents[1] / "support")
 
 # All that may be loaded; each module more costs every process and every interpreter.
 NEEDED = {
     *("permaheap", "permaheap._core", "permaheap._supported"),
     *("os", "os.path", "posixpath", "genericpath", "stat", "_stat", "abc", "_abc", "errno"),
-    *("collections", "collections.abc", "_collections_abc", "_collections", "itertools"),
-    *("keyword", "operator", "_operator", "reprlib"),
-    *("datetime", "_datetime", "_queue", "atexit"),
+    *("_collections_abc", "_collections", "datetime", "_datetime", "_queue", "atexit"),
 }
-if sys.version_info < (3, 13):  # interpreters with a GIL of their own refuse _datetime
-    NEEDED |= {"_pydatetime", "math"}
 HEAVY = {"ast", "dataclasses", "enum", "functools", "inspect", "re", "threading", "typing"}
 
 LOADED = f"""
@@ -33,7 +31,7 @@ import permaheap
 """
 SUBINTERPRETER = f"""
 import sys
-sys.path[:0] = [{SITE!r}, {{tests!r}}]
+sys.path[:0] = [{SITE!r}, {{support!r}}]
 import interpreters
 with interpreters.Interpreter() as interpreter:
     print(*interpreter.ask({{code!r}}))
@@ -60,7 +58,7 @@ def in_main(code):
 
 
 def in_subinterpreter(code):
-    return plain(SUBINTERPRETER.format(code=code, tests=TESTS))
+    return plain(SUBINTERPRETER.format(code=code, support=SUPPORT))
 
 
 @pytest.fixture(params=[in_main, in_subinterpreter])
@@ -83,6 +81,89 @@ assert permaheap.thaw(permaheap.Handle.from_bytes(bytes(handle)).get()) == {"a":
 result = sorted(set(sys.modules) - before)
 """
     assert interpreter(LOADED + code) <= NEEDED
+
+
+def test_reading_mappings_loads_no_more(interpreter):
+    code = """
+import _collections
+class Other(dict):
+    pass
+ordered = _collections.OrderedDict(b=1, a=2)
+assert list(permaheap.freeze(ordered)) == ["b", "a"]
+assert permaheap.freeze(_collections.defaultdict(list, a=[1])) == {"a": (1,)}
+try:
+    permaheap.freeze(Other())
+except permaheap.FreezeError:
+    pass
+result = sorted(set(sys.modules) - before)
+"""
+    assert interpreter(LOADED + code) <= NEEDED
+
+
+def test_a_counter_is_known_once_there_can_be_one(interpreter):
+    code = """
+import collections
+class Other(collections.Counter):
+    pass
+pack = permaheap._core._testing.pack
+unpack = permaheap._core._testing.unpack
+for turn in range(2):
+    counter = collections.Counter("aab")
+    assert permaheap.freeze([counter]) == ({"a": 2, "b": 1},)
+    assert permaheap.thaw(permaheap.freeze(counter)) == {"a": 2, "b": 1}
+    assert type(unpack(pack(counter))) is collections.Counter
+    assert permaheap.freeze(collections.OrderedDict(b=1, a=counter))["a"] == {"a": 2, "b": 1}
+    assert permaheap.freeze(collections.defaultdict(int, a=1)) == {"a": 1}
+    try:
+        permaheap.freeze(Other())
+    except permaheap.FreezeError:
+        continue
+    raise AssertionError
+result = ["whole"]
+"""
+    assert interpreter(LOADED + code) == {"whole"}
+
+
+def test_a_counter_is_known_whatever_is_among_the_modules(interpreter):
+    code = """
+import collections
+class Name(str):
+    __eq__ = None
+    __hash__ = str.__hash__
+sys.modules[Name("collections.")] = sys
+assert permaheap.freeze(collections.Counter("aab")) == {"a": 2, "b": 1}
+result = ["whole"]
+"""
+    assert interpreter(LOADED + code) == {"whole"}
+
+
+def test_something_else_in_the_place_of_a_counter(interpreter):
+    code = """
+import collections
+true, collections.Counter = collections.Counter, "no class"
+for refused in permaheap.freeze, permaheap._core._testing.pack:
+    try:
+        refused(true("aab"))
+    except TypeError:
+        continue
+    raise AssertionError
+collections.Counter = true
+assert permaheap.freeze(true("aab")) == {"a": 2, "b": 1}
+result = ["whole"]
+"""
+    assert interpreter(LOADED + code) == {"whole"}
+
+
+def test_a_counter_that_arrives_is_one(interpreter):
+    message = _core._testing.pack(Counter("aab"))
+    code = f"""
+assert "collections" not in sys.modules
+counter = permaheap._core._testing.unpack({message!r})
+import collections
+assert type(counter) is collections.Counter and counter == {{"a": 2, "b": 1}}
+result = ["whole"]
+"""
+    assert interpreter(LOADED + code) == {"whole"}
 
 
 @pytest.mark.parametrize(
