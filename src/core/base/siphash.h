@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* SipHash-2-4 of n words, in the order of their bytes in memory on a little-endian
+/* Return SipHash-2-4 of n words, in the order of their bytes in memory on a little-endian
    machine.  O(n). */
 uint64_t ph_siphash(const uint64_t key[2], const uint64_t *words, size_t n);
 

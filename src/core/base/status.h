@@ -26,7 +26,7 @@ typedef enum {
 ph_status ph_fail(ph_status status, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* The thread's last failure. */
+/* Return the thread's last failure, and the words for it. */
 ph_status ph_error_status(void);
 const char *ph_error_text(void);
 

@@ -95,7 +95,7 @@ new_nonce(uint64_t *p_nonce)
     return err ? ph_fail(PH_SYSTEM, "permaheap: no random numbers") : PH_OK;
 }
 
-/* An open extent with room for `size` bytes, of which `need` have memory. */
+/* Take an open extent with room for `size` bytes, of which `need` have memory. */
 static ph_status
 take_open_extent(uint64_t size, uint64_t hint, uint64_t need, ph_open_extent **p_open)
 {
@@ -347,7 +347,7 @@ publish_counts(const ph_block *block)
     }
 }
 
-/* Under the lock: tell the family, and note that we know already. */
+/* Tell the family, and note that we know already. */
 static void
 publish_commit(void)
 {
@@ -406,7 +406,7 @@ prepare_commit(const ph_block *block)
     }
 }
 
-/* With ph_os_lock() held, after the commit. */
+/* End our work in an extent after the commit, with ph_os_lock() held. */
 static void
 close_open_extent(const ph_block *block, ph_open_extent *open)
 {

@@ -34,7 +34,7 @@ typedef struct {
 
 /* Begin a block, after ph_heap_ready().  On failure there is nothing to abort. */
 ph_status ph_block_begin(ph_block *block);
-/* The last step that can fail: the block is whole.  Commit or abort it. */
+/* Make the block whole: the last step that can fail.  Then commit or abort it. */
 ph_status ph_block_seal(ph_block *block);
 /* Publish: from here on `root` is permanent.  Cannot fail.  Ends the block. */
 void ph_block_commit(ph_block *block, void *root);
@@ -42,8 +42,8 @@ void ph_block_commit(ph_block *block, void *root);
    In a child forked since ph_block_begin() it forgets the parent's block. */
 void ph_block_abort(ph_block *block);
 
-/* Has this process been forked off since the block was begun?  Then it must not write
-   to it: the window is the parent's. */
+/* Return whether this process was forked since the block was begun.  Then it must not
+   write to it: the window is the parent's. */
 static inline bool
 ph_block_is_foreign(const ph_block *block)
 {
@@ -54,7 +54,7 @@ ph_block_is_foreign(const ph_block *block)
    ph_block_seal() on.  Fails with PH_REFUSED when it was already. */
 ph_status ph_block_use(ph_block *block, const ph_segment *home);
 
-/* Slow path of ph_block_alloc(). */
+/* Make room for `size` bytes: the slow path of ph_block_alloc(). */
 ph_status ph_block_grow(ph_block *block, uint64_t size);
 
 static inline uint64_t
@@ -63,9 +63,9 @@ ph_align(uint64_t size)
     return (size + 7) & ~(uint64_t)7;
 }
 
-/* Room for `size` bytes, 8-aligned and not zeroed, at the final address; all
-   of `reach` >= size bytes from there stay readable for ever.  Returns NULL
-   after ph_fail(). */
+/* Take room for `size` bytes, 8-aligned and not zeroed, at the final address.  All of
+   `reach` >= size bytes from there stay readable for ever.  Returns NULL after
+   ph_fail(). */
 static inline void *
 ph_block_alloc(ph_block *block, uint64_t size, uint64_t reach)
 {
@@ -132,7 +132,7 @@ ph_block_count(ph_block *block, ph_kind kind, uint64_t size)
     block->bytes_of[kind] += ph_align(size);
 }
 
-/* Where to write what will be read at p. */
+/* Return the address to write at, for bytes that will be read at p. */
 static inline void *
 ph_writable(const ph_block *block, const void *p)
 {
@@ -140,9 +140,9 @@ ph_writable(const ph_block *block, const void *p)
     return (char *)p + block->window;
 }
 
-/* Where to read what is at p.  A page that the block shares with older ones may have
-   been copied by a stray write, and then shows nothing new at p itself (invariant 6 of
-   heap.c).  For permanent objects of other blocks that is p. */
+/* Return the address to read at, for the bytes of p.  A page that the block shares with
+   older ones may have been copied by a stray write, and then shows nothing new at p itself
+   (invariant 6 of heap.c).  For permanent objects of other blocks that is p. */
 static inline const void *
 ph_block_view(const ph_block *block, const void *p)
 {
@@ -159,7 +159,7 @@ ph_block_view(const ph_block *block, const void *p)
    for code that must read them there. */
 void ph_block_show(const ph_block *block);
 
-/* In a forked child, with ph_os_lock() held: its nonces are other ones. */
+/* Have a forked child use other nonces.  With ph_os_lock() held. */
 void ph_blocks_after_fork(void);
 
 #endif

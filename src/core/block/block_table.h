@@ -17,11 +17,11 @@ typedef enum { PH_LIVE, PH_RELEASED, PH_GONE } ph_block_state;
 ph_status ph_block_table_add(uint32_t *p_number);
 ph_block_state ph_block_table_state(const ph_segment *home);
 
-/* One more, or one fewer, block refers to this one.  PH_REFUSED for one more on a released
-   block. */
+/* Note that one more, or one fewer, block refers to this one.  PH_REFUSED for one more on
+   a released block. */
 ph_status ph_block_table_add_use(const ph_segment *home);
 void ph_block_table_drop_use(const ph_segment *home);
-/* How many blocks refer to it. */
+/* Return how many blocks refer to it. */
 uint32_t ph_block_table_uses(const ph_segment *home);
 
 /* Make a live block released; false if it was not live, or has uses. */

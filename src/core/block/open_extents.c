@@ -217,7 +217,7 @@ ph_open_extent_give_back(ph_open_extent *open)
 
 /* --- Memory ------------------------------------------------------------------- */
 
-/* If there is no memory, the family may still keep some for new spans. */
+/* Allocate.  If there is no memory, the family may still keep some for new spans. */
 static ph_status
 allocate_memory(uint64_t offset, uint64_t size)
 {

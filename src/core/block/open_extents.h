@@ -22,20 +22,20 @@ typedef struct ph_open_extent {
     uint64_t allocated;         /* offset up to which memory is allocated */
 } ph_open_extent;
 
-/* One with at least `size` free bytes: an idle one, or an extent of a dead owner, or a
+/* Take one with at least `size` free bytes: an idle one, or an extent of a dead owner, or a
    reused one, or a new one of about `hint` bytes.  The caller owns it. */
 ph_status ph_open_extent_take(uint64_t size, uint64_t hint, ph_open_extent **p_open);
-/* Memory for [pos, pos + size), and a little ahead. */
+/* Allocate memory for [pos, pos + size), and a little ahead. */
 ph_status ph_open_extent_allocate(ph_open_extent *open, uint64_t size);
-/* Give back the memory behind pos, except for a little. */
+/* Give back the memory after pos, except for a little. */
 void ph_open_extent_trim(ph_open_extent *open);
 
-/* With ph_os_lock() held: it is idle again, with what was committed; or without what
-   was built there since (give_back). */
+/* Put it back into the list, with ph_os_lock() held, after a commit; or without the bytes
+   that were built there since the last one (give_back). */
 void ph_open_extent_give(ph_open_extent *open);
 void ph_open_extent_give_back(ph_open_extent *open);
 
-/* In a forked child, with ph_os_lock() held: forget the parent's.  Plain C. */
+/* Forget the parent's, in a forked child, with ph_os_lock() held.  Plain C. */
 void ph_open_extents_after_fork(void);
 
 #endif

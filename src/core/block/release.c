@@ -205,7 +205,7 @@ pending_at(uint32_t index)
     return &ph_heap.header->pending[index];
 }
 
-/* Compares the nonce too: an entry made twice may have outlived its block. */
+/* Compare the nonce too: an entry made twice may have outlived its block. */
 static bool
 has_entry(const ph_segment *home)
 {
@@ -388,7 +388,7 @@ ph_forget(const ph_segment *home)
 
 /* --- Giving back -------------------------------------------------------------- */
 
-/* Can no process see the entry's block? */
+/* Return whether no process can see the entry's block. */
 static bool
 is_due(uint32_t index)
 {
@@ -563,7 +563,7 @@ ph_reuse_locked(uint64_t size, uint32_t *p_index)
 
 /* --- Debug mode --------------------------------------------------------------- */
 
-/* Before a SIGSEGV: say so if it was a page of a released block.  Reads shared memory, and
+/* Say, before a SIGSEGV, that it was a page of a released block.  Reads shared memory, and
    headers, which stay. */
 static void
 report_touch(const void *address)

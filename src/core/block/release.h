@@ -21,13 +21,13 @@ uint64_t ph_releases_pending(void);
 
 /* --- For open_extents.c, with ph_os_lock() held ------------------------------- */
 
-/* The same as ph_reclaim(). */
+/* Do the same as ph_reclaim(). */
 void ph_reclaim_locked(void);
 /* Find an extent with room for `size` bytes, all of whose blocks are gone, and make it
    ours and empty.  False if there is none. */
 bool ph_reuse_locked(uint64_t size, uint32_t *p_index);
 
-/* For family.c: from now on, in debug mode, a touch of a forgotten block is reported. */
+/* Have each touch of a forgotten block reported, in debug mode.  For family.c. */
 void ph_release_init(void);
 
 #endif

@@ -146,7 +146,7 @@ follow_fork_in_parent(void)
     ph_os_unlock();
 }
 
-/* Invariants 1 and 2. */
+/* Keep invariants 1 and 2. */
 static void
 follow_fork_in_child(void)
 {

@@ -9,7 +9,7 @@
    not PH_OK.  ph_rings_init() comes first: a forked child may give back a channel as
    its first act. */
 void ph_heap_init(void);
-/* PH_OK if there is a heap; else try to make it, and return why there is none, with
+/* Return PH_OK if there is a heap; else try to make it, and return why there is none, with
    words in ph_error_text().  Callers of blocks, spans and handles ask this first. */
 ph_status ph_heap_ready(void);
 

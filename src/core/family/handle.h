@@ -46,16 +46,16 @@ void ph_handle_of_span(ph_span_id id, ph_handle *handle);
 
 /* --- Resolving.  O(1) --------------------------------------------------------- */
 
-/* The object, and the flags of its block.  Of a handle that is whole but names a number
-   (handle->object) or a span, NULL and 0. */
+/* Find the object, and the flags of its block: NULL and 0 for a handle that is whole but
+   names a number (handle->object) or a span. */
 ph_status ph_handle_resolve(const ph_handle *handle, void **p_obj, uint32_t *p_flags);
 bool ph_handle_is_number(const ph_handle *handle);
 bool ph_handle_is_span(const ph_handle *handle);
-/* The span, if the handle is whole: ph_span_hold() tells whether it is still there. */
+/* Find the span, if the handle is whole: ph_span_hold() tells whether it is still there. */
 ph_status ph_handle_span(const ph_handle *handle, ph_span_id *id);
-/* The block whose root this handle names, also when it was released. */
+/* Find the block whose root this handle names, also when it was released. */
 ph_status ph_handle_block(const ph_handle *handle, const ph_segment **p_home);
-/* The same for the root itself. */
+/* Do the same for the root itself. */
 ph_status ph_root_block(const void *root, const ph_segment **p_home);
 
 #endif

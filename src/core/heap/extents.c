@@ -413,8 +413,8 @@ ph_extent_leave(uint32_t index)
     ph_os_unlock_byte(ph_heap.fd, atomic_load(&extent->offset));
 }
 
-/* Killed in between, this process leaves an extent that is of a new generation, or
-   empty. */
+/* Order the stores so that a process killed in between leaves an extent that is of a new
+   generation, or empty. */
 ph_status
 ph_extent_reset(uint32_t index)
 {

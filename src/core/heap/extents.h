@@ -10,17 +10,18 @@
 /* Map what the family has published since the last call.  O(1) when there is
    nothing new, else O(extents). */
 ph_status ph_heap_refresh(void);
-/* The same, also for what is committed but not published yet. */
+/* Do the same, also for blocks that are committed but not published yet. */
 ph_status ph_heap_refresh_all(void);
-/* Bytes in committed blocks of the whole family, without released ones.
+/* Return the bytes in committed blocks of the whole family, without released ones.
    O(extents). */
 uint64_t ph_heap_used(void);
-/* Is that part of an extent of permanent blocks which this process can read?  O(1). */
+/* Return whether this process can read the offset, in an extent of permanent blocks.
+   O(1). */
 bool ph_heap_is_mapped(uint64_t offset);
-/* How far an extent is filled, in bytes, also when its owner was killed in the
-   middle of saying so. */
+/* Return how far an extent is filled, in bytes, also when its owner was killed before it
+   could note so. */
 uint64_t ph_extent_fill(const ph_extent *extent);
-/* How far extent `index` was filled at the last refresh, in bytes. */
+/* Return how far extent `index` was filled at the last refresh, in bytes. */
 uint64_t ph_extent_seen_filled(uint32_t index);
 
 /* --- All below with ph_os_lock() held ----------------------------------------- */
@@ -38,7 +39,7 @@ bool ph_extent_take(uint32_t index);
 void ph_extent_leave(uint32_t index);
 /* Reuse an extent of ours, all of whose blocks are gone. */
 ph_status ph_extent_reset(uint32_t index);
-/* After a commit of our own: `filled` of extent `index` has grown. */
+/* Note, after a commit of our own, that `filled` of extent `index` has grown. */
 void ph_extent_seen(uint32_t index);
 
 /* Claim a new extent of spans, and map it: at least `least` bytes, or `hint` if there

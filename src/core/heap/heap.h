@@ -99,15 +99,15 @@ ph_status ph_system_failure(const char *what, uint64_t size, int err);
 
 /* --- Its memory --------------------------------------------------------------- */
 
-/* Memory for [offset, offset + size), inside one extent, and for its part of the
-   directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may
-   ask the spans for memory that they keep, and call again. */
+/* Allocate memory for [offset, offset + size), inside one extent, and for its part of the
+   directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may ask
+   the spans for memory that they keep, and call again. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
 
-/* The same without a part of the directory: of an extent of spans. */
+/* Do the same without a part of the directory: for an extent of spans. */
 ph_status ph_heap_allocate_spans(uint64_t offset, uint64_t size);
 
-/* Memory for a part of the header's tables, so that writing there cannot fail. */
+/* Allocate memory for a part of the header's tables, so that writing there cannot fail. */
 ph_status ph_heap_allocate_table(uint64_t offset, uint64_t size);
 
 /* Give memory back that nothing committed uses. */

@@ -236,7 +236,7 @@ child_is_ready(uint64_t child)
     return false;
 }
 
-/* Is there a process that may still become ready?  Looks at children of `parent`, or of
+/* Return whether a process may still become ready, among the children of `parent`, or of
    any process (0). */
 static bool
 child_may_come(int parent)

@@ -20,34 +20,35 @@ void ph_processes_join(void);             /* likewise: its parent no longer spea
 
 /* --- For spans.c and notify.c: also without the lock -------------------------- */
 
-/* This process's slot, or PH_PROCESSES if it has none. */
+/* Return this process's slot, or PH_PROCESSES if it has none. */
 uint32_t ph_process_slot(void);
-/* Has it forks whose child is not ready yet? */
+/* Return whether it has forks whose child is not ready yet. */
 bool ph_process_has_pending_forks(void);
-/* The word that counts them: another word after each fork. */
+/* Return the word that counts them: another word after each fork. */
 uint64_t ph_process_pending_forks(void);
 /* Expire those whose child will never come.  With ph_os_lock() held. */
 void ph_processes_expire_forks(void);
-/* Is slot `index` without a live process?  Which one was there last: 0 if none. */
+/* Return whether slot `index` is without a live process.  *p_process is the one that was
+   there last: 0 if none. */
 bool ph_process_is_gone(uint32_t index, uint64_t *p_process);
 
 /* --- For blocks and their release --------------------------------------------- */
 
-/* From now on this process can see all blocks that have a number so far. */
+/* Note that this process can see all blocks that have a number so far. */
 void ph_process_has_seen_all(void);
-/* Likewise, its own new block. */
+/* Note the same for its own new block. */
 void ph_process_has_seen(uint32_t number);
 
-/* This process forgets the block that entry `index` of pending[] has with this stamp.  On
-   failure nothing has changed. */
+/* Forget, in this process, the block that entry `index` of pending[] has with this stamp.
+   On failure nothing has changed. */
 ph_status ph_process_acknowledge(uint32_t index, uint32_t stamp);
 
 /* Free the slots of processes that have ended.  O(processes), and reads a small file for
    each. */
 void ph_processes_reap(void);
-/* May a process still see the block of that number, which that entry has with that stamp?
-   Certain only if `joins` of the header is the same before ph_processes_reap() and
-   afterwards.  O(processes). */
+/* Return whether a process may still see the block of that number, which that entry has
+   with that stamp.  Certain only if `joins` of the header is the same before
+   ph_processes_reap() and afterwards.  O(processes). */
 bool ph_processes_may_see(uint32_t number, uint32_t index, uint32_t stamp);
 
 #endif

@@ -11,14 +11,14 @@
    nothing. */
 void ph_notify_init(void);
 
-/* This process's word in the family's shared memory, which grows and wakes with each
-   notification; and the watcher that stands for it in a ring.  False when this process
+/* Find this process's word in the family's shared memory, which grows and wakes with each
+   notification, and the watcher that stands for it in a ring.  False when this process
    has no slot: then it is not woken. */
 bool ph_notify_word(_Atomic uint32_t **p_word, uint64_t *p_watcher);
 
-/* For datagram socket `number` of this process: the watcher that stands for it in a ring,
-   and the abstract name that it must have, without the zero byte in front.  Returns the
-   name's size. */
+/* Return the watcher that stands in a ring for datagram socket `number` of this process.
+   Write the abstract name that the socket of a watcher must have, without the zero byte in
+   front, and return the name's size. */
 uint64_t ph_notify_watcher(uint32_t number);
 size_t ph_notify_name(uint64_t watcher, char name[PH_NOTIFY_NAME]);
 

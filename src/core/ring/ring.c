@@ -133,8 +133,8 @@ ph_ring_capacity(const ph_ring *ring)
     return ring->capacity;
 }
 
-/* Half of the ring: sender and receiver can work at the same time, and no sender has to
-   wait for an empty ring. */
+/* Return half of the ring: sender and receiver can work at the same time, and no sender
+   has to wait for an empty ring. */
 uint64_t
 ph_ring_largest(const ph_ring *ring)
 {
@@ -160,7 +160,8 @@ head_of(const ph_ring *ring)
     return atomic_load_explicit(&ring->receivers.position, memory_order_acquire);
 }
 
-/* Corrected by the positions: at least 1 if they differ, at most as many as would fit. */
+/* Correct the count by the positions: at least 1 if they differ, at most as many as would
+   fit. */
 uint64_t
 ph_ring_messages(const ph_ring *ring)
 {
@@ -306,7 +307,7 @@ write_record(ph_ring *ring, uint64_t position, const ph_outgoing *message)
     }
 }
 
-/* Can this be a record that fits before the tail? */
+/* Return whether this can be a record that fits before the tail. */
 static bool
 is_believable(const ph_frame *frame, uint64_t room)
 {
@@ -373,7 +374,7 @@ mend_end(ph_ring *ring, ph_end *end)
 static ph_status
 lock_end(ph_ring *ring, ph_end *end, uint64_t until, ph_status busy)
 {
-    assert(!ph_os_is_locked());         /* the journal takes it later: invariant 7 */
+    assert(!ph_os_is_locked());         /* the journal takes that one later */
     int err = ph_mutex_try(&end->mutex);
     if (err == EBUSY) {
         err = lock_busy(&end->mutex, until);
@@ -502,7 +503,8 @@ left_for_others(ph_ring *ring, uint64_t record)
     return wanted;
 }
 
-/* Nothing fits between impossible positions: a receiver sets them right. */
+/* Return whether this many bytes are free.  Nothing fits between impossible positions: a
+   receiver sets them right. */
 static bool
 record_fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
 {
@@ -511,7 +513,8 @@ record_fits(const ph_ring *ring, uint64_t head, uint64_t tail, uint64_t bytes)
            && (head | tail) % ALIGNMENT == 0;
 }
 
-/* With the senders' lock held.  Looks at the head only when the ring seems full. */
+/* Return whether a record fits.  With the senders' lock held.  Looks at the head only when
+   the ring seems full. */
 static bool
 has_room(ph_ring *ring, uint64_t tail, uint64_t record)
 {
@@ -523,7 +526,7 @@ has_room(ph_ring *ring, uint64_t tail, uint64_t record)
     return record_fits(ring, ring->senders.seen, tail, bytes);
 }
 
-/* May one more message with memory elsewhere wait?  (Invariant 8.) */
+/* Return whether one more message with memory elsewhere may wait (invariant 8). */
 static bool
 has_room_out_of_line(const ph_ring *ring)
 {
@@ -616,7 +619,7 @@ ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until)
 
 /* --- Receiving ---------------------------------------------------------------- */
 
-/* The positions are impossible: begin again at a position that was never used. */
+/* Begin again at a position that was never used: the positions are impossible. */
 static ph_status
 throw_all_away(ph_ring *ring, uint64_t until)
 {
@@ -657,7 +660,7 @@ throw_away(ph_ring *ring, uint64_t head, uint64_t tail, const ph_frame *frame)
                    "thrown away with all that waited behind it");
 }
 
-/* There is no message.  If the ring is closed, make sure that none comes. */
+/* Return that there is no message.  If the ring is closed, make sure that none comes. */
 static ph_status
 find_nothing(ph_ring *ring, uint64_t head, uint64_t until)
 {
@@ -790,7 +793,7 @@ typedef struct {
     bool out_of_line;               /* it has memory elsewhere */
 } ph_wait;
 
-/* Is it worthwhile to try again? */
+/* Return whether it is worthwhile to try again. */
 static bool
 wait_is_over(const ph_wait *wait)
 {
@@ -840,8 +843,9 @@ claim_room(ph_ring *ring, uint64_t record, uint64_t now)
     }
 }
 
-/* PH_OK when the wait is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a signal, and
-   after a SLICE: a signal may come just before this thread sleeps, or to another one. */
+/* Return PH_OK when the wait is over, PH_EMPTY when the time is.  PH_INTERRUPTED for a
+   signal, and after a SLICE: a signal may come just before this thread sleeps, or to
+   another one. */
 static ph_status
 sleep_until_over(const ph_wait *wait, uint64_t until)
 {
@@ -896,9 +900,9 @@ ph_ring_wait_message(ph_ring *ring, uint64_t spin, uint64_t until)
 
 /* --- The end ------------------------------------------------------------------ */
 
-/* For spans.c: no process holds the channel any more.  Call `drop` for each span that each
-   message holds.  Takes no lock, since a process may have died with one; and only reads,
-   since the caller may be killed, and another one begin again. */
+/* Call `drop` for each span that each message holds.  For spans.c, when no process holds
+   the channel any more.  Takes no lock, since a process may have died with one; and only
+   reads, since the caller may be killed, and another one begin again. */
 static void
 drop_spans_of_all(void *memory, void (*drop)(ph_span_id id))
 {

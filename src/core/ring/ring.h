@@ -40,24 +40,24 @@ typedef struct {
 
 #define PH_RING_MOST ((uint64_t)4 * PH_GIB)     /* bytes of messages in a ring */
 
-/* Bytes of a span for a ring with room for `capacity` bytes of messages: rounded up to a
-   power of two, 16 KiB at least. */
+/* Return the bytes of a span for a ring with room for `capacity` bytes of messages: these
+   are rounded up to a power of two, 16 KiB at least. */
 uint64_t ph_ring_span_size(uint64_t capacity);
 ph_status ph_ring_init(ph_ring *ring, uint64_t capacity);
 
-/* Bytes that message and spans may take together (8 for each span), half of the ring: a
-   larger message travels in a span.  PH_MESSAGE_SPANS spans always fit. */
+/* Return the bytes that message and spans may take together (8 for each span), half of the
+   ring: a larger message travels in a span.  PH_MESSAGE_SPANS spans always fit. */
 uint64_t ph_ring_largest(const ph_ring *ring);
 uint64_t ph_ring_capacity(const ph_ring *ring);
 uint64_t ph_ring_messages(const ph_ring *ring);         /* waiting now; about right */
 bool ph_ring_is_closed(const ph_ring *ring);
 
-/* Send, or receive.  Neither waits, except for a lock that is held for the time of a copy,
-   and for that at most until `until`.  Sending: PH_FULL (also when the lock could not be
-   had), PH_CLOSED; PH_NOMEM, PH_BAD_HANDLE. */
+/* Send, without waiting, except for a lock that is held for the time of a copy, and for
+   that at most until `until`.  PH_FULL (also when the lock could not be had), PH_CLOSED;
+   PH_NOMEM, PH_BAD_HANDLE. */
 ph_status ph_ring_send(ph_ring *ring, const ph_outgoing *message, uint64_t until);
-/* Receiving: PH_EMPTY; PH_CLOSED when it is empty and closed; PH_NOMEM, nothing taken;
-   PH_BAD_HANDLE when a damaged message was thrown away. */
+/* Receive, likewise.  PH_EMPTY; PH_CLOSED when it is empty and closed; PH_NOMEM, nothing
+   taken; PH_BAD_HANDLE when a damaged message was thrown away. */
 ph_status ph_ring_recv(ph_ring *ring, ph_incoming *message, uint64_t until);
 void ph_incoming_free(ph_incoming *message);
 
@@ -83,7 +83,7 @@ typedef enum { PH_WATCH_MESSAGE, PH_WATCH_ROOM } ph_watch;
 bool ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher);
 void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
 extern void (*ph_ring_on_notify)(uint64_t watcher, uint64_t key);
-/* The ring and the event that it is called for: the same word in all processes. */
+/* Return the key that stands for a ring and an event: the same word in all processes. */
 uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
 
 #endif

@@ -64,8 +64,8 @@ the_journal(void)
 
 /* --- Undoing ------------------------------------------------------------------ */
 
-/* Has the word that commits reached its value?  It is in a channel that this process may
-   never have had, so it is mapped first. */
+/* Find out whether the word that commits has reached its value.  It is in a channel that
+   this process may never have had, so it is mapped first. */
 static ph_status
 find_commit(const ph_journal *j, bool *p_committed)
 {

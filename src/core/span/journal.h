@@ -28,10 +28,11 @@ ph_status ph_journal_begin(void);
 void ph_journal_write(_Atomic uint64_t *word, uint64_t value);
 /* Make the change of all words written since ph_journal_begin(), and unlock. */
 void ph_journal_commit(void);
-/* The same, at the moment when *word, which only grows, gets that value: a process that
-   sees the value sees the whole change.  Only the owner of a robust lock writes to such a
-   word.  An owner that is told that the one before it died calls ph_journal_mend() before
-   it writes there; else a change that was not made would count as made. */
+/* Make the same change at the moment when *word, which only grows, gets that value: a
+   process that sees the value sees the whole change.  Only the owner of a robust lock
+   writes to such a word.  An owner that is told that the one before it died calls
+   ph_journal_mend() before it writes there; else a change that was not made would count
+   as made. */
 void ph_journal_commit_with(_Atomic uint64_t *word, uint64_t value);
 /* Undo the change, and unlock. */
 void ph_journal_undo(void);

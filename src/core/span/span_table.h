@@ -96,7 +96,7 @@ ph_run_generation_of(const ph_span_run *run)
 
 /* --- Inside of a transaction of the journal ----------------------------------- */
 
-/* ph_journal_write(), unless the word has the value. */
+/* Call ph_journal_write(), unless the word has the value. */
 void ph_run_put(_Atomic uint64_t *word, uint64_t value);
 void ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                       ph_run_state state);
@@ -113,7 +113,7 @@ ph_status ph_runs_add(uint64_t offset, uint64_t size);
 
 /* --- Outside of one ----------------------------------------------------------- */
 
-/* Memory for as many descriptors as a transaction may take. */
+/* Allocate memory for as many descriptors as a transaction may take. */
 ph_status ph_runs_ready(void);
 /* Return what is wrong with the table, and where (a descriptor), or NULL.  Takes the
    locks.  O(descriptors). */

@@ -225,7 +225,7 @@ find_live(ph_span_id id)
 
 /* --- Cleaning up -------------------------------------------------------------- */
 
-/* Called by ph_span_empty_channel(), for each hold of a message. */
+/* Drop one hold of a message: ph_span_empty_channel() calls this for each of them. */
 static void
 drop_for_message(ph_span_id id)
 {
@@ -439,8 +439,8 @@ has_gone_holder(const ph_span_run *run, const gone_processes *gone)
 _Static_assert(PH_PROCESSES + BIT_WORDS + 256 <= PH_JOURNAL_MOST,
                "all holders may be gone");
 
-/* Inside of a transaction.  A process that has taken over such a slot since clears its bits
-   itself. */
+/* Clear these holders inside of a transaction.  A process that has taken over such a slot
+   since clears its bits itself. */
 static uint64_t
 clear_gone_holders(uint64_t index, const gone_processes *gone)
 {
@@ -538,8 +538,8 @@ take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
     return status;
 }
 
-/* Inside of a transaction: a live span.  It is not backed yet, unless its memory will do
-   as it is. */
+/* Make a live span, inside of a transaction.  It is not backed yet, unless its memory will
+   do as it is. */
 static ph_status
 begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
            bool *p_warm)
@@ -744,7 +744,7 @@ ph_span_hold_named(ph_span_id id)
     return status == PH_OK ? PH_OK : ph_span_hold(id, PH_SPAN_CHANNEL);
 }
 
-/* Skips spans that are not backed: their memory is not ready to be looked at. */
+/* Skip spans that are not backed: their memory is not ready to be looked at. */
 void *
 ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id, uint64_t *p_size)
 {

@@ -17,37 +17,38 @@
 #include "core/base/status.h"
 #include "core/span/span_id.h"
 
-/* A span of at least `size` bytes, held once by this process.  Its memory is
+/* Make a span of at least `size` bytes, held once by this process.  Its memory is
    allocated (no SIGBUS later), and zeroed if asked for.  PH_NOMEM when there is no
    memory or no room.  O(log) and, when zeroed or fresh, O(size). */
 ph_status ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id);
-/* One more hold of this process, on a span that a process of the family named.
+/* Hold a span that a process of the family named, once more in this process.
    PH_BAD_HANDLE when there is no such span of that kind (any more). */
 ph_status ph_span_hold(ph_span_id id, ph_span_kind kind);
-/* The same for a span that a value names: a Buffer's, or a Channel's. */
+/* Do the same for a span that a value names: a Buffer's, or a Channel's. */
 ph_status ph_span_hold_named(ph_span_id id);
-/* One hold less.  The last one in the family frees the span; then the messages of a
+/* Drop one hold.  The last one in the family frees the span; then the messages of a
    channel drop their holds too.  Cannot fail. */
 void ph_span_drop(ph_span_id id);
 
-/* With the journal's lock held: the next live span of that kind after *p_index (initially
-   0), for a walk over all of them.  NULL when there is none; else its address, where it
-   stays until ph_journal_commit(). */
+/* Find the next live span of that kind after *p_index (initially 0), for a walk over all
+   of them inside of a transaction of the journal.  Returns its address, where it stays
+   until ph_journal_commit(); NULL when there is none. */
 void *ph_spans_next(ph_span_kind kind, uint32_t *p_index, ph_span_id *id,
                     uint64_t *p_size);
 
-/* Of a span that this process holds.  The size is the one asked for. */
+/* Return the address, or the size asked for, of a span that this process holds; else NULL
+   or 0. */
 void *ph_span_address(ph_span_id id);
 uint64_t ph_span_size(ph_span_id id);
-/* Is this process its only holder: no other process, and no message? */
+/* Return whether this process is its only holder: no other process, and no message. */
 bool ph_span_is_ours(ph_span_id id);
 
-/* For ring.c.  Publish a message that holds these spans, by storing `value` in *position, a
-   word of shared memory that only grows.  This process holds the spans; `n` may be 0, and
-   one span may stand there twice.  And take a message out again, so that this process
-   holds the spans, once for each entry.  As a whole or not at all, also when the process
-   is killed.  Does nothing and fails: with PH_BAD_HANDLE when an id is of no live span (a
-   damaged message), with PH_NOMEM for more than PH_MESSAGE_SPANS. */
+/* Publish a message that holds these spans, by storing `value` in *position, a word of
+   shared memory that only grows.  This process holds the spans; `n` may be 0, and one span
+   may stand there twice.  Take a message out again, so that this process holds the spans,
+   once for each entry.  Both are done as a whole or not at all, also when the process is
+   killed.  For ring.c.  Does nothing and fails: with PH_BAD_HANDLE when an id is of no live
+   span (a damaged message), with PH_NOMEM for more than PH_MESSAGE_SPANS. */
 ph_status ph_spans_publish(const ph_span_id *ids, uint32_t n,
                            _Atomic uint64_t *position, uint64_t value);
 ph_status ph_spans_take(const ph_span_id *ids, uint32_t n,
@@ -62,7 +63,7 @@ extern void (*ph_span_empty_channel)(void *memory, void (*drop)(ph_span_id id));
    that became free.  O(spans + processes). */
 uint64_t ph_spans_sweep(void);
 
-/* Give back the memory that is kept for new spans.  How many bytes. */
+/* Give back the memory that is kept for new spans.  Returns how many bytes. */
 uint64_t ph_spans_give_back(void);
 
 /* For stats(): bytes of the family's live spans, how many, and bytes of memory kept
@@ -72,8 +73,8 @@ typedef struct {
 } ph_spans_figures;
 ph_spans_figures ph_spans_count(void);
 
-/* In a forked child, with ph_os_lock() held, between ph_processes_after_fork() and
-   ph_processes_join(): it holds what its parent held.  Plain C. */
+/* Hold, in a forked child, the spans that its parent held.  Called with ph_os_lock() held,
+   between ph_processes_after_fork() and ph_processes_join().  Plain C. */
 void ph_spans_after_fork(void);
 
 #endif
