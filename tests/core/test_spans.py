@@ -637,6 +637,49 @@ def test_replaced_by_exec():
     drop(span)
 
 
+CLOSED = """
+import os, sys
+from processes import heap_file, memory
+from permaheap import Buffer, Channel, _core, stats
+
+size = 257 << 20                # more than is kept for the next one
+reader, writer = os.pipe()
+before = memory()
+if (pid := os.fork()) == 0:
+    secret = Buffer(size)
+    secret[:6] = secret[-6:] = b"secret"
+    channel = Channel(name="old name")
+    channel.send(b"secret")
+    if sys.argv[1] == "closed":
+        os.closerange(3, 1000)          # as a daemon does
+    else:
+        _core._testing.fault(1, persistent=True)
+    secret.release()
+    del channel
+    os.write(1, b"%d" % stats().spans)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+if sys.argv[1] == "closed":
+    assert memory() - before < 2 << 20, memory()
+buffer = Buffer(size)
+assert not any(bytes(buffer[i : i + 4096]) != bytes(4096) for i in (0, size // 2, size - 4096))
+unnamed, named = Channel(), Channel(name="old name")
+unnamed.send(1)
+assert len(named) == 0
+_core._testing.check()
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "failing"])
+def test_memory_that_is_not_given_back_is_not_used_as_zeros(run, how):
+    """A process that has closed its descriptors punches through the mapping.
+
+    If the kernel refuses that, too, the memory waits.
+    """
+    done = run(CLOSED, how)
+    assert (done.returncode, done.stdout) == (0, "0"), done.stderr
+
+
 def churn(rounds):
     for i in range(rounds):
         span = new(1 + i * 5000 % 100_000)

@@ -406,6 +406,8 @@ ph_extent_reset(uint32_t index)
     atomic_store(&extent->filled, 0);
     atomic_store(&extent->gone, 0);
     atomic_fetch_add(&ph_heap.header->reused, filled);
-    ph_heap_punch(atomic_load(&extent->offset), extent->size);
+    if (!ph_heap_punch(atomic_load(&extent->offset), extent->size)) {
+        return ph_fail(PH_SYSTEM, "permaheap: cannot give back the memory of an extent");
+    }
     return map_extent(index);
 }

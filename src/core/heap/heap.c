@@ -163,10 +163,16 @@ ph_heap_allocate_table(uint64_t offset, uint64_t size)
                : PH_OK;
 }
 
-void
+bool
 ph_heap_punch(uint64_t offset, uint64_t size)
 {
-    if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
-        ph_os_punch(ph_heap.fd, offset, size);
-    }
+    return ph_os_is_file(ph_heap.fd, ph_heap.file)
+           && ph_os_punch(ph_heap.fd, offset, size) == 0;
+}
+
+bool
+ph_heap_punch_spans(uint64_t offset, uint64_t size)
+{
+    return ph_os_punch_mapped(ph_address_of(offset), size) == 0
+           || ph_heap_punch(offset, size);
 }

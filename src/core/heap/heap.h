@@ -108,7 +108,10 @@ ph_status ph_heap_allocate_spans(uint64_t offset, uint64_t size);
 /* Memory for a part of the header's tables, so that writing there cannot fail. */
 ph_status ph_heap_allocate_table(uint64_t offset, uint64_t size);
 
-/* Give memory back that nothing committed uses. */
-void ph_heap_punch(uint64_t offset, uint64_t size);
+/* Give memory back that nothing committed uses.  False if the kernel did not take it, or
+   the program has closed the heap's descriptor: then the bytes are still there. */
+bool ph_heap_punch(uint64_t offset, uint64_t size);
+/* The same of an extent of spans that this process has mapped: needs no descriptor. */
+bool ph_heap_punch_spans(uint64_t offset, uint64_t size);
 
 #endif

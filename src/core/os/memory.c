@@ -9,7 +9,7 @@
 
    The file is a memfd, which forked children inherit.  Its memory is allocated before
    use (ph_os_allocate()), because an access beyond a limit would be a SIGBUS.  Memory
-   is given back only with ph_os_punch().
+   is given back only with ph_os_punch() and ph_os_punch_mapped().
 
    Invariants:
 
@@ -219,12 +219,30 @@ ph_os_allocate(int fd, uint64_t offset, uint64_t size)
     return 0;
 }
 
-void
+int
 ph_os_punch(int fd, uint64_t offset, uint64_t size)
 {
     assert(ph_is_whole_pages(offset, size));    /* else zeros, not holes */
-    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                    (off_t)offset, (off_t)size);
+    if (ph_fault()) {
+        return EIO;
+    }
+    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)offset, (off_t)size) < 0) {
+        if (errno != EINTR) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+int
+ph_os_punch_mapped(void *addr, size_t size)
+{
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
+    if (ph_fault()) {
+        return EIO;
+    }
+    return madvise(addr, size, MADV_REMOVE) < 0 ? errno : 0;
 }
 
 int
