@@ -483,6 +483,36 @@ def test_spans_fill_a_cgroup(group):
     assert 60 * MIB < int(made) < 150 * MIB
 
 
+WITHOUT_DESCRIPTORS = """
+import permaheap
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+files = []
+try:
+    while True:
+        files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+attempt(permaheap.Buffer, 300 << 20)
+for _ in range(20):                     # what was given back can be used again
+    permaheap.Buffer(40 << 20).release()
+    permaheap.reclaim()
+buffers = []
+while (buffer := attempt(permaheap.Buffer, 5_000_000)) is not None:
+    buffers.append(buffer)
+frozen = freeze_until_full(lambda n: [n, bytes(5_000_000)])
+print(len(buffers))
+"""
+
+
+def test_without_descriptors(group):
+    """The limits can then not be read: the last answer counts."""
+    large, one_more, frozen, count = lines_of(start(WITHOUT_DESCRIPTORS, group=group.path))
+    for error in (large, one_more, frozen):
+        assert error.startswith("MemoryError: permaheap: ")
+        assert "memory cgroup" in error
+    assert 60 * MIB < int(count) * 5_000_000 < 150 * MIB
+
+
 CACHE = """
 import permaheap
 with open(sys.argv[1], "wb") as file:

@@ -221,6 +221,7 @@ ph_heap_init(void)
         ph_heap.state = create_heap();
     }
     ph_os_unlock();
+    (void)ph_heap_memory_left();    /* an answer to go by, should descriptors run out */
 }
 
 ph_status

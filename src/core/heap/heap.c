@@ -48,6 +48,10 @@ ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 #define ALLOWANCE_MOST (4 * PH_MIB)
 static uint64_t allowance;          /* under ph_os_lock() */
 
+/* The last answer about the memory left, corrected by what this process has allocated and
+   given back since.  It counts while there is no free descriptor to ask with. */
+static uint64_t last_available = UINT64_MAX;    /* under ph_os_lock() */
+
 /* Bytes that are left for others: a process that finds its container full to
    the last page is killed when it next touches one of its own. */
 #define MARGIN(size) (8 * PH_MIB + (size) / 16)
@@ -93,6 +97,25 @@ ph_show_bytes(void *at, const void *bytes, uint64_t size)
 
 /* --- Its memory --------------------------------------------------------------- */
 
+static uint64_t
+ask_for_memory_left(void)
+{
+    uint64_t available;
+    if (ph_os_memory_available(&available) == 0) {
+        last_available = available;
+    }
+    return last_available;
+}
+
+uint64_t
+ph_heap_memory_left(void)
+{
+    ph_os_lock();
+    uint64_t left = ask_for_memory_left();
+    ph_os_unlock();
+    return left;
+}
+
 /* Compare with what is left to this process.  Asking the kernel means reading a dozen
    small files: once for each ALLOWANCE_MOST bytes, or for half of what is left if that
    is less. */
@@ -102,7 +125,7 @@ check_limits(uint64_t size)
     ph_os_lock();
     ph_status status = PH_OK;
     if (size > allowance) {
-        uint64_t available = ph_os_memory_available();
+        uint64_t available = ask_for_memory_left();
         available -= MARGIN(size) < available ? MARGIN(size) : available;
         allowance = available / 2 < ALLOWANCE_MOST ? available / 2 : ALLOWANCE_MOST;
         if (available < size) {
@@ -114,6 +137,9 @@ check_limits(uint64_t size)
         }
     }
     allowance -= size < allowance ? size : allowance;
+    if (status == PH_OK) {
+        last_available -= size < last_available ? size : last_available;
+    }
     ph_os_unlock();
     return status;
 }
@@ -175,4 +201,12 @@ ph_heap_punch_spans(uint64_t offset, uint64_t size)
 {
     return ph_os_punch_mapped(ph_address_of(offset), size) == 0
            || ph_heap_punch(offset, size);
+}
+
+void
+ph_heap_count_given_back(uint64_t size)
+{
+    ph_os_lock();
+    last_available += size < UINT64_MAX - last_available ? size : 0;
+    ph_os_unlock();
 }

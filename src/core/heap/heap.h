@@ -97,6 +97,9 @@ ph_status ph_system_failure(const char *what, uint64_t size, int err);
 
 /* --- Its memory --------------------------------------------------------------- */
 
+/* Bytes that this process can still use; the last answer if it has no free descriptor. */
+uint64_t ph_heap_memory_left(void);
+
 /* Memory for [offset, offset + size), inside one extent, and for its part of the
    directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may
    ask the spans for memory that they keep, and call again. */
@@ -113,5 +116,7 @@ ph_status ph_heap_allocate_table(uint64_t offset, uint64_t size);
 bool ph_heap_punch(uint64_t offset, uint64_t size);
 /* The same of an extent of spans that this process has mapped: needs no descriptor. */
 bool ph_heap_punch_spans(uint64_t offset, uint64_t size);
+/* Count memory as free that such a punch gave back: see ph_heap_memory_left(). */
+void ph_heap_count_given_back(uint64_t size);
 
 #endif

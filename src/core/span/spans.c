@@ -309,11 +309,15 @@ clean_up_one(uint64_t index)
     if (backed && free_trash(index, true)) {
         return;
     }
+    bool had_memory = backed || ph_run_kind_of(run) == PH_SPAN_FREE;
     atomic_store(&run->backed, 0);
     ph_death_point();
     if (!ph_heap_punch_spans(run->offset, run->pages * PH_PAGE)) {
         put_off(index);
         return;
+    }
+    if (had_memory) {
+        ph_heap_count_given_back(run->pages * PH_PAGE);
     }
     ph_death_point();
     (void)free_trash(index, false);
@@ -519,7 +523,7 @@ check_ready(void)
     }
     ph_spans_head *head = ph_spans_table();
     if (atomic_load(&head->keep_most) == 0) {
-        uint64_t most = ph_os_memory_available() / 8;
+        uint64_t most = ph_heap_memory_left() / 8;
         atomic_store(&head->keep_most, most < KEEP_MOST ? most + 1 : KEEP_MOST);
     }
     return PH_OK;
