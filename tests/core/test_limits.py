@@ -90,16 +90,35 @@ assert permaheap.is_frozen(None)
 """
 
 
-@pytest.mark.parametrize("limit", [600, 1000, 4000])
+@pytest.mark.parametrize("limit", [300, 600, 1000, 4000, 17_000])
 def test_small_address_space_makes_a_small_heap(limit):
-    reserved, *_ = lines_of(start(USE, 3, limits=[(resource.RLIMIT_AS, limit * MIB)]))
+    reserved, *_ = lines_of(start(USE, 1, limits=[(resource.RLIMIT_AS, limit * MIB)]))
     name, size = reserved.split()
     assert name == "reserved"
-    assert 64 * MIB <= int(size) <= limit * MIB // 2
+    assert 32 * MIB <= int(size) <= limit * MIB // 8
+
+
+LEAVES = """
+def addresses():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+before = addresses()
+import permaheap
+permaheap.freeze(["small", 1.5])
+permaheap.Buffer(100)
+print(addresses() - before)
+"""
+
+
+@pytest.mark.parametrize("limit", [300, 586, 2000, 9000])
+def test_the_program_keeps_most_of_its_address_space(limit):
+    [took] = lines_of(start(LEAVES, limits=[(resource.RLIMIT_AS, limit * MIB)]))
+    assert int(took) <= limit * MIB // 4 + 24 * MIB  # the modules
 
 
 def test_small_heap_gets_full():
-    done = start(USE, 10**6, limits=[(resource.RLIMIT_AS, 800 * MIB)])
+    done = start(USE, 10**6, limits=[(resource.RLIMIT_AS, 3000 * MIB)])
     reserved, error, froze, *of_the_child = lines_of(done)
     for text in (error, *of_the_child):
         assert text.startswith("MemoryError: permaheap: the heap is full")

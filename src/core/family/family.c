@@ -37,20 +37,23 @@
 #include "core/span/span_table.h"
 #include "core/span/spans.h"
 
-#define RESERVE_LEAST (64 * PH_MIB)
+#define RESERVE_LEAST (32 * PH_MIB)
+#define ADDRESS_SHARE 4                 /* of RLIMIT_AS: the rest is the program's */
 #define BLOCK_TABLE_SHARE 16             /* of the addresses; blocks have 88 bytes or
                                        more, their word in the block table has 4 */
 
 /* --- The header --------------------------------------------------------------- */
 
-/* Reserve range and window together, as large as RLIMIT_AS and RLIMIT_FSIZE allow. */
+/* Reserve range and window together: as large as RLIMIT_FSIZE allows, and a quarter of
+   RLIMIT_AS at most. */
 static int
 reserve_addresses(uint64_t *p_size, char **p_base)
 {
-    uint64_t limit = ph_os_file_size_limit();
-    int err = EFBIG;
+    uint64_t file = ph_os_file_size_limit();
+    uint64_t addresses = ph_os_address_limit() / ADDRESS_SHARE;
+    int err = file < RESERVE_LEAST ? EFBIG : ENOMEM;
     for (uint64_t size = PH_RESERVE_MOST; size >= RESERVE_LEAST; size /= 2) {
-        if (size > limit) {
+        if (size > file || 2 * size > addresses) {
             continue;
         }
         void *base;

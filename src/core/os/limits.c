@@ -43,14 +43,26 @@ ph_os_strict_overcommit(void)
     return ph_os_read_number("/proc/sys/vm", "overcommit_memory", &mode) && mode == 2;
 }
 
-uint64_t
-ph_os_file_size_limit(void)
+static uint64_t
+soft_limit(int resource)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
+    if (getrlimit(resource, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY) {
         return UINT64_MAX;
     }
     return limit.rlim_cur;
+}
+
+uint64_t
+ph_os_file_size_limit(void)
+{
+    return soft_limit(RLIMIT_FSIZE);
+}
+
+uint64_t
+ph_os_address_limit(void)
+{
+    return soft_limit(RLIMIT_AS);
 }
 
 bool

@@ -17,6 +17,8 @@ int ph_os_memory_available(uint64_t *p_available);
 bool ph_os_strict_overcommit(void);
 /* Return RLIMIT_FSIZE in bytes; UINT64_MAX if there is no limit. */
 uint64_t ph_os_file_size_limit(void);
+/* The same of RLIMIT_AS. */
+uint64_t ph_os_address_limit(void);
 
 /* Return whether an environment variable is set, and is neither "" nor "0". */
 bool ph_os_env_flag(const char *name);
