@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from compile import compiler
+
 pytestmark = pytest.mark.no_sanitizer("the limits leave it no addresses")
 
 MIB = 1 << 20
@@ -251,6 +253,27 @@ def test_kernel_without_populate():
     """Before Linux 5.14 there is no MADV_POPULATE_READ (22): it only saves time."""
     _, froze = with_refused("madvise", 22, 22)
     assert froze == "froze 3"
+
+
+SIGNALLED = """
+import signal
+import permaheap
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+signal.alarm(20)
+frozen = permaheap.freeze([bytes(30_000_000), 1.5])
+buffer = permaheap.Buffer(30_000_000)
+buffer[:] = frozen[0]
+assert permaheap._core._testing.check() == 1
+"""
+
+
+def test_signals_while_memory_is_allocated(tmp_path):
+    """Kernels before Linux 6.10 undo an allocation when a signal comes: a profiler's timer."""
+    library = tmp_path / "signalled.so"
+    source = Path(__file__).with_name("signalled.c")
+    subprocess.run([*compiler(), "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    assert lines_of(start(SIGNALLED, LD_PRELOAD=str(library))) == []
 
 
 # --- Overcommit -----------------------------------------------------------------------------------

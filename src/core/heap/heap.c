@@ -167,7 +167,13 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
     if (status == PH_OK) {
         status = allocate_range(entry, ph_page_up(end) - entry);
     }
-    return status == PH_OK ? allocate_range(offset, size) : status;
+    if (status == PH_OK) {
+        status = allocate_range(offset, size);
+        if (status != PH_OK) {
+            (void)ph_heap_punch(offset, size);      /* a part may have memory */
+        }
+    }
+    return status;
 }
 
 ph_status

@@ -100,7 +100,7 @@ ph_status ph_system_failure(const char *what, uint64_t size, int err);
 /* Bytes that this process can still use; the last answer if it has no free descriptor. */
 uint64_t ph_heap_memory_left(void);
 
-/* Memory for [offset, offset + size), inside one extent, and for its part of the
+/* Memory for [offset, offset + size), inside one extent, which has none yet, and for its part of the
    directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may
    ask the spans for memory that they keep, and call again. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);

@@ -44,6 +44,7 @@
 #endif
 
 #define HUGE_PAGE (2 * PH_MIB)
+#define PIECE_MOST (4 * PH_MIB)     /* bytes that one fallocate(2) allocates */
 
 /* --- Address space ------------------------------------------------------------ */
 
@@ -204,6 +205,8 @@ ph_os_close(int fd)
     (void)close(fd);
 }
 
+/* Before Linux 6.10 a signal undoes all that a call has done so far.  Under a timer a large
+   range would never be allocated: so pieces, and smaller ones after each signal. */
 int
 ph_os_allocate(int fd, uint64_t offset, uint64_t size)
 {
@@ -211,9 +214,17 @@ ph_os_allocate(int fd, uint64_t offset, uint64_t size)
     if (ph_fault()) {
         return ENOSPC;
     }
-    while (fallocate(fd, 0, (off_t)offset, (off_t)size) < 0) {
-        if (errno != EINTR) {
+    uint64_t end = offset + size, piece = PIECE_MOST;
+    while (offset < end) {
+        uint64_t n = end - offset < piece ? end - offset : piece;
+        if (fallocate(fd, 0, (off_t)offset, (off_t)n) == 0) {
+            offset += n;
+        }
+        else if (errno != EINTR) {
             return errno;
+        }
+        else if (piece > PH_PAGE) {
+            piece /= 2;
         }
     }
     return 0;

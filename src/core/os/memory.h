@@ -55,7 +55,7 @@ void ph_os_close(int fd);
 int ph_os_pread(int fd, void *buf, size_t size, uint64_t offset);
 
 /* Allocate memory for part of the file: a failure is an errno value here, instead of
-   SIGBUS on a later access. [fault] */
+   SIGBUS on a later access.  After a failure some of it may have memory. [fault] */
 int ph_os_allocate(int fd, uint64_t offset, uint64_t size);
 /* Give the memory of whole pages of the file back; then they read as zeros. [fault] */
 int ph_os_punch(int fd, uint64_t offset, uint64_t size);
