@@ -276,6 +276,57 @@ def test_signals_while_memory_is_allocated(tmp_path):
     assert lines_of(start(SIGNALLED, LD_PRELOAD=str(library))) == []
 
 
+# --- Holes ----------------------------------------------------------------------------------------
+
+MAPPINGS = """
+import permaheap
+frozen = permaheap.freeze(["small", {"x": 1.5}, bytes(20_000_000)])
+buffer, channel = permaheap.Buffer(100), permaheap.Channel()
+flags = set()
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        ours = "/memfd:permaheap" in line
+    elif ours and line.startswith("VmFlags:"):
+        flags = set(line.split()[1:])
+        print("dumped" if "dd" not in flags else "charged" if "ac" in flags else "neither")
+"""
+
+
+def test_core_dumps_read_no_holes():
+    """And private mappings are not charged, so that a fork is not refused for them."""
+    mappings = lines_of(start(MAPPINGS, PERMAHEAP_SEAL="0"))
+    assert len(mappings) > 3
+    assert set(mappings) == {"neither"}
+
+
+LOCKED = """
+import permaheap
+frozen = permaheap.freeze(["small", {"x": 1.5}])
+buffer = permaheap.Buffer(100)
+if ctypes.CDLL(None).mlockall(1) != 0:
+    print("may not lock")
+    sys.exit(0)
+for line in open("/proc/self/status"):
+    if line.startswith("VmRSS:"):
+        print(int(line.split()[1]) * 1024)
+more = [permaheap.freeze([n, n * 1.5]) for n in range(1000)]
+assert [one[0] for one in more] == list(range(1000))
+assert permaheap._core._testing.check() == 1001
+"""
+
+
+def test_mlockall_fills_no_tables():
+    large = Group()  # a failure would take all memory of the machine
+    try:
+        large.limit(1024 * MIB)
+        [resident] = lines_of(start(LOCKED, group=large.path, PERMAHEAP_SEAL="1"))
+    finally:
+        large.close()
+    if resident == "may not lock":
+        pytest.skip("only root can lock memory")
+    assert int(resident) < 300 * MIB
+
+
 # --- Overcommit -----------------------------------------------------------------------------------
 
 OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")

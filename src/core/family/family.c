@@ -85,7 +85,8 @@ write_header(ph_header *header, uint64_t size)
 }
 
 /* Map header and tables over the front of the range.  Only touched pages of the tables
-   take memory. */
+   take memory.  Directory and block table, the large ones, have no access yet: extents.c and
+   block_table.c permit it as far as they are used. */
 static ph_status
 map_header(char *base, uint64_t size, int fd)
 {
@@ -103,6 +104,9 @@ map_header(char *base, uint64_t size, int fd)
     if (err == 0) {
         err = ph_os_allocate(fd, header->journal, header->spans - header->journal
                                                   + PH_SPANS_HEAD_SIZE);
+    }
+    if (err == 0) {
+        err = ph_os_permit(base + header->directory, header->acks - header->directory, false);
     }
     if (err == 0) {
         err = ph_mutex_init(&((ph_journal *)(base + header->journal))->mutex);

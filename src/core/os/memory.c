@@ -19,6 +19,8 @@
       affect a neighbour, or refuse them.
    3. The caller of ph_os_lock_byte() and ph_os_unlock_byte() holds the process lock: the
       kernel grants a record lock to the process, and so to each of its threads.
+   4. A core dump, or gcore, reads no mapping of the heap's file: reading a hole of it
+      allocates memory, which no process would give back.
 
    Raw memory is the C library's.  Large tables are mapped, so that they can be aligned
    to huge pages. */
@@ -82,8 +84,19 @@ ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind)
     }
     int prot = kind == PH_MAP_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
     int flags = kind == PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
-    void *p = mmap(addr, size, prot, flags | MAP_FIXED, fd, (off_t)offset);
-    return p == MAP_FAILED ? errno : 0;
+    void *p = mmap(addr, size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
+    if (p == MAP_FAILED) {
+        return errno;
+    }
+    (void)madvise(addr, size, MADV_DONTDUMP);       /* invariant 4 */
+    return 0;
+}
+
+int
+ph_os_permit(void *addr, size_t size, bool access)
+{
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
+    return mprotect(addr, size, access ? PROT_READ | PROT_WRITE : PROT_NONE) < 0 ? errno : 0;
 }
 
 void

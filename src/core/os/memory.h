@@ -24,6 +24,8 @@ void ph_os_release(void *addr, size_t size);
 
 /* Map part of the file over reserved addresses. [fault] */
 int ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind);
+/* Permit access to a shared mapping, or forbid it: mlockall() allocates what may be read. */
+int ph_os_permit(void *addr, size_t size, bool access);
 /* Return addresses to the reservation.  Cannot fail for addresses that are mapped. */
 void ph_os_unmap(void *addr, size_t size);
 /* Map a file shared from its start, wherever there is room. [fault] */
