@@ -579,13 +579,27 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
     return PH_OK;
 }
 
+/* Begin a transaction that has descriptors for a new span.  Their memory is allocated outside
+   of the lock, where another process may take them: then once more. */
+static ph_status
+begin_with_descriptors(void)
+{
+    for (;;) {
+        ph_status status = ph_runs_make_ready();
+        if (status == PH_OK) {
+            status = ph_journal_begin();
+        }
+        if (status != PH_OK || ph_runs_are_ready()) {
+            return status;
+        }
+        ph_journal_undo();
+    }
+}
+
 static ph_status
 claim_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
 {
-    ph_status status = ph_runs_ready();
-    if (status == PH_OK) {
-        status = ph_journal_begin();
-    }
+    ph_status status = begin_with_descriptors();
     if (status != PH_OK) {
         return status;
     }
