@@ -10,10 +10,11 @@ import sys
 FIRST = (3, 12)
 LAST = (3, 15)
 MACHINES = ("x86_64", "aarch64")
+PAGE = 4096  # bytes: the heap is mapped, and given back, in units of it
 
 SENTENCE = (
     "permaheap supports CPython 3.12 to 3.15 (3.14.0 to 3.14.4 are untested), "
-    "GIL builds, 64-bit, on Linux on x86-64 and aarch64"
+    "GIL builds, 64-bit, on Linux on x86-64 and aarch64, with pages of 4 KiB"
 )
 
 
@@ -32,6 +33,7 @@ class Interpreter:
         bits: "int | None" = None,
         system: "str | None" = None,
         machine: "str | None" = None,
+        page: "int | None" = None,
     ) -> None:
         self.implementation = implementation or sys.implementation.name
         self.version = version or (sys.version_info[0], sys.version_info[1])
@@ -41,6 +43,7 @@ class Interpreter:
         self.bits = bits or (64 if sys.maxsize > 2**32 else 32)
         self.system = system or sys.platform
         self.machine = machine or os.uname().machine
+        self.page = page or (os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else PAGE)
 
     def refusal(self) -> "str | None":
         """Return the fact about this interpreter that is not supported, or None."""
@@ -56,6 +59,8 @@ class Interpreter:
             return f"a {self.bits}-bit build"
         if self.machine not in MACHINES:
             return f"a machine of the kind {self.machine}"
+        if self.page != PAGE:
+            return f"a kernel with pages of {self.page // 1024} KiB"
         return None
 
 

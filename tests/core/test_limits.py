@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from compile import compiler
+
 pytestmark = pytest.mark.no_sanitizer("the limits leave it no addresses")
 
 MIB = 1 << 20
@@ -90,16 +92,35 @@ assert permaheap.is_frozen(None)
 """
 
 
-@pytest.mark.parametrize("limit", [600, 1000, 4000])
+@pytest.mark.parametrize("limit", [300, 600, 1000, 4000, 17_000])
 def test_small_address_space_makes_a_small_heap(limit):
-    reserved, *_ = lines_of(start(USE, 3, limits=[(resource.RLIMIT_AS, limit * MIB)]))
+    reserved, *_ = lines_of(start(USE, 1, limits=[(resource.RLIMIT_AS, limit * MIB)]))
     name, size = reserved.split()
     assert name == "reserved"
-    assert 64 * MIB <= int(size) <= limit * MIB // 2
+    assert 32 * MIB <= int(size) <= limit * MIB // 8
+
+
+LEAVES = """
+def addresses():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+before = addresses()
+import permaheap
+permaheap.freeze(["small", 1.5])
+permaheap.Buffer(100)
+print(addresses() - before)
+"""
+
+
+@pytest.mark.parametrize("limit", [300, 586, 2000, 9000])
+def test_the_program_keeps_most_of_its_address_space(limit):
+    [took] = lines_of(start(LEAVES, limits=[(resource.RLIMIT_AS, limit * MIB)]))
+    assert int(took) <= limit * MIB // 4 + 24 * MIB  # the modules
 
 
 def test_small_heap_gets_full():
-    done = start(USE, 10**6, limits=[(resource.RLIMIT_AS, 800 * MIB)])
+    done = start(USE, 10**6, limits=[(resource.RLIMIT_AS, 3000 * MIB)])
     reserved, error, froze, *of_the_child = lines_of(done)
     for text in (error, *of_the_child):
         assert text.startswith("MemoryError: permaheap: the heap is full")
@@ -232,6 +253,78 @@ def test_kernel_without_populate():
     """Before Linux 5.14 there is no MADV_POPULATE_READ (22): it only saves time."""
     _, froze = with_refused("madvise", 22, 22)
     assert froze == "froze 3"
+
+
+SIGNALLED = """
+import signal
+import permaheap
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+signal.alarm(20)
+frozen = permaheap.freeze([bytes(30_000_000), 1.5])
+buffer = permaheap.Buffer(30_000_000)
+buffer[:] = frozen[0]
+assert permaheap._core._testing.check() == 1
+"""
+
+
+def test_signals_while_memory_is_allocated(tmp_path):
+    """Kernels before Linux 6.10 undo an allocation when a signal comes: a profiler's timer."""
+    library = tmp_path / "signalled.so"
+    source = Path(__file__).with_name("signalled.c")
+    subprocess.run([*compiler(), "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    assert lines_of(start(SIGNALLED, LD_PRELOAD=str(library))) == []
+
+
+# --- Holes ----------------------------------------------------------------------------------------
+
+MAPPINGS = """
+import permaheap
+frozen = permaheap.freeze(["small", {"x": 1.5}, bytes(20_000_000)])
+buffer, channel = permaheap.Buffer(100), permaheap.Channel()
+flags = set()
+for line in open("/proc/self/smaps"):
+    if "-" in line.split()[0]:
+        ours = "/memfd:permaheap" in line
+    elif ours and line.startswith("VmFlags:"):
+        flags = set(line.split()[1:])
+        print("dumped" if "dd" not in flags else "charged" if "ac" in flags else "neither")
+"""
+
+
+def test_core_dumps_read_no_holes():
+    """And private mappings are not charged, so that a fork is not refused for them."""
+    mappings = lines_of(start(MAPPINGS, PERMAHEAP_SEAL="0"))
+    assert len(mappings) > 3
+    assert set(mappings) == {"neither"}
+
+
+LOCKED = """
+import permaheap
+frozen = permaheap.freeze(["small", {"x": 1.5}])
+buffer = permaheap.Buffer(100)
+if ctypes.CDLL(None).mlockall(1) != 0:
+    print("may not lock")
+    sys.exit(0)
+for line in open("/proc/self/status"):
+    if line.startswith("VmRSS:"):
+        print(int(line.split()[1]) * 1024)
+more = [permaheap.freeze([n, n * 1.5]) for n in range(1000)]
+assert [one[0] for one in more] == list(range(1000))
+assert permaheap._core._testing.check() == 1001
+"""
+
+
+def test_mlockall_fills_no_tables():
+    large = Group()  # a failure would take all memory of the machine
+    try:
+        large.limit(1024 * MIB)
+        [resident] = lines_of(start(LOCKED, group=large.path, PERMAHEAP_SEAL="1"))
+    finally:
+        large.close()
+    if resident == "may not lock":
+        pytest.skip("only root can lock memory")
+    assert int(resident) < 300 * MIB
 
 
 # --- Overcommit -----------------------------------------------------------------------------------
@@ -481,6 +574,36 @@ def test_spans_fill_a_cgroup(group):
         assert error.startswith("MemoryError: permaheap: ")
         assert "memory cgroup" in error
     assert 60 * MIB < int(made) < 150 * MIB
+
+
+WITHOUT_DESCRIPTORS = """
+import permaheap
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+files = []
+try:
+    while True:
+        files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+attempt(permaheap.Buffer, 300 << 20)
+for _ in range(20):                     # what was given back can be used again
+    permaheap.Buffer(40 << 20).release()
+    permaheap.reclaim()
+buffers = []
+while (buffer := attempt(permaheap.Buffer, 5_000_000)) is not None:
+    buffers.append(buffer)
+frozen = freeze_until_full(lambda n: [n, bytes(5_000_000)])
+print(len(buffers))
+"""
+
+
+def test_without_descriptors(group):
+    """The limits can then not be read: the last answer counts."""
+    large, one_more, frozen, count = lines_of(start(WITHOUT_DESCRIPTORS, group=group.path))
+    for error in (large, one_more, frozen):
+        assert error.startswith("MemoryError: permaheap: ")
+        assert "memory cgroup" in error
+    assert 60 * MIB < int(count) * 5_000_000 < 150 * MIB
 
 
 CACHE = """

@@ -637,6 +637,101 @@ def test_replaced_by_exec():
     drop(span)
 
 
+CLOSED = """
+import os, sys
+from processes import heap_file, memory
+from permaheap import Buffer, Channel, _core, stats
+
+size = 257 << 20                # more than is kept for the next one
+reader, writer = os.pipe()
+before = memory()
+if (pid := os.fork()) == 0:
+    secret = Buffer(size)
+    secret[:6] = secret[-6:] = b"secret"
+    channel = Channel(name="old name")
+    channel.send(b"secret")
+    if sys.argv[1] == "closed":
+        os.closerange(3, 1000)          # as a daemon does
+    else:
+        _core._testing.fault(1, persistent=True)
+    secret.release()
+    del channel
+    os.write(1, b"%d" % stats().spans)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+if sys.argv[1] == "closed":
+    assert memory() - before < 2 << 20, memory()
+buffer = Buffer(size)
+assert not any(bytes(buffer[i : i + 4096]) != bytes(4096) for i in (0, size // 2, size - 4096))
+unnamed, named = Channel(), Channel(name="old name")
+unnamed.send(1)
+assert len(named) == 0
+_core._testing.check()
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "failing"])
+def test_memory_that_is_not_given_back_is_not_used_as_zeros(run, how):
+    """A process that has closed its descriptors punches through the mapping.
+
+    If the kernel refuses that, too, the memory waits.
+    """
+    done = run(CLOSED, how)
+    assert (done.returncode, done.stdout) == (0, "0"), done.stderr
+
+
+AT_ONCE = """
+import ctypes, os, time
+from pathlib import Path
+from processes import header
+from permaheap import Buffer, _core, stats
+
+held = Buffer(1)
+bytes_before = stats().span_bytes
+ready, go, made, end = (os.pipe() for _ in range(4))
+children = []
+for _ in range(40):             # more than a page of the table has descriptors
+    if (pid := os.fork()) == 0:
+        os.write(ready[1], b"x")
+        os.close(go[1])
+        os.close(end[1])
+        os.read(go[0], 1)
+        try:
+            buffer = Buffer(4096)
+            os.write(made[1], b"x")
+        except MemoryError:
+            os.write(made[1], b"-")
+        os.read(end[0], 1)
+        os._exit(0)
+    children.append(pid)
+for _ in children:
+    os.read(ready[0], 1)
+lines = Path("/proc/self/maps").read_text().splitlines()
+ours = [line.split() for line in lines if "/memfd:permaheap" in line]
+[base] = [int(words[0].split("-")[0], 16) for words in ours if int(words[2], 16) == 0]
+mutex = ctypes.c_void_p(base + header().journal)
+libc = ctypes.PyDLL(None)
+libc.pthread_mutex_lock(mutex)
+os.close(go[1])
+time.sleep(1)                   # now all of them wait for the lock
+libc.pthread_mutex_unlock(mutex)
+os.close(made[1])
+for _ in children:
+    assert os.read(made[0], 1) == b"x"
+assert stats().span_bytes - bytes_before == len(children) * 4096, stats()
+_core._testing.check()
+os.close(end[1])
+for pid in children:
+    assert os.waitpid(pid, 0)[1] == 0
+"""
+
+
+def test_many_make_spans_at_the_same_time(run):
+    """Each gets what it asked for: there are descriptors for all, or it waits for them."""
+    done = run(AT_ONCE)
+    assert done.returncode == 0, done.stderr
+
+
 def churn(rounds):
     for i in range(rounds):
         span = new(1 + i * 5000 % 100_000)

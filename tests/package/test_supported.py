@@ -22,6 +22,7 @@ GOOD: dict[str, Any] = {
     "bits": 64,
     "system": "linux",
     "machine": "x86_64",
+    "page": 4096,
 }
 
 
@@ -48,6 +49,8 @@ def test_supported_ones_are_not_refused(minor: int, machine: str) -> None:
         ("bits", 32, "a 32-bit build"),
         ("system", "darwin", "darwin"),
         ("machine", "riscv64", "riscv64"),
+        ("page", 16384, "a kernel with pages of 16 KiB"),
+        ("page", 65536, "a kernel with pages of 64 KiB"),
     ],
 )
 def test_anything_else_is_refused_by_name(fact: str, value: object, named: str) -> None:
@@ -58,7 +61,7 @@ def test_anything_else_is_refused_by_name(fact: str, value: object, named: str) 
 
 
 def test_the_sentence_says_all_of_it() -> None:
-    for part in ("3.12 to 3.15", "3.14.0 to 3.14.4 are untested", "GIL", "64-bit", "Linux"):
+    for part in ("3.12 to 3.15", "3.14.0 to 3.14.4 are untested", "GIL", "64-bit", "Linux", "4 KiB"):
         assert part in _supported.SENTENCE
 
 
@@ -77,6 +80,22 @@ def test_import_is_refused_before_the_core_loads(monkeypatch: pytest.MonkeyPatch
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [_supported.message("elsewhere"), "False"]
+
+
+def test_import_is_refused_with_large_pages() -> None:
+    """Kernels of aarch64 can have pages of 16 or 64 KiB."""
+    program = (
+        "import os\n"
+        "os.sysconf = lambda name: 65536\n"
+        "try:\n"
+        "    import permaheap\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [_supported.message("a kernel with pages of 64 KiB")]
 
 
 def test_missing_headers_are_named(tmp_path: Path) -> None:

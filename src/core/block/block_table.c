@@ -21,7 +21,10 @@
       released.  There is never one too few.
    3. 2**30 - 1 uses stay for ever.
 
-   State: the table belongs to the family. */
+   4. A process has access to the words up to the highest that it has used, and a bit
+      beyond.  The rest would be filled with memory by mlockall().
+
+   State: the table belongs to the family, the statics to this process. */
 
 #include "core/block/block_table.h"
 
@@ -36,12 +39,35 @@
 
 #define WORDS_PER_PAGE (PH_PAGE / sizeof(uint32_t))
 
+#define OPEN_AT_ONCE ((uint64_t)1 << 18)    /* words */
+
 static uint64_t pages_ready;    /* of the table: they have memory; under ph_os_lock() */
+static _Atomic uint64_t words_open;     /* this process has access to that many */
+
+/* Permit access up to the word of that number, and to many more.  Cannot fail: the border
+   between two mappings moves.  Threads may do so at the same time. */
+static void
+open_words(uint64_t number)
+{
+    uint64_t table = ph_heap.header->block_table;
+    uint64_t all = ph_heap.header->acks - table;
+    uint64_t size = (number / OPEN_AT_ONCE + 1) * OPEN_AT_ONCE * sizeof(uint32_t);
+    size = size < all ? size : all;
+    if (ph_os_permit(ph_address_of(table), size, true) == 0) {
+        uint64_t words = size / sizeof(uint32_t), before = atomic_load(&words_open);
+        while (before < words
+               && !atomic_compare_exchange_weak(&words_open, &before, words)) {
+        }
+    }
+}
 
 static _Atomic uint32_t *
 word_of(const ph_segment *home)
 {
     assert(home->number < ph_heap.header->block_table_words);
+    if (home->number >= atomic_load_explicit(&words_open, memory_order_relaxed)) {
+        open_words(home->number);
+    }
     _Atomic uint32_t *words = ph_address_of(ph_heap.header->block_table);
     return words + home->number;
 }

@@ -84,10 +84,9 @@ inherit_extent(uint32_t index, uint64_t size)
     atomic_store(&extent->filled, filled);
     atomic_store(&extent->spill_block, 0);
     uint64_t whole = ph_page_up(filled);
-    if (whole < extent->size) {
-        ph_heap_punch(offset + whole, extent->size - whole);
-    }
-    if (extent->size - filled < size) {
+    bool empty = whole >= extent->size
+                 || ph_heap_punch(offset + whole, extent->size - whole);
+    if (!empty || extent->size - filled < size) {
         ph_extent_leave(index);
         return false;
     }
@@ -187,8 +186,8 @@ void
 ph_open_extent_trim(ph_open_extent *open)
 {
     uint64_t whole = ph_page_up(open->pos);
-    if (open->allocated > whole + KEEP_ALLOCATED) {
-        ph_heap_punch(whole, open->allocated - whole);
+    if (open->allocated > whole + KEEP_ALLOCATED
+        && ph_heap_punch(whole, open->allocated - whole)) {
         open->allocated = whole;
     }
 }

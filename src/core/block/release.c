@@ -67,10 +67,10 @@ read_segment(uint64_t offset, ph_segment *segment)
     return ph_heap_read(offset, segment, sizeof(*segment));
 }
 
-typedef void (*range_visitor)(uint64_t start, uint64_t size);
+typedef ph_status (*range_visitor)(uint64_t start, uint64_t size);
 
 /* Visit the whole pages behind each segment's header.  *p_bytes is the size of the block,
-   *p_visited that of these pages. */
+   *p_visited that of these pages.  A visitor that fails ends the walk. */
 static ph_status
 visit_pages(uint64_t home, range_visitor visit, uint64_t *p_bytes,
             uint64_t *p_visited)
@@ -88,7 +88,7 @@ visit_pages(uint64_t home, range_visitor visit, uint64_t *p_bytes,
         bytes += segment.size;
         if (end > start) {
             visited += end - start;
-            visit(start, end - start);
+            status = visit(start, end - start);
         }
     }
     *p_bytes = bytes;
@@ -272,9 +272,10 @@ take_back_use(uint64_t used, void *arg)
     return true;
 }
 
-static void
+static ph_status
 visit_nothing(uint64_t start, uint64_t size)
 {
+    return PH_OK;
 }
 
 static ph_status
@@ -333,7 +334,7 @@ ph_release(const ph_segment *home)
 
 /* --- Forgetting --------------------------------------------------------------- */
 
-static void
+static ph_status
 drop_pages(uint64_t start, uint64_t size)
 {
     if (debug) {
@@ -342,6 +343,7 @@ drop_pages(uint64_t start, uint64_t size)
     else {
         ph_os_forget(ph_address_of(start), size);
     }
+    return PH_OK;
 }
 
 static ph_status
@@ -438,7 +440,15 @@ count_gone(uint64_t home)
     }
 }
 
-/* Punch the entry's block.  This process need not have mapped it. */
+static ph_status
+punch_pages(uint64_t start, uint64_t size)
+{
+    return ph_heap_punch(start, size) ? PH_OK
+           : ph_fail(PH_SYSTEM, "permaheap: cannot give back the memory of a block");
+}
+
+/* Punch the entry's block, or leave the entry for another time if that fails.  This process
+   need not have mapped it. */
 static void
 give_back_entry(ph_pending_release *entry)
 {
@@ -450,7 +460,7 @@ give_back_entry(ph_pending_release *entry)
     }
     if (segment.nonce == atomic_load(&entry->nonce)
         && ph_block_table_state(&segment) == PH_RELEASED) {
-        if (visit_pages(home, ph_heap_punch, &bytes, &pages) != PH_OK) {
+        if (visit_pages(home, punch_pages, &bytes, &pages) != PH_OK) {
             return;
         }
         ph_block_table_set_gone(&segment);

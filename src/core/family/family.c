@@ -38,20 +38,23 @@
 #include "core/span/span_table.h"
 #include "core/span/spans.h"
 
-#define RESERVE_LEAST (64 * PH_MIB)
+#define RESERVE_LEAST (32 * PH_MIB)
+#define ADDRESS_SHARE 4             /* of RLIMIT_AS: the rest is the program's */
 #define BLOCK_TABLE_SHARE 16        /* of the addresses; blocks have 88 bytes or more,
                                        their word in the block table has 4 */
 
 /* --- The header --------------------------------------------------------------- */
 
-/* Reserve range and window together, as large as RLIMIT_AS and RLIMIT_FSIZE allow. */
+/* Reserve range and window together: as large as RLIMIT_FSIZE allows, and a quarter of
+   RLIMIT_AS at most. */
 static int
 reserve_addresses(uint64_t *p_size, char **p_base)
 {
-    uint64_t limit = ph_os_file_size_limit();
-    int err = EFBIG;
+    uint64_t file = ph_os_file_size_limit();
+    uint64_t addresses = ph_os_address_limit() / ADDRESS_SHARE;
+    int err = file < RESERVE_LEAST ? EFBIG : ENOMEM;
     for (uint64_t size = PH_RESERVE_MOST; size >= RESERVE_LEAST; size /= 2) {
-        if (size > limit) {
+        if (size > file || 2 * size > addresses) {
             continue;
         }
         void *base;
@@ -86,7 +89,8 @@ write_header(ph_header *header, uint64_t size)
 }
 
 /* Map header and tables over the front of the range.  Only touched pages of the tables
-   take memory. */
+   take memory.  Directory and block table, the large ones, have no access yet: extents.c and
+   block_table.c permit it as far as they are used. */
 static ph_status
 map_header(char *base, uint64_t size, int fd)
 {
@@ -104,6 +108,9 @@ map_header(char *base, uint64_t size, int fd)
     if (err == 0) {
         err = ph_os_allocate(fd, header->journal, header->spans - header->journal
                                                   + PH_SPANS_HEAD_SIZE);
+    }
+    if (err == 0) {
+        err = ph_os_permit(base + header->directory, header->acks - header->directory, false);
     }
     if (err == 0) {
         err = ph_mutex_init(&((ph_journal *)(base + header->journal))->mutex);
@@ -229,6 +236,7 @@ ph_heap_init(void)
         ph_heap.state = create_heap();
     }
     ph_os_unlock();
+    (void)ph_heap_memory_left();    /* an answer to go by, should descriptors run out */
 }
 
 ph_status

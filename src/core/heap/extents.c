@@ -40,6 +40,8 @@ static uint64_t seen_filled[PH_MAX_EXTENTS];
 /* The generation that each of our mappings is of. */
 static uint32_t seen_generation[PH_MAX_EXTENTS];
 
+static uint64_t directory_end;      /* offset: the directory has access up to there */
+
 /* One bit for each unit of the heap: part of an extent that we have mapped; of
    permanent blocks, or of spans. */
 #define UNITS (PH_RESERVE_MOST / PH_EXTENT_UNIT)
@@ -53,6 +55,24 @@ is_current_generation(uint32_t index)
 {
     return seen_generation[index]
            == atomic_load(&ph_heap.header->generation[index]);
+}
+
+/* Permit access to the directory, up to the entries of an extent.  They are in use as soon
+   as it is mapped. */
+static ph_status
+open_directory(uint64_t end_of_extent)
+{
+    uint64_t from = ph_heap.header->directory;
+    uint64_t end = ph_page_up(ph_offset_of(ph_directory_entry(end_of_extent)) + 8);
+    if (end <= directory_end) {
+        return PH_OK;
+    }
+    int err = ph_os_permit(ph_address_of(from), end - from, true);
+    if (err) {
+        return ph_system_failure("open the page directory", end - from, err);
+    }
+    directory_end = end;
+    return PH_OK;
 }
 
 /* Map it, again if it is of another generation (invariant 8 of heap.c). */
@@ -78,6 +98,10 @@ map_extent(uint32_t index)
     }
     bool spans = extent->kind == PH_EXTENT_SPANS;
     assert(!spans || atomic_load(&extent->filled) == 0);        /* it stays 0 */
+    status = spans ? PH_OK : open_directory(offset + extent->size);
+    if (status != PH_OK) {
+        return status;
+    }
     int err = ph_os_map(ph_address_of(offset), extent->size, ph_heap.fd, offset,
                         spans ? PH_MAP_SHARED : ph_heap.mapping);
     if (err) {
@@ -427,6 +451,8 @@ ph_extent_reset(uint32_t index)
     atomic_store(&extent->filled, 0);
     atomic_store(&extent->gone, 0);
     atomic_fetch_add(&ph_heap.header->reused, filled);
-    ph_heap_punch(atomic_load(&extent->offset), extent->size);
+    if (!ph_heap_punch(atomic_load(&extent->offset), extent->size)) {
+        return ph_fail(PH_SYSTEM, "permaheap: cannot give back the memory of an extent");
+    }
     return map_extent(index);
 }

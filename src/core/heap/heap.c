@@ -49,6 +49,10 @@ ph_heap_process ph_heap = {.fd = -1, .state = PH_SYSTEM};
 #define ALLOWANCE_MOST (4 * PH_MIB)
 static uint64_t allowance;          /* under ph_os_lock() */
 
+/* The last answer about the memory left, corrected by what this process has allocated and
+   given back since.  It counts while there is no free descriptor to ask with. */
+static uint64_t last_available = UINT64_MAX;    /* under ph_os_lock() */
+
 /* Bytes that are left for others: a process that finds its container full to
    the last page is killed when it next touches one of its own. */
 #define MARGIN(size) (8 * PH_MIB + (size) / 16)
@@ -96,6 +100,25 @@ ph_show_bytes(void *at, const void *bytes, uint64_t size)
 
 /* --- Its memory --------------------------------------------------------------- */
 
+static uint64_t
+ask_for_memory_left(void)
+{
+    uint64_t available;
+    if (ph_os_memory_available(&available) == 0) {
+        last_available = available;
+    }
+    return last_available;
+}
+
+uint64_t
+ph_heap_memory_left(void)
+{
+    ph_os_lock();
+    uint64_t left = ask_for_memory_left();
+    ph_os_unlock();
+    return left;
+}
+
 /* Compare with what is left to this process.  Asking the kernel means reading a dozen
    small files: once for each ALLOWANCE_MOST bytes, or for half of what is left if that
    is less. */
@@ -105,7 +128,7 @@ check_limits(uint64_t size)
     ph_os_lock();
     ph_status status = PH_OK;
     if (size > allowance) {
-        uint64_t available = ph_os_memory_available();
+        uint64_t available = ask_for_memory_left();
         available -= MARGIN(size) < available ? MARGIN(size) : available;
         allowance = available / 2 < ALLOWANCE_MOST ? available / 2 : ALLOWANCE_MOST;
         if (available < size) {
@@ -117,6 +140,9 @@ check_limits(uint64_t size)
         }
     }
     allowance -= size < allowance ? size : allowance;
+    if (status == PH_OK) {
+        last_available -= size < last_available ? size : last_available;
+    }
     ph_os_unlock();
     return status;
 }
@@ -146,7 +172,13 @@ ph_heap_allocate(uint64_t offset, uint64_t size)
     if (status == PH_OK) {
         status = allocate_range(entry, ph_page_up(end) - entry);
     }
-    return status == PH_OK ? allocate_range(offset, size) : status;
+    if (status == PH_OK) {
+        status = allocate_range(offset, size);
+        if (status != PH_OK) {
+            (void)ph_heap_punch(offset, size);      /* a part may have memory */
+        }
+    }
+    return status;
 }
 
 ph_status
@@ -170,12 +202,26 @@ ph_heap_allocate_table(uint64_t offset, uint64_t size)
                : PH_OK;
 }
 
-void
+bool
 ph_heap_punch(uint64_t offset, uint64_t size)
 {
     assert(offset >= ph_heap.header->acks);     /* all before them stays */
     assert(offset + size <= atomic_load(&ph_heap.header->claimed));
-    if (ph_os_is_file(ph_heap.fd, ph_heap.file)) {
-        ph_os_punch(ph_heap.fd, offset, size);
-    }
+    return ph_os_is_file(ph_heap.fd, ph_heap.file)
+           && ph_os_punch(ph_heap.fd, offset, size) == 0;
+}
+
+bool
+ph_heap_punch_spans(uint64_t offset, uint64_t size)
+{
+    return ph_os_punch_mapped(ph_address_of(offset), size) == 0
+           || ph_heap_punch(offset, size);
+}
+
+void
+ph_heap_count_given_back(uint64_t size)
+{
+    ph_os_lock();
+    last_available += size < UINT64_MAX - last_available ? size : 0;
+    ph_os_unlock();
 }

@@ -99,9 +99,13 @@ ph_status ph_system_failure(const char *what, uint64_t size, int err);
 
 /* --- Its memory --------------------------------------------------------------- */
 
-/* Allocate memory for [offset, offset + size), inside one extent, and for its part of the
-   directory, if the process's limits allow for it.  PH_NOMEM if not: the caller may ask
-   the spans for memory that they keep, and call again. */
+/* Return how many bytes this process can still use; the last answer if it has no free
+   descriptor. */
+uint64_t ph_heap_memory_left(void);
+
+/* Allocate memory for [offset, offset + size), inside one extent, which has none yet, and
+   for its part of the directory, if the process's limits allow for it.  PH_NOMEM if not:
+   the caller may ask the spans for memory that they keep, and call again. */
 ph_status ph_heap_allocate(uint64_t offset, uint64_t size);
 
 /* Do the same without a part of the directory: for an extent of spans. */
@@ -110,7 +114,12 @@ ph_status ph_heap_allocate_spans(uint64_t offset, uint64_t size);
 /* Allocate memory for a part of the header's tables, so that writing there cannot fail. */
 ph_status ph_heap_allocate_table(uint64_t offset, uint64_t size);
 
-/* Give memory back that nothing committed uses. */
-void ph_heap_punch(uint64_t offset, uint64_t size);
+/* Give memory back that nothing committed uses.  False if the kernel did not take it, or
+   the program has closed the heap's descriptor: then the bytes are still there. */
+bool ph_heap_punch(uint64_t offset, uint64_t size);
+/* Do the same for an extent of spans that this process has mapped: needs no descriptor. */
+bool ph_heap_punch_spans(uint64_t offset, uint64_t size);
+/* Count memory as free that such a punch gave back: see ph_heap_memory_left(). */
+void ph_heap_count_given_back(uint64_t size);
 
 #endif

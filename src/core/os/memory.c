@@ -9,7 +9,7 @@
 
    The file is a memfd, which forked children inherit.  Its memory is allocated before
    use (ph_os_allocate()), because an access beyond a limit would be a SIGBUS.  Memory
-   is given back only with ph_os_punch().
+   is given back only with ph_os_punch() and ph_os_punch_mapped().
 
    Invariants:
 
@@ -19,6 +19,8 @@
       affect a neighbour, or refuse them.
    3. The caller of ph_os_lock_byte() and ph_os_unlock_byte() holds the process lock: the
       kernel grants a record lock to the process, and so to each of its threads.
+   4. A core dump, or gcore, reads no mapping of the heap's file: reading a hole of it
+      allocates memory, which no process would give back.
 
    Raw memory is the C library's.  Large tables are mapped, so that they can be aligned
    to huge pages. */
@@ -44,6 +46,7 @@
 #endif
 
 #define HUGE_PAGE (2 * PH_MIB)
+#define PIECE_MOST (4 * PH_MIB)     /* bytes that one fallocate(2) allocates */
 
 /* --- Address space ------------------------------------------------------------ */
 
@@ -81,8 +84,19 @@ ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind)
     }
     int prot = kind == PH_MAP_READONLY ? PROT_READ : PROT_READ | PROT_WRITE;
     int flags = kind == PH_MAP_SHARED ? MAP_SHARED : MAP_PRIVATE;
-    void *p = mmap(addr, size, prot, flags | MAP_FIXED, fd, (off_t)offset);
-    return p == MAP_FAILED ? errno : 0;
+    void *p = mmap(addr, size, prot, flags | MAP_FIXED | MAP_NORESERVE, fd, (off_t)offset);
+    if (p == MAP_FAILED) {
+        return errno;
+    }
+    (void)madvise(addr, size, MADV_DONTDUMP);       /* invariant 4 */
+    return 0;
+}
+
+int
+ph_os_permit(void *addr, size_t size, bool access)
+{
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
+    return mprotect(addr, size, access ? PROT_READ | PROT_WRITE : PROT_NONE) < 0 ? errno : 0;
 }
 
 void
@@ -204,6 +218,8 @@ ph_os_close(int fd)
     (void)close(fd);
 }
 
+/* Before Linux 6.10 a signal undoes all that a call has done so far.  Under a timer a large
+   range would never be allocated: so pieces, and smaller ones after each signal. */
 int
 ph_os_allocate(int fd, uint64_t offset, uint64_t size)
 {
@@ -211,7 +227,31 @@ ph_os_allocate(int fd, uint64_t offset, uint64_t size)
     if (ph_fault()) {
         return ENOSPC;
     }
-    while (fallocate(fd, 0, (off_t)offset, (off_t)size) < 0) {
+    uint64_t end = offset + size, piece = PIECE_MOST;
+    while (offset < end) {
+        uint64_t n = end - offset < piece ? end - offset : piece;
+        if (fallocate(fd, 0, (off_t)offset, (off_t)n) == 0) {
+            offset += n;
+        }
+        else if (errno != EINTR) {
+            return errno;
+        }
+        else if (piece > PH_PAGE) {
+            piece /= 2;
+        }
+    }
+    return 0;
+}
+
+int
+ph_os_punch(int fd, uint64_t offset, uint64_t size)
+{
+    assert(ph_is_whole_pages(offset, size));    /* else zeros, not holes */
+    if (ph_fault()) {
+        return EIO;
+    }
+    while (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                     (off_t)offset, (off_t)size) < 0) {
         if (errno != EINTR) {
             return errno;
         }
@@ -219,12 +259,14 @@ ph_os_allocate(int fd, uint64_t offset, uint64_t size)
     return 0;
 }
 
-void
-ph_os_punch(int fd, uint64_t offset, uint64_t size)
+int
+ph_os_punch_mapped(void *addr, size_t size)
 {
-    assert(ph_is_whole_pages(offset, size));    /* else zeros, not holes */
-    (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                    (off_t)offset, (off_t)size);
+    assert(ph_is_whole_pages((uintptr_t)addr, size));
+    if (ph_fault()) {
+        return EIO;
+    }
+    return madvise(addr, size, MADV_REMOVE) < 0 ? errno : 0;
 }
 
 int

@@ -24,6 +24,8 @@ void ph_os_release(void *addr, size_t size);
 
 /* Map part of the file over reserved addresses. [fault] */
 int ph_os_map(void *addr, size_t size, int fd, uint64_t offset, ph_map_kind kind);
+/* Permit access to a shared mapping, or forbid it: mlockall() allocates what may be read. */
+int ph_os_permit(void *addr, size_t size, bool access);
 /* Return addresses to the reservation.  Cannot fail for addresses that are mapped. */
 void ph_os_unmap(void *addr, size_t size);
 /* Map a file shared from its start, wherever there is room. [fault] */
@@ -55,10 +57,13 @@ void ph_os_close(int fd);
 int ph_os_pread(int fd, void *buf, size_t size, uint64_t offset);
 
 /* Allocate memory for part of the file: a failure is an errno value here, instead of
-   SIGBUS on a later access. [fault] */
+   SIGBUS on a later access.  After a failure some of it may have memory. [fault] */
 int ph_os_allocate(int fd, uint64_t offset, uint64_t size);
-/* Give the memory of whole pages of the file back; they read as zeros. */
-void ph_os_punch(int fd, uint64_t offset, uint64_t size);
+/* Give the memory of whole pages of the file back; then they read as zeros. [fault] */
+int ph_os_punch(int fd, uint64_t offset, uint64_t size);
+/* The same through a mapping of kind PH_MAP_SHARED: needs no descriptor.  Fails for pages
+   that the program has locked (mlock). [fault] */
+int ph_os_punch_mapped(void *addr, size_t size);
 
 /* Lock one byte of the file until this process unlocks it or dies; a child does not
    inherit the lock.  Returns EAGAIN if another process holds it.  The process lock must

@@ -155,13 +155,21 @@ find_run(uint64_t pages, bool warm)
 
 /* --- Descriptors -------------------------------------------------------------- */
 
+bool
+ph_runs_are_ready(void)
+{
+    const ph_spans_head *head = ph_spans_table();
+    uint64_t ready = atomic_load(&head->ready);
+    return ready >= PH_RUNS || atomic_load(&head->used) + AT_ONCE < ready;
+}
+
 ph_status
-ph_runs_ready(void)
+ph_runs_make_ready(void)
 {
     assert(!ph_journal_is_open());      /* it allocates, which is slow */
     ph_spans_head *head = ph_spans_table();
     uint64_t ready = atomic_load(&head->ready);
-    if (ready >= PH_RUNS || atomic_load(&head->used) + AT_ONCE < ready) {
+    if (ph_runs_are_ready()) {
         return PH_OK;
     }
     uint64_t offset = ph_offset_of(ph_run_at(ready));

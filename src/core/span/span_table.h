@@ -101,6 +101,9 @@ void ph_run_put(_Atomic uint64_t *word, uint64_t value);
 void ph_run_set_state(ph_span_run *run, uint32_t generation, ph_span_kind kind,
                       ph_run_state state);
 
+/* Return whether there are descriptors for what this transaction may take.  Only here is
+   the answer exact: other processes take them, too. */
+bool ph_runs_are_ready(void);
 /* Take a run of `pages` pages, or a few more, out of the free ones: its index, and whether
    it is warm.  0 if there is none.  O(1). */
 uint64_t ph_runs_take(uint64_t pages, bool *p_warm);
@@ -114,7 +117,7 @@ ph_status ph_runs_add(uint64_t offset, uint64_t size);
 /* --- Outside of one ----------------------------------------------------------- */
 
 /* Allocate memory for as many descriptors as a transaction may take. */
-ph_status ph_runs_ready(void);
+ph_status ph_runs_make_ready(void);
 /* Return what is wrong with the table, and where (a descriptor), or NULL.  Takes the
    locks.  O(descriptors). */
 const char *ph_runs_audit(uint64_t *p_where);

@@ -35,6 +35,9 @@
    8. Free memory is kept for the next span, up to `keep_most` bytes in all: KEEP_MOST, or
       an eighth of the memory available to the first process that asked.  More is given
       back at once; all of it, when a process finds no memory.
+   9. A cold run is a hole of the file, so that its next span begins with zeros.  Memory is
+      given back through the mapping, since the program may have closed the descriptor.
+      If the kernel does not take it, the span stays trash until the next sweep.
 
    State: the table belongs to the family, the statics below to this process, under
    ph_os_lock() except for those that say otherwise. */
@@ -64,6 +67,7 @@ static uint32_t held_ones;                  /* how many, */
 static uint32_t place[PH_RUNS];             /* and where each is among them */
 static uint32_t next_trash[PH_RUNS];        /* spans that we must clean up: a list */
 static _Atomic uint32_t first_trash = NOTHING;
+static uint32_t first_put_off = NOTHING;    /* and of those that wait for the next sweep */
 static uint64_t making[PH_RUNS / 64];       /* bits: being made, outside of the lock */
 static uint32_t making_ones;                /* how many of them */
 static uint64_t late[PH_RUNS / 64];         /* bits: dropped, but see invariant 2 */
@@ -281,6 +285,29 @@ free_trash(uint64_t index, bool warm)
     return done;
 }
 
+/* Leave trash for the next sweep: its memory could not be given back. */
+static void
+put_off(uint64_t index)
+{
+    ph_os_lock();
+    next_trash[index] = first_put_off;
+    first_put_off = (uint32_t)index;
+    ph_os_unlock();
+}
+
+static void
+take_up_put_off(void)
+{
+    ph_os_lock();
+    while (first_put_off != NOTHING) {
+        uint32_t index = first_put_off;
+        first_put_off = next_trash[index];
+        next_trash[index] = first_trash;
+        first_trash = index;
+    }
+    ph_os_unlock();
+}
+
 static void
 clean_up_one(uint64_t index)
 {
@@ -297,9 +324,16 @@ clean_up_one(uint64_t index)
     if (backed && free_trash(index, true)) {
         return;
     }
+    bool had_memory = backed || ph_run_kind_of(run) == PH_SPAN_FREE;
     atomic_store(&run->backed, 0);
     ph_death_point();
-    ph_heap_punch(run->offset, run->pages * PH_PAGE);
+    if (!ph_heap_punch_spans(run->offset, run->pages * PH_PAGE)) {
+        put_off(index);
+        return;
+    }
+    if (had_memory) {
+        ph_heap_count_given_back(run->pages * PH_PAGE);
+    }
     ph_death_point();
     (void)free_trash(index, false);
 }
@@ -481,6 +515,7 @@ ph_spans_sweep(void)
             ph_journal_commit();
         }
     }
+    take_up_put_off();
     clean_up();
     return bytes;
 }
@@ -507,7 +542,7 @@ check_ready(void)
     }
     ph_spans_head *head = ph_spans_table();
     if (atomic_load(&head->keep_most) == 0) {
-        uint64_t most = ph_os_memory_available() / 8;
+        uint64_t most = ph_heap_memory_left() / 8;
         atomic_store(&head->keep_most, most < KEEP_MOST ? most + 1 : KEEP_MOST);
     }
     return PH_OK;
@@ -565,13 +600,27 @@ begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
     return PH_OK;
 }
 
+/* Begin a transaction that has descriptors for a new span.  Their memory is allocated outside
+   of the lock, where another process may take them: then once more. */
+static ph_status
+begin_with_descriptors(void)
+{
+    for (;;) {
+        ph_status status = ph_runs_make_ready();
+        if (status == PH_OK) {
+            status = ph_journal_begin();
+        }
+        if (status != PH_OK || ph_runs_are_ready()) {
+            return status;
+        }
+        ph_journal_undo();
+    }
+}
+
 static ph_status
 claim_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
 {
-    ph_status status = ph_runs_ready();
-    if (status == PH_OK) {
-        status = ph_journal_begin();
-    }
+    ph_status status = begin_with_descriptors();
     if (status != PH_OK) {
         return status;
     }
@@ -891,7 +940,7 @@ ph_spans_take(const ph_span_id *ids, uint32_t n, _Atomic uint64_t *position,
 static void
 forget_what_is_the_parents(void)
 {
-    first_trash = NOTHING;
+    first_trash = first_put_off = NOTHING;
     if (late_ones > 0) {
         memset(late, 0, sizeof(late));
         late_ones = 0;
