@@ -529,9 +529,9 @@ check_ready(void)
     return PH_OK;
 }
 
-/* Return how large a new extent is best.  Twice the span: each extent that a growing span
-   leaves behind is at most half of the next one, so that all of them together have less than
-   four times the addresses of the largest span.  But no more than half of what is left. */
+/* Return how large a new extent is best: twice the span, but no more than half of what is
+   left.  Each extent that a growing span leaves behind is at most half of the next one.  So
+   all of them together have less than four times the addresses of the largest span. */
 static uint64_t
 hint_for(uint64_t bytes)
 {
