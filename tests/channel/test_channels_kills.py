@@ -6,6 +6,8 @@ import random
 import signal
 import struct
 import sys
+import threading
+import time
 
 import pytest
 
@@ -200,3 +202,39 @@ def test_stopped_process_keeps_nobody_waiting_for_ever():
             channel.send("again", timeout=0)
         except Full:
             pass
+
+
+# --- Watchers -------------------------------------------------------------------------------------
+
+PLACES = 64  # for watchers, in each end of a ring
+
+
+def wait_in_loops(channel):
+    for number in range(PLACES):
+        assert channel._watch(False, number)
+    assert not any(channel._watch(False, PLACES) for _ in range(PLACES))  # they are alive
+
+
+def wait_in_select(channel):
+    for _ in range(PLACES):
+        threading.Thread(target=permaheap.select, args=([channel],), daemon=True).start()
+    while channel._watch(False, 1):
+        channel._unwatch(False, 1)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("wait", [wait_in_loops, wait_in_select])
+def test_places_of_killed_watchers_are_used_again(wait):
+    """Else all others would have to look again and again, for as long as the channel is quiet."""
+    channel = Channel()
+
+    def watch_and_wait(pipe):
+        wait(channel)
+        pipe.send("full")
+        pipe.recv()
+
+    with Child(watch_and_wait) as child:
+        assert child.recv() == "full"
+        child.kill()
+    numbers = range(1000, 1000 + PLACES)
+    assert all(any(channel._watch(False, n) for _ in range(PLACES)) for n in numbers)

@@ -128,6 +128,21 @@ def test_small_heap_gets_full():
     assert size * 0.5 < int(froze.split()[1]) * 5_000_000 < size
 
 
+GROWING = """
+import permaheap
+for size in range(4 << 20, 48 << 20, 1 << 18):
+    permaheap.Buffer(size).release()
+frozen = permaheap.freeze([bytes(10 << 20)])
+print(permaheap.stats().reserved)
+"""
+
+
+def test_growing_buffer_does_not_use_the_addresses_up():
+    """One at a time, each larger than the one before: less than four times the largest."""
+    [reserved] = lines_of(start(GROWING, limits=[(resource.RLIMIT_AS, 3000 * MIB)]))
+    assert int(reserved) == 256 * MIB
+
+
 @pytest.mark.parametrize("limit", [60, 100])
 def test_too_small_an_address_space(limit):
     done = start(USE, 1, limits=[(resource.RLIMIT_AS, limit * MIB)])

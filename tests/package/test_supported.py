@@ -61,7 +61,14 @@ def test_anything_else_is_refused_by_name(fact: str, value: object, named: str) 
 
 
 def test_the_sentence_says_all_of_it() -> None:
-    for part in ("3.12 to 3.15", "3.14.0 to 3.14.4 are untested", "GIL", "64-bit", "Linux", "4 KiB"):
+    for part in (
+        "3.12 to 3.15",
+        "3.14.0 to 3.14.4 are untested",
+        "GIL",
+        "64-bit",
+        "Linux",
+        "4 KiB",
+    ):
         assert part in _supported.SENTENCE
 
 

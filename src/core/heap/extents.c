@@ -321,7 +321,9 @@ claim_extent(ph_extent_kind kind, uint64_t least, uint64_t hint, uint32_t *p_ind
 {
     assert(ph_os_is_locked());
     uint64_t size = hint < EXTENT_LEAST ? EXTENT_LEAST : ph_unit_up(hint);
-    size = size > EXTENT_MOST ? EXTENT_MOST : size;
+    if (kind == PH_EXTENT_PERMANENT && size > EXTENT_MOST) {
+        size = EXTENT_MOST;
+    }
     least = ph_unit_up(least);
     size = size < least ? least : size;
     if (atomic_load(&ph_heap.header->extents) >= PH_MAX_EXTENTS) {

@@ -28,6 +28,7 @@
    5. No thread sleeps longer than SLICE: a process killed before its wake-up wakes none.
    6. WATCHERS says that there are watchers.  It is cleared after they were notified, and
       then they are searched once more.  A process killed there loses at most one of them.
+      Its own watchers stay: when the table is full, new ones take their places.
    7. No sender publishes once `closed` is SEALED.  Closing only sets CLOSING.  A receiver
       that finds the ring empty seals it with the senders' lock held: a sender that had
       not seen CLOSING is done then.  Lock order: receivers, senders, the journal.
@@ -50,6 +51,7 @@
 #define ALIGNMENT 16u               /* of records: a frame is never cut in two */
 #define SMALLEST 16384u             /* bytes: half of it has room for the most spans */
 #define N_WATCHERS 64u
+#define LOOK_AT 4                   /* watchers at a time, whether they are gone */
 #define LINES 128                   /* processors fetch lines of 64 bytes in pairs */
 #define TRIES 32                    /* at a lock, before one sleeps for it */
 #define PAGE 4096u                  /* bytes out of line are counted in these */
@@ -108,6 +110,7 @@ struct ph_ring {
 };
 
 void (*ph_ring_on_notify)(uint64_t watcher, uint64_t key);
+bool (*ph_ring_is_gone)(uint64_t watcher);
 
 /* --- Sizes -------------------------------------------------------------------- */
 
@@ -450,19 +453,45 @@ ph_ring_key(ph_ring *ring, ph_watch what)
     return (uintptr_t)end_of(ring, what);
 }
 
+/* Put the watcher in the place of one whose process has ended.  To ask costs system calls:
+   so a few of them each time, in turn. */
+static bool
+replace_gone_watcher(ph_end *end, uint64_t watcher)
+{
+    static _Atomic uint32_t turn;
+    for (int n = 0; n < LOOK_AT && ph_ring_is_gone != NULL; n++) {
+        uint32_t i = atomic_fetch_add(&turn, 1) % N_WATCHERS;
+        uint64_t other = atomic_load(&end->watcher[i]);
+        if ((other == 0 || ph_ring_is_gone(other))
+            && atomic_compare_exchange_strong(&end->watcher[i], &other, watcher)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool
+place_watcher(ph_end *end, uint64_t watcher)
+{
+    for (uint32_t i = 0; i < N_WATCHERS; i++) {
+        uint64_t free = 0;
+        if (atomic_compare_exchange_strong(&end->watcher[i], &free, watcher)) {
+            return true;
+        }
+    }
+    return replace_gone_watcher(end, watcher);
+}
+
 bool
 ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher)
 {
     assert(watcher != 0);               /* 0 stands for a free place */
     ph_end *end = end_of(ring, what);
-    for (uint32_t i = 0; i < N_WATCHERS; i++) {
-        uint64_t free = 0;
-        if (atomic_compare_exchange_strong(&end->watcher[i], &free, watcher)) {
-            atomic_fetch_or(&end->waiting, WATCHERS);
-            return true;
-        }
+    bool placed = place_watcher(end, watcher);
+    if (placed) {
+        atomic_fetch_or(&end->waiting, WATCHERS);
     }
-    return false;
+    return placed;
 }
 
 void

@@ -83,6 +83,8 @@ typedef enum { PH_WATCH_MESSAGE, PH_WATCH_ROOM } ph_watch;
 bool ph_ring_watch(ph_ring *ring, ph_watch what, uint64_t watcher);
 void ph_ring_unwatch(ph_ring *ring, ph_watch what, uint64_t watcher);
 extern void (*ph_ring_on_notify)(uint64_t watcher, uint64_t key);
+/* Return whether the watcher's process has ended; NULL: it cannot be told. */
+extern bool (*ph_ring_is_gone)(uint64_t watcher);
 /* Return the key that stands for a ring and an event: the same word in all processes. */
 uint64_t ph_ring_key(ph_ring *ring, ph_watch what);
 

@@ -548,16 +548,34 @@ check_ready(void)
     return PH_OK;
 }
 
-/* Take a run of `pages` pages, out of the extents that are there, or out of a new one. */
+/* Return how large a new extent is best: twice the span, but no more than half of what is
+   left.  Each extent that a growing span leaves behind is at most half of the next one.  So
+   all of them together have less than four times the addresses of the largest span. */
+static uint64_t
+hint_for(uint64_t bytes)
+{
+    uint64_t hint = ph_heap.size / 64 < GROW_BY ? ph_heap.size / 64 : GROW_BY;
+    uint64_t claimed = atomic_load(&ph_heap.header->claimed);
+    uint64_t left = claimed < ph_heap.size ? ph_heap.size - claimed : 0;
+    uint64_t twice = 2 * bytes < left / 2 ? 2 * bytes : left / 2;
+    return twice > hint ? twice : hint;
+}
+
+/* Take a run of `pages` pages, out of the extents that are there, or out of a new one.  On
+   the first try a new one is refused while memory is kept: a warm run and a cold one beside
+   it may be large enough when they are united. */
 static ph_status
-take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
+take_run(uint64_t pages, bool first_try, uint64_t *p_index, bool *p_warm)
 {
     ph_status status = PH_OK;
     *p_index = ph_runs_take(pages, p_warm);
+    if (*p_index == 0 && first_try && ph_spans_table()->kept != 0) {
+        return ph_fail(PH_NOMEM, "permaheap: no room beside memory that is kept");
+    }
     if (*p_index == 0) {
-        uint64_t hint = ph_heap.size / 64 < GROW_BY ? ph_heap.size / 64 : GROW_BY;
+        uint64_t bytes = pages * PH_PAGE;
         uint32_t extent;
-        status = ph_extent_claim_spans(pages * PH_PAGE, hint, &extent);
+        status = ph_extent_claim_spans(bytes, hint_for(bytes), &extent);
         if (status == PH_OK) {
             const ph_extent *e = &ph_heap.header->extent[extent];
             status = ph_runs_add(e->offset, e->size);
@@ -576,15 +594,15 @@ take_run(uint64_t pages, uint64_t *p_index, bool *p_warm)
 /* Make a live span, inside of a transaction.  It is not backed yet, unless its memory will
    do as it is. */
 static ph_status
-begin_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index,
-           bool *p_warm)
+begin_span(ph_span_kind kind, uint64_t size, bool zeroed, bool first_try,
+           uint64_t *p_index, bool *p_warm)
 {
     if (ph_spans_table()->live >= PH_SPANS) {
         return ph_fail(PH_NOMEM, "permaheap: %u buffers, channels and large messages "
                                  "are in use in this family: drop some", PH_SPANS);
     }
     uint64_t pages = size > PH_PAGE ? ph_page_up(size) / PH_PAGE : 1;
-    ph_status status = take_run(pages, p_index, p_warm);
+    ph_status status = take_run(pages, first_try, p_index, p_warm);
     if (status != PH_OK) {
         return status;
     }
@@ -618,13 +636,14 @@ begin_with_descriptors(void)
 }
 
 static ph_status
-claim_span(ph_span_kind kind, uint64_t size, bool zeroed, uint64_t *p_index, bool *p_warm)
+claim_span(ph_span_kind kind, uint64_t size, bool zeroed, bool first_try,
+           uint64_t *p_index, bool *p_warm)
 {
     ph_status status = begin_with_descriptors();
     if (status != PH_OK) {
         return status;
     }
-    status = begin_span(kind, size, zeroed, p_index, p_warm);
+    status = begin_span(kind, size, zeroed, first_try, p_index, p_warm);
     if (status != PH_OK) {
         ph_journal_undo();
         return status;
@@ -667,11 +686,11 @@ span_id_of(uint64_t index)
 }
 
 static ph_status
-try_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
+try_new(ph_span_kind kind, uint64_t size, bool zeroed, bool first_try, ph_span_id *id)
 {
     uint64_t index = 0;
     bool warm = false;
-    ph_status status = claim_span(kind, size, zeroed, &index, &warm);
+    ph_status status = claim_span(kind, size, zeroed, first_try, &index, &warm);
     if (status != PH_OK) {
         return status;
     }
@@ -705,11 +724,11 @@ ph_span_new(ph_span_kind kind, uint64_t size, bool zeroed, ph_span_id *id)
     if (atomic_load_explicit(&since_sweep, memory_order_relaxed) >= SWEEP_EVERY) {
         (void)ph_spans_sweep();
     }
-    status = try_new(kind, size, zeroed, id);
+    status = try_new(kind, size, zeroed, true, id);
     if (status == PH_NOMEM) {
         (void)ph_spans_sweep();
         (void)ph_spans_give_back();
-        status = try_new(kind, size, zeroed, id);
+        status = try_new(kind, size, zeroed, false, id);
     }
     return status;
 }
