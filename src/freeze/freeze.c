@@ -694,19 +694,34 @@ check_conversions(ph_freezer *fz, PyObject *obj)
                        CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
 }
 
-/* Does the object's class say how it freezes?  __freeze__ = None says that it does not. */
-static bool
-has_freeze(const ph_interpreter *interp, PyObject *obj)
+/* Find how the object's class says that it freezes; NULL: not at all.  __freeze__ = None
+   says so, too.  An attribute of the instance does not count.  Borrowed. */
+static PyObject *
+find_freeze(const ph_interpreter *interp, PyObject *obj)
 {
     PyObject *method = _PyType_Lookup(Py_TYPE(obj), interp->freeze_name);
-    return method != NULL && method != Py_None;
+    return method != Py_None ? method : NULL;
+}
+
+/* Call what find_freeze() has found, bound to the object as its type says.  Runs Python
+   code. */
+static PyObject *
+call_freeze(PyObject *method, PyObject *obj)
+{
+    descrgetfunc bind = Py_TYPE(method)->tp_descr_get;
+    Py_INCREF(method);
+    PyObject *bound = bind ? bind(method, obj, (PyObject *)Py_TYPE(obj)) : Py_NewRef(method);
+    PyObject *result = bound ? PyObject_CallNoArgs(bound) : NULL;
+    Py_XDECREF(bound);
+    Py_DECREF(method);
+    return result;
 }
 
 static step_result
 push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
-    bool method = has_freeze(interp, obj);
-    if (!method && fz->default_ == NULL) {
+    PyObject *method = find_freeze(interp, obj);
+    if (method == NULL && fz->default_ == NULL) {
         return ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
                            "__freeze__(), and default= was not given",
                            Py_TYPE(obj)->tp_name);
@@ -715,7 +730,7 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
         return FAILED;
     }
     fz->memo_all = true;
-    PyObject *result = method ? PyObject_CallMethodNoArgs(obj, interp->freeze_name)
+    PyObject *result = method ? call_freeze(method, obj)
                               : PyObject_CallOneArg(fz->default_, obj);
     if (check_fork(fz) < 0) {
         Py_XDECREF(result);

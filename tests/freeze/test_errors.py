@@ -345,6 +345,50 @@ def test_method_of_the_metaclass_is_not_that_of_the_class(refused):
         freeze(Odd())
 
 
+def test_method_is_that_of_the_class():
+    """Like all special methods: found on the type, and bound as the type says."""
+
+    class Meta(type):
+        def __freeze__(cls):
+            return f"class {cls.__name__}"
+
+    class Odd(metaclass=Meta):
+        def __freeze__(self):
+            return "method"
+
+    class Static:
+        __freeze__ = staticmethod(lambda: "static")
+
+    class Whole:
+        @classmethod
+        def __freeze__(cls):
+            return cls.__name__
+
+    class Lazy:
+        @property
+        def __freeze__(self):
+            return lambda: "property"
+
+    class Callable:
+        __freeze__ = str  # has no __get__
+
+    odd = Odd()
+    odd.__freeze__ = lambda: "instance"
+    assert freeze([odd, Odd]) == ("method", "class Odd")
+    assert freeze([Static(), Whole(), Lazy(), Callable()]) == ("static", "Whole", "property", "")
+
+
+def test_method_whose_binding_fails(refused):
+    class Odd:
+        @property
+        def __freeze__(self):
+            raise ValueError("not bound")
+
+    with refused(error=ValueError) as caught:
+        freeze([Odd()])
+    assert caught.value.__notes__ == ["while freezing data[0]"]
+
+
 def test_method_switched_off(refused):
     class Base:
         def __freeze__(self):
