@@ -31,6 +31,7 @@
 #include "layout/values.h"
 
 #define LARGE 65536                 /* bytes of a message for which the collector waits */
+#define DAYS_MOST 999999999         /* of a timedelta, in either direction */
 #define FRAMES_AT_HAND 16           /* without allocating memory */
 #define MEMO_AT_HAND 32
 
@@ -576,11 +577,25 @@ read_clock(reading *r, bool with_date, bool aware)
     return obj;
 }
 
+/* Read the fields of a timedelta.  The constructor would carry what is too large over to the
+   next field, and overflow: so all must be in the ranges of a timedelta that exists. */
+static int
+read_delta_fields(reading *r, int fields[3])
+{
+    if (read_fields(r, fields, 3) < 0) {
+        return FAILED;
+    }
+    bool valid = fields[0] >= -DAYS_MOST && fields[0] <= DAYS_MOST
+                 && fields[1] >= 0 && fields[1] < 24 * 60 * 60
+                 && fields[2] >= 0 && fields[2] < 1000 * 1000;
+    return valid ? 0 : raise_damaged(r, "a timedelta has a number out of range");
+}
+
 static PyObject *
 read_timezone(reading *r)
 {
     int fields[3];
-    if (read_fields(r, fields, 3) < 0) {
+    if (read_delta_fields(r, fields) < 0) {
         return NULL;
     }
     PyObject *name = read_inner(r), *zone = NULL;
@@ -607,7 +622,7 @@ read_datetime(reading *r, uint8_t tag)
     case PH_TAG_DATE:
         return read_fields(r, fields, 3) < 0 ? NULL : ph_date_new(fields);
     case PH_TAG_DELTA:
-        return read_fields(r, fields, 3) < 0 ? NULL : ph_delta_new(fields);
+        return read_delta_fields(r, fields) < 0 ? NULL : ph_delta_new(fields);
     case PH_TAG_TIMEZONE:
         return read_timezone(r);
     default:
