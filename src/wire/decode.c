@@ -5,7 +5,7 @@
    without a frame.
 
    No Python code runs during the walk, so no code sees a container before it is whole.
-   (Hashing and comparing keys runs the code of built-in types only.)
+   (Hashing and comparing keys runs the code of built-in types only: invariant 4.)
 
    Invariants:
 
@@ -15,7 +15,9 @@
    2. The memo owns its objects.  An entry is NULL until its object is made.  A list, dict,
       set or tuple is in its entry while it is open.
    3. A back reference to an open tuple is allowed only from inside a list, dict or set that
-      is inside the tuple.  No object that leads to an open tuple is hashed. */
+      is inside the tuple.  No object that leads to an open tuple is hashed.
+   4. Nothing that holds an object of a user's type, through containers that hash their items,
+      becomes a key or element.  encode.c has such messages pickled. */
 
 #include "wire/format.h"
 
@@ -53,12 +55,14 @@ typedef struct {
     uint8_t tag;
     uint8_t stride;                 /* from slot to slot */
     uint8_t depth;                  /* of the items so far: ph_depth_over() */
+    bool unwraps;                   /* hashing one of them may run a user's code */
 } read_frame;
 
 typedef struct {
     PyObject *obj;                  /* owned, or NULL */
     uint32_t open;                  /* number of its frame from 1 on; 0: it is whole */
     uint8_t depth;
+    bool unwraps;
 } read_memo;
 
 typedef struct {
@@ -74,6 +78,7 @@ typedef struct {
     PyObject **shapes;              /* owned: dicts of keys with None */
     size_t shapes_used, shapes_size;
     uint8_t depth;                  /* of the object made last */
+    bool unwraps;                   /* hashing that may run a user's code: invariant 4 */
     bool blameless;                 /* the error is that of a type in the table */
     read_frame frames_at_hand[FRAMES_AT_HAND];
     read_memo memo_at_hand[MEMO_AT_HAND];
@@ -259,6 +264,7 @@ read_reference(reading *r, PyObject **p_obj)
     }
     const read_memo *entry = &r->memo[index];
     r->depth = entry->depth;
+    r->unwraps = entry->unwraps;
     assert(entry->open <= r->frames_used);      /* invariant 2 */
     if (entry->open && !ph_tag_is_mutable(r->frames[entry->open - 1].tag)) {
         if (r->frames[r->frames_used - 1].last_mutable < entry->open) {
@@ -487,6 +493,7 @@ read_wire_type(reading *r)
     PyObject *obj = r->wire->type[number].read(r->wire, r->reader);
     r->at = r->reader->at;
     r->blameless = obj == NULL;
+    r->unwraps = r->wire->type[number].unwraps;
     return obj;
 }
 
@@ -828,6 +835,7 @@ begin_container(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
     if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
                               || tag == PH_TAG_TUPLE)) {
         r->depth = n > 0 && tag == PH_TAG_TUPLE;
+        r->unwraps = false;
         if (bytes_left(r) < r->next_block) {
             add_ballast(r, made);
         }
@@ -970,6 +978,7 @@ read_value(reading *r, PyObject **p_obj)
                ? open_record(r, tag, index, p_obj)
                : open_container(r, tag, index, p_obj);
     }
+    r->unwraps = false;
     *p_obj = tag == PH_TAG_STR_1 && waits_for_key(r) ? read_key(r) : read_atom(r, tag);
     if (*p_obj == NULL) {
         return FAILED;
@@ -977,6 +986,7 @@ read_value(reading *r, PyObject **p_obj)
     r->depth = 0;                   /* also if an inner value has set it */
     if (index != NOT_REMEMBERED) {
         r->memo[index].obj = Py_NewRef(*p_obj);
+        r->memo[index].unwraps = r->unwraps;
     }
     return MADE;
 }
@@ -1016,10 +1026,12 @@ static int
 give_hashed(reading *r, read_frame *frame, PyObject *obj)
 {
     bool mapping = ph_tag_is_mapping(frame->tag);
+    bool hashed = !(mapping && frame->key != NULL);
     frame->next++;
-    if (r->depth > PH_HASHED_DEPTH_MOST && !(mapping && frame->key != NULL)) {
+    if (hashed && (r->depth > PH_HASHED_DEPTH_MOST || r->unwraps)) {
         Py_DECREF(obj);
-        return raise_damaged(r, "a key is nested too deep");
+        return raise_damaged(r, r->unwraps ? "a key is an object that was lent"
+                                           : "a key is nested too deep");
     }
     if (mapping) {
         return give_mapping(frame, obj);
@@ -1037,6 +1049,7 @@ give_item(reading *r, PyObject *obj)
     if (r->depth > frame->depth) {
         frame->depth = r->depth;
     }
+    frame->unwraps |= r->unwraps;
     if (frame->slot == NULL) {
         return give_hashed(r, frame, obj);
     }
@@ -1142,6 +1155,7 @@ close_container(reading *r, PyObject **p_obj)
         return FAILED;
     }
     r->depth = frame->n == 0 ? 0 : ph_depth_over(frame->tag, frame->depth);
+    r->unwraps = frame->unwraps && ph_tag_hashes_items(frame->tag);
     Py_DECREF(frame->made);
     if (frame->index != NOT_REMEMBERED) {
         read_memo *entry = &r->memo[frame->index];
@@ -1151,6 +1165,7 @@ close_container(reading *r, PyObject **p_obj)
         }
         entry->open = 0;
         entry->depth = r->depth;
+        entry->unwraps = r->unwraps;
     }
     r->frames_used--;
     return MADE;

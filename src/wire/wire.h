@@ -63,6 +63,8 @@ typedef struct {
     int (*write)(ph_writer *writer, PyObject *obj);
     /* Make the object.  NULL with an exception.  Runs no Python code. */
     PyObject *(*read)(const ph_wire_state *wire, ph_reader *reader);
+    /* Can read() return an object of a user's type, whose hash is the user's code? */
+    bool unwraps;
 } ph_wire_type;
 
 #define PH_WIRE_TYPES 8
