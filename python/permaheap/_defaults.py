@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from types import MappingProxyType
 
+from permaheap._core import FreezeError
+
 TYPE_CHECKING = False  # the import of typing would be slow
 if TYPE_CHECKING:
     from typing import Any
@@ -33,7 +35,7 @@ def builtin_default(obj: Any) -> Any:
         ====================================  =======================================
 
     Raises:
-        TypeError: obj is of any other type.
+        FreezeError: obj is of any other type. `freeze` adds the path.
 
     It imports none of these modules: an object of a module that is not loaded cannot exist.
     O(1), or O(number of fields) for a namedtuple or a dataclass. The convention is that of
@@ -52,7 +54,7 @@ def builtin_default(obj: Any) -> Any:
         item = obj.item()
         if type(item) is not type(obj):  # a longdouble returns itself: no Python type equals it
             return item
-    raise _refusal(obj, "freezable by builtin_default")
+    raise FreezeError(f"builtin_default does not know objects of type {_name(type(obj))}")
 
 
 def json_default(obj: Any) -> Any:
@@ -81,7 +83,7 @@ def json_default(obj: Any) -> Any:
         return list(obj)
     if _is_instance(obj, "builtins", "frozendict"):
         return dict(obj)
-    raise _refusal(obj, "JSON serializable")
+    raise TypeError(f"Object of type {_name(type(obj))} is not JSON serializable")
 
 
 def _is_instance(obj: Any, module: str, name: str) -> bool:
@@ -97,5 +99,6 @@ def _dataclass_fields(obj: Any) -> dict[str, Any]:
     return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
 
 
-def _refusal(obj: Any, what: str) -> TypeError:
-    return TypeError(f"Object of type {type(obj).__qualname__} is not {what}")
+def _name(cls: type) -> str:
+    """Name a type with its module, unless it is built in."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"

@@ -36,6 +36,7 @@
 
 #define SIGNALS_EVERY 65536         /* steps between two looks at signals */
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
+#define CONVERSIONS_TEXT "100"
 
 /* In the memo, of a container on the way from the root to where the walk is: to meet it
    again is a cycle. */
@@ -644,8 +645,8 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
 {
     const PyObject *view = ph_block_view(&fz->block, zone);
     if (Py_TYPE(view) != ph_datetime.timezone) {
-        return ph_raise_at(fz, "its tzinfo became a %s; only "
-                           "datetime.timezone can be frozen", Py_TYPE(view)->tp_name);
+        return ph_raise_type_at(fz, "its tzinfo became an object of type %U; only "
+                                "datetime.timezone can be frozen", (PyObject *)view, NULL);
     }
     ph_scalar scalar;
     int result;
@@ -689,9 +690,9 @@ check_conversions(ph_freezer *fz, PyObject *obj)
     if (row < CONVERSIONS_MOST) {
         return 0;
     }
-    return ph_raise_at(fz, "default= and __freeze__() have returned %d objects "
-                       "in a row that cannot be frozen either, the last a %s",
-                       CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
+    return ph_raise_type_at(fz, "default= and __freeze__() have returned " CONVERSIONS_TEXT
+                            " objects in a row that cannot be frozen either, the last of "
+                            "type %U", obj, NULL);
 }
 
 /* Find how the object's class says that it freezes; NULL: not at all.  __freeze__ = None
@@ -717,14 +718,63 @@ call_freeze(PyObject *method, PyObject *obj)
     return result;
 }
 
+/* Would builtin_default() convert this object?  Runs Python code. */
+static bool
+is_convertible(PyObject *obj)
+{
+    PyObject *module = PyImport_ImportModule("permaheap._defaults");
+    PyObject *converted = NULL;
+    if (module != NULL) {
+        converted = PyObject_CallMethod(module, "builtin_default", "O", obj);
+    }
+    PyErr_Clear();                  /* the caller raises an error of its own */
+    Py_XDECREF(converted);
+    Py_XDECREF(module);
+    return converted != NULL;
+}
+
+/* Raise FreezeError for an object that nothing converts. */
+static step_result
+raise_not_converted(ph_freezer *fz, PyObject *obj)
+{
+    bool zone = fz->frames_used > 0 && top_frame(fz)->kind == PH_FRAME_AWARE;
+    if (own_references(fz) < 0) {
+        return FAILED;
+    }
+    bool hint = is_convertible(zone ? top_frame(fz)->source : obj);
+    if (check_fork(fz) < 0) {
+        return FAILED;
+    }
+    return ph_raise_type_at(fz, "cannot freeze an object of type %U: it has no __freeze__(), "
+                            "and default= was not given%s", obj,
+                            !hint ? "" : zone ? "; default=permaheap.builtin_default freezes "
+                                                "its owner with the same offset"
+                                              : "; default=permaheap.builtin_default "
+                                                "converts it");
+}
+
+/* Push a frame for what code has returned in place of an object; takes the reference. */
+static step_result
+push_result(ph_freezer *fz, PyObject *obj, PyObject *result, const char *same)
+{
+    if (result == obj) {
+        Py_DECREF(result);
+        return ph_raise_type_at(fz, same, obj, NULL);
+    }
+    if (reserve_items(fz, 1) < 0) {
+        Py_DECREF(result);
+        return FAILED;
+    }
+    fz->items[fz->items_used] = result;
+    return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
+}
+
 static step_result
 push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
     PyObject *method = find_freeze(interp, obj);
     if (method == NULL && fz->default_ == NULL) {
-        return ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
-                           "__freeze__(), and default= was not given",
-                           Py_TYPE(obj)->tp_name);
+        return raise_not_converted(fz, obj);
     }
     if (check_conversions(fz, obj) < 0 || own_references(fz) < 0) {
         return FAILED;
@@ -739,12 +789,11 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
     if (result == NULL) {
         return ph_note_place(fz);
     }
-    if (reserve_items(fz, 1) < 0) {
-        Py_DECREF(result);
-        return FAILED;
-    }
-    fz->items[fz->items_used] = result;
-    return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
+    return push_result(fz, obj, result,
+                       method ? "__freeze__() of type %U returned the same object; return "
+                                "one that can be frozen"
+                              : "default= returned the same object, of type %U; return one "
+                                "that can be frozen, or raise TypeError");
 }
 
 /* --- The walk ----------------------------------------------------------------- */
@@ -756,12 +805,12 @@ raise_cycle(ph_freezer *fz, PyObject *source)
     while (i < fz->frames_used && fz->frames[i].source != source) {
         i++;
     }
-    PyObject *where = ph_path_of(fz, i);
-    if (where != NULL) {
-        ph_raise_at(fz, "a cycle: this is %U again, the %s that it is in",
-                    where, Py_TYPE(source)->tp_name);
-        Py_DECREF(where);
+    PyObject *where = ph_path_of(fz, i), *name = ph_type_name(Py_TYPE(source));
+    if (where != NULL && name != NULL) {
+        ph_raise_at(fz, "a cycle: this is %U again, the %U that it is in", where, name);
     }
+    Py_XDECREF(where);
+    Py_XDECREF(name);
     return FAILED;
 }
 

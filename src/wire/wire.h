@@ -29,7 +29,7 @@ typedef struct {
     ph_span_id *spans;              /* that the message will hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
-    const PyTypeObject *refused;    /* after PH_NOT_OURS: the type that cannot be written,
+    PyTypeObject *refused;          /* after PH_NOT_OURS: the type that cannot be written,
                                        or NULL; borrowed, so use it at once */
     /* Of encode.c: the memo, the shapes of dicts, and the open containers. */
     struct ph_write_slot *slots;
