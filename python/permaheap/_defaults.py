@@ -31,11 +31,16 @@ def builtin_default(obj: Any) -> Any:
         a dataclass instance                  a dict of its fields, in their order
         decimal.Decimal, uuid.UUID            its str
         pathlib.PurePath (and Path)           its str
-        a numpy scalar                        its `.item()`
+        a numpy scalar                        its `.item()`, if that is the same value
+        a datetime or time with any tzinfo    the same moment, in a `datetime.timezone` of the
+                                              same offset that has the name of the zone
+        a subclass of datetime, time or       the same value of that class
+        timedelta (pandas.Timestamp)
         ====================================  =======================================
 
     Raises:
-        FreezeError: obj is of any other type. `freeze` adds the path.
+        FreezeError: obj is of any other type, or its value would be another one (nanoseconds, a
+            time of a zone whose offset depends on the date). `freeze` adds the path.
 
     It imports none of these modules: an object of a module that is not loaded cannot exist.
     O(1), or O(number of fields) for a namedtuple or a dataclass. The convention is that of
@@ -50,10 +55,14 @@ def builtin_default(obj: Any) -> Any:
     for module, name in (("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath")):
         if _is_instance(obj, module, name):
             return str(obj)
+    if _is_instance(obj, "datetime", "datetime"):
+        return _datetime(obj)
+    if _is_instance(obj, "datetime", "time"):
+        return _time(obj)
+    if _is_instance(obj, "datetime", "timedelta"):
+        return _timedelta(obj)
     if _is_instance(obj, "numpy", "generic"):
-        item = obj.item()
-        if type(item) is not type(obj):  # a longdouble returns itself: no Python type equals it
-            return item
+        return _numpy_scalar(obj)
     raise FreezeError(f"builtin_default does not know objects of type {_name(type(obj))}")
 
 
@@ -99,6 +108,78 @@ def _dataclass_fields(obj: Any) -> dict[str, Any]:
     return {field.name: getattr(obj, field.name) for field in dataclasses.fields(obj)}
 
 
+def _timezone(moment: Any) -> Any:
+    """Return the timezone for a datetime or time: its offset, and the name of its zone."""
+    import datetime
+
+    zone = moment.tzinfo
+    if zone is None or type(zone) is datetime.timezone:
+        return zone
+    offset = moment.utcoffset()
+    if offset is None:
+        raise FreezeError(
+            f"the offset of {zone} is not known without a date; give the {_name(type(moment))} "
+            f"another tzinfo, or none"
+        )
+    for attribute in ("key", "zone"):  # of zoneinfo, of pytz
+        name = getattr(zone, attribute, None)
+        if isinstance(name, str):
+            break
+    else:
+        name = moment.tzname()
+    if name == "UTC" and not offset:
+        return datetime.UTC
+    return datetime.timezone(offset, str(name)) if name is not None else datetime.timezone(offset)
+
+
+def _refuse_nanoseconds(obj: Any) -> None:
+    """Refuse a pandas.Timestamp or Timedelta that the classes of datetime cannot hold."""
+    if getattr(obj, "nanosecond", 0) or getattr(obj, "nanoseconds", 0):
+        raise FreezeError(f"a {_name(type(obj))} with nanoseconds would lose them; round it")
+
+
+def _datetime(obj: Any) -> Any:
+    import datetime
+
+    if obj != obj:  # pandas.NaT, which is an instance of datetime
+        raise FreezeError("NaT is no datetime; replace it by None")
+    _refuse_nanoseconds(obj)
+    date = (obj.year, obj.month, obj.day)
+    clock = (obj.hour, obj.minute, obj.second, obj.microsecond)
+    return datetime.datetime(*date, *clock, _timezone(obj), fold=obj.fold)
+
+
+def _time(obj: Any) -> Any:
+    import datetime
+
+    clock = (obj.hour, obj.minute, obj.second, obj.microsecond)
+    return datetime.time(*clock, _timezone(obj), fold=obj.fold)
+
+
+def _timedelta(obj: Any) -> Any:
+    import datetime
+
+    _refuse_nanoseconds(obj)
+    return datetime.timedelta(obj.days, obj.seconds, obj.microseconds)
+
+
+def _numpy_scalar(obj: Any) -> Any:
+    """Return the Python object of the same value. numpy makes a bare int of some dates."""
+    item = obj.item()
+    if type(item) is type(obj):  # a longdouble returns itself: no Python type equals it
+        raise FreezeError(f"no Python type has the values of {_name(type(obj))}")
+    numpy = sys.modules["numpy"]
+    if isinstance(item, int) and isinstance(obj, (numpy.datetime64, numpy.timedelta64)):
+        if numpy.datetime_data(obj.dtype)[0] in ("ns", "ps", "fs", "as"):
+            same = obj.astype("M8[us]" if isinstance(obj, numpy.datetime64) else "m8[us]")
+            item = same.item() if same == obj else item
+        if isinstance(item, int):
+            raise FreezeError(f"no object of datetime has the value of {obj!r}; round it")
+    return item
+
+
 def _name(cls: type) -> str:
     """Name a type with its module, unless it is built in."""
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )

@@ -38,6 +38,9 @@
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
 #define CONVERSIONS_TEXT "100"
 
+#define RETURNED_ITSELF "default= returned the same object, of type %U; return one that can " \
+                        "be frozen, or raise TypeError"
+
 /* In the memo, of a container on the way from the root to where the walk is: to meet it
    again is a cycle. */
 #define IN_PROGRESS ((PyObject *)(uintptr_t)1)
@@ -620,10 +623,26 @@ freeze_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
     return freeze_atom(fz, obj, p_frozen);
 }
 
-/* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
-   hash with the new one. */
+/* Does the clock show the same moment with its new tzinfo?  Only a clock that knows its
+   offset shows one.  -1 with an exception. */
 static int
-make_aware_scalar(PyObject *source, PyObject *zone, ph_scalar *scalar)
+is_same_moment(PyObject *source, PyObject *twin)
+{
+    PyObject *before = PyObject_CallMethod(source, "utcoffset", NULL);
+    PyObject *after = before ? PyObject_CallMethod(twin, "utcoffset", NULL) : NULL;
+    int result = -1;
+    if (after != NULL) {
+        result = before == Py_None ? 1 : PyObject_RichCompareBool(before, after, Py_EQ);
+    }
+    Py_XDECREF(before);
+    Py_XDECREF(after);
+    return result;
+}
+
+/* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
+   hash with the new one.  Runs Python code. */
+static int
+make_aware_scalar(ph_freezer *fz, PyObject *source, PyObject *zone, ph_scalar *scalar)
 {
     PyObject *kwargs = Py_BuildValue("{sO}", "tzinfo", zone);
     PyObject *replace = PyObject_GetAttrString(source, "replace");
@@ -632,7 +651,18 @@ make_aware_scalar(PyObject *source, PyObject *zone, ph_scalar *scalar)
     if (kwargs != NULL && replace != NULL && args != NULL) {
         twin = PyObject_Call(replace, args, kwargs);
     }
-    int result = twin ? ph_scalar_of_aware(twin, zone, scalar) : -1;
+    int result = -1, same = twin ? is_same_moment(source, twin) : -1;
+    if (check_fork(fz) < 0) {
+        same = -1;
+    }
+    if (same == 0) {
+        ph_raise_type_at(fz, "its tzinfo became one of another offset, so this %U would be "
+                         "another moment; convert it as a whole, as builtin_default does",
+                         source, NULL);
+    }
+    else if (same > 0) {
+        result = ph_scalar_of_aware(twin, zone, scalar);
+    }
     Py_XDECREF(twin);
     Py_XDECREF(args);
     Py_XDECREF(replace);
@@ -655,7 +685,8 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
     }
     else {
         ph_block_show(&fz->block);
-        result = own_references(fz) < 0 ? -1 : make_aware_scalar(source, zone, &scalar);
+        result = own_references(fz) < 0 ? -1 : make_aware_scalar(fz, source, zone,
+                                                                     &scalar);
     }
     return result < 0 ? FAILED : freeze_scalar(fz, &scalar, p_frozen);
 }
@@ -792,8 +823,64 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
     return push_result(fz, obj, result,
                        method ? "__freeze__() of type %U returned the same object; return "
                                 "one that can be frozen"
-                              : "default= returned the same object, of type %U; return one "
-                                "that can be frozen, or raise TypeError");
+                              : RETURNED_ITSELF);
+}
+
+/* Is it a time or datetime that only default= can help, since its tzinfo is no timezone and
+   has no __freeze__()? */
+static bool
+needs_default(const ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (fz->default_ == NULL
+        || (type != ph_datetime.time && type != ph_datetime.datetime)) {
+        return false;
+    }
+    PyObject *tzinfo = ph_tzinfo_of(obj);
+    return tzinfo != NULL && Py_TYPE(tzinfo) != ph_datetime.timezone
+           && find_freeze(interp, tzinfo) == NULL;
+}
+
+/* Push a frame for the timezone that default= has returned for an aware object; takes the
+   reference. */
+static step_result
+push_timezone(ph_freezer *fz, PyObject *obj, PyObject *zone)
+{
+    if (reserve_items(fz, 1) < 0) {
+        Py_DECREF(zone);
+        return FAILED;
+    }
+    fz->items[fz->items_used] = zone;
+    return push_freeze_frame(fz, PH_FRAME_AWARE, obj, 1, true);
+}
+
+/* Ask default= for a time or datetime as a whole: a zone alone has no offset.  A timezone as
+   the answer becomes its tzinfo.  A default= that refuses by a TypeError is asked for the
+   tzinfo instead. */
+static step_result
+push_aware(ph_freezer *fz, PyObject *obj)
+{
+    if (check_conversions(fz, obj) < 0 || own_references(fz) < 0) {
+        return FAILED;
+    }
+    fz->memo_all = true;
+    PyObject *result = PyObject_CallOneArg(fz->default_, obj);
+    if (check_fork(fz) < 0) {
+        Py_XDECREF(result);
+        return FAILED;
+    }
+    if (result != NULL) {
+        return Py_TYPE(result) == ph_datetime.timezone
+               ? push_timezone(fz, obj, result)
+               : push_result(fz, obj, result, RETURNED_ITSELF);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)
+        || PyErr_ExceptionMatches(fz->exceptions->freeze_error)) {
+        return ph_note_place(fz);
+    }
+    PyErr_Clear();
+    PyObject *tzinfo = ph_tzinfo_of(obj);
+    return push_items(fz, PH_FRAME_AWARE, obj, &tzinfo, 1);
 }
 
 /* --- The walk ----------------------------------------------------------------- */
@@ -849,6 +936,9 @@ freeze_container(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj,
         PyObject *parts[3];
         ph_slice_parts(obj, parts);
         return push_items(fz, PH_FRAME_SLICE, obj, parts, 3);
+    }
+    if (needs_default(fz, interp, obj)) {
+        return push_aware(fz, obj);
     }
     if (is_datetime(type)) {
         return freeze_datetime(fz, obj, p_frozen);

@@ -188,7 +188,6 @@ def test_full_is_whole_before_the_first_channel(run, way):
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-
 def test_exceptions_are_those_of_queues():
     assert issubclass(Full, queue.Full)
     assert issubclass(Empty, queue.Empty)

@@ -215,7 +215,7 @@ def test_error_says_when_builtin_default_would_do(refused, given, hint):
 def test_path_in_the_refusal_of_builtin_default(refused):
     with refused('data["a"][1]', match=r'^data\["a"\]\[1\]: builtin_default .* test_errors\.Foo\n'):
         freeze({"a": [1, Foo()]}, default=permaheap.builtin_default)
-    with pytest.raises(FreezeError, match="^builtin_default does not") as caught:
+    with pytest.raises(FreezeError, match="builtin_default does not") as caught:
         permaheap.builtin_default(Foo())
     assert caught.value.path == ""
 

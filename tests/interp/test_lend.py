@@ -609,9 +609,7 @@ def send(other):
 
     def send(expression, **options):
         channel = permaheap.Channel(**options)
-        other.run(
-            f"pickle.loads(channel).send({expression})", channel=pickle.dumps(channel)
-        )
+        other.run(f"pickle.loads(channel).send({expression})", channel=pickle.dumps(channel))
         return channel
 
     return send

@@ -4,6 +4,7 @@ import concurrent.futures
 import copy
 import copyreg
 import dataclasses
+import datetime
 import decimal
 import enum
 import json
@@ -143,6 +144,27 @@ def test_builtin_default_on_numpy_scalars():
     for refused in (numpy.array([1]), numpy.longdouble(1), numpy.dtype("int8")):
         with pytest.raises(TypeError):
             builtin_default(refused)
+
+
+def test_builtin_default_on_numpy_dates():
+    """The value is kept exactly, or refused: item() of some is a bare int."""
+    numpy = pytest.importorskip("numpy")
+    moment = numpy.datetime64("2026-11-30T12:00:00.000001", "us")
+    expected = datetime.datetime(2026, 11, 30, 12, 0, 0, 1)
+    for unit in ("us", "ns"):
+        assert builtin_default(moment.astype(f"M8[{unit}]")) == expected
+    assert builtin_default(numpy.timedelta64(5000, "ns")) == datetime.timedelta(microseconds=5)
+    assert builtin_default(numpy.timedelta64(5, "s")) == datetime.timedelta(seconds=5)
+    assert builtin_default(numpy.datetime64("NaT", "ns")) is None
+    assert builtin_default(numpy.timedelta64("NaT", "ns")) is None
+    for refused in (
+        moment.astype("M8[ns]") + numpy.timedelta64(1, "ns"),
+        numpy.timedelta64(5, "ns"),
+        numpy.timedelta64(5, "Y"),
+        numpy.datetime64("20000-01-01", "D"),
+    ):
+        with pytest.raises(permaheap.FreezeError, match="no object of datetime has the value"):
+            freeze([refused], default=builtin_default)
 
 
 def test_builtin_default_imports_nothing():

@@ -701,8 +701,9 @@ LARGEST, LEAST = 2**31 - 1, -(2**31)
 @pytest.mark.parametrize("kind", ["timedelta", "timezone"])
 @pytest.mark.parametrize(
     "fields",
-    [(-5, -5, -5), (LARGEST, LARGEST, LARGEST), (LARGEST - 24855, LARGEST, 0), (0, LARGEST, LARGEST),
-     (LEAST, LEAST, LEAST), (0, LEAST, LEAST), (0, 86400, 0), (0, 0, 1_000_000), (0, -1, 0),
+    [(-5, -5, -5), (LARGEST, LARGEST, LARGEST), (LARGEST - 24855, LARGEST, 0),
+     (0, LARGEST, LARGEST), (LEAST, LEAST, LEAST), (0, LEAST, LEAST), (0, 86400, 0),
+     (0, 0, 1_000_000), (0, -1, 0),
      (0, 0, -1), (1_000_000_000, 0, 0), (-1_000_000_000, 0, 0)],
 )  # fmt: skip
 def test_deltas_out_of_range(kind, fields):
