@@ -1323,17 +1323,33 @@ put_pairs(ph_freezer *fz)
     return frozen;
 }
 
+/* Return the pairs to iterate over: as for dict(), the items of what has keys(). */
+static PyObject *
+pairs_of(PyObject *obj)
+{
+    if (PyObject_HasAttrString(obj, "keys")) {
+        return PyObject_CallMethod(obj, "items", NULL);
+    }
+    return Py_NewRef(obj);
+}
+
 PyObject *
 ph_freeze_pairs(const ph_interpreter *interp, PyObject *iterable,
                 PyObject *default_)
 {
     ph_freezer fz;
+    PyObject *pairs = pairs_of(iterable);
+    if (pairs == NULL) {
+        return NULL;
+    }
     if (freezer_init(&fz, interp, default_) < 0) {
+        Py_DECREF(pairs);
         return NULL;
     }
     PyObject *frozen = NULL;
-    if (gather_all(&fz, interp, iterable, gather_pair) == 0) {
+    if (gather_all(&fz, interp, pairs, gather_pair) == 0) {
         frozen = put_pairs(&fz);
     }
+    Py_DECREF(pairs);
     return freezer_commit(&fz, frozen);
 }

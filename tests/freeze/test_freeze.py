@@ -877,3 +877,22 @@ def test_slice_of_a_slice():
     assert freeze([slice(slice(1), 2)]) == (slice(slice(1), 2),)
     frozen = freeze({slice(slice(1), 2): "value"})
     assert frozen[slice(slice(1), 2)] == "value"
+
+
+@pytest.mark.parametrize(
+    "make", [dict, collections.OrderedDict, MappingProxyType, collections.UserDict, freeze]
+)
+def test_pairs_of_a_mapping_are_its_items(make):
+    pairs = {"ab": 1, "cd": [2]}
+    assert permaheap.freeze_pairs(make(pairs)) == {"ab": 1, "cd": (2,)}
+    assert permaheap.freeze_pairs(pairs.items()) == {"ab": 1, "cd": (2,)}
+    assert permaheap.freeze_pairs(["ab", "cd"]) == {"a": "b", "c": "d"}  # as dict() does
+
+
+def test_pairs_of_a_mapping_without_items():
+    class Odd:
+        def keys(self):
+            return []
+
+    with pytest.raises(AttributeError, match="items"):
+        permaheap.freeze_pairs(Odd())

@@ -461,6 +461,15 @@ def test_no_buffer(other):
 # --- call ------------------------------------------------------------------------------------
 
 
+def test_an_array_of_objects_lends_no_buffer(other):
+    numpy = pytest.importorskip("numpy")
+    array = numpy.array(["here", None], dtype=object)
+    loan = lend(array)
+    other.run(OPEN, name=name_of(loan))
+    with pytest.raises(Failed, match="its items are Python objects"):
+        other.run("memoryview(proxy)")
+
+
 def test_an_actor(other):
     actor = actor_of(other)
     assert call(actor, "add", 1, "two") == 2
