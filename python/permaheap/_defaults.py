@@ -13,6 +13,7 @@ from permaheap._core import FreezeError
 
 TYPE_CHECKING = False  # the import of typing would be slow
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
@@ -28,9 +29,18 @@ def builtin_default(obj: Any) -> Any:
         ====================================  =======================================
         an Enum member                        its value
         a namedtuple                          a tuple
-        a dataclass instance                  a dict of its fields, in their order
+        a dataclass, attrs instance           a dict of its fields, in their order
+        an object with model_dump (pydantic)  what that returns
         decimal.Decimal, uuid.UUID            its str
         pathlib.PurePath (and Path)           its str
+        all of ipaddress                      its str
+        a mapping, also a subclass of dict    a dict of its items
+        sqlite3.Row                           a dict by column names, which must differ
+        sqlalchemy.Row                        a tuple
+        a deque, an array.array               a list
+        a memoryview                          bytes; a list if its items are no bytes
+        a subclass of str, bytes, int,        the same value of that class (bytes for
+        float, complex, list, tuple, set      bytearray, set for frozenset)
         a numpy scalar                        its `.item()`, if that is the same value
         a datetime or time with any tzinfo    the same moment, in a `datetime.timezone` of the
                                               same offset that has the name of the zone
@@ -43,7 +53,7 @@ def builtin_default(obj: Any) -> Any:
             time of a zone whose offset depends on the date). `freeze` adds the path.
 
     It imports none of these modules: an object of a module that is not loaded cannot exist.
-    O(1), or O(number of fields) for a namedtuple or a dataclass. The convention is that of
+    O(1), or O(number of fields or items). The convention is that of
     `json.dumps(default=...)`.
     """
     if _is_instance(obj, "enum", "Enum"):
@@ -52,17 +62,16 @@ def builtin_default(obj: Any) -> Any:
         return tuple(obj)
     if hasattr(type(obj), "__dataclass_fields__"):
         return _dataclass_fields(obj)
-    for module, name in (("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath")):
+    if hasattr(type(obj), "__attrs_attrs__"):
+        return {field.name: getattr(obj, field.name) for field in type(obj).__attrs_attrs__}
+    if callable(getattr(type(obj), "model_dump", None)):
+        return obj.model_dump()
+    for module, name, convert in _CONVERTERS:
         if _is_instance(obj, module, name):
-            return str(obj)
-    if _is_instance(obj, "datetime", "datetime"):
-        return _datetime(obj)
-    if _is_instance(obj, "datetime", "time"):
-        return _time(obj)
-    if _is_instance(obj, "datetime", "timedelta"):
-        return _timedelta(obj)
-    if _is_instance(obj, "numpy", "generic"):
-        return _numpy_scalar(obj)
+            return convert(obj)
+    for base, convert in _BASES:
+        if isinstance(obj, base) and type(obj) is not base:
+            return convert(obj)
     raise FreezeError(f"builtin_default does not know objects of type {_name(type(obj))}")
 
 
@@ -176,6 +185,61 @@ def _numpy_scalar(obj: Any) -> Any:
         if isinstance(item, int):
             raise FreezeError(f"no object of datetime has the value of {obj!r}; round it")
     return item
+
+
+def _date(obj: Any) -> Any:
+    import datetime
+
+    return datetime.date(obj.year, obj.month, obj.day)
+
+
+def _items(obj: Any) -> Any:
+    return dict(obj.items())
+
+
+def _row(obj: Any) -> Any:
+    """Return the columns of a sqlite3.Row by name. Two of one name would become one."""
+    names = obj.keys()
+    if len(set(names)) < len(names):
+        raise FreezeError(f"two columns of this sqlite3.Row have one name, of {names}; use AS")
+    return dict(zip(names, obj, strict=True))
+
+
+def _memory(obj: Any) -> Any:
+    return obj.tobytes() if obj.format in ("B", "b", "c") and obj.ndim == 1 else obj.tolist()
+
+
+# By module and name of the class. numpy comes before the bases: some of its scalars are floats.
+_CONVERTERS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    ("decimal", "Decimal", str),
+    ("uuid", "UUID", str),
+    ("pathlib", "PurePath", str),
+    ("ipaddress", "_IPAddressBase", str),  # of addresses, networks and interfaces
+    ("datetime", "datetime", _datetime),
+    ("datetime", "date", _date),
+    ("datetime", "time", _time),
+    ("datetime", "timedelta", _timedelta),
+    ("numpy", "generic", _numpy_scalar),
+    ("collections", "deque", list),
+    ("array", "array", lambda obj: obj.tolist()),
+    ("builtins", "memoryview", _memory),
+    ("sqlite3", "Row", _row),
+    ("sqlalchemy.engine", "Row", tuple),
+    ("collections.abc", "Mapping", _items),
+)
+
+_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (complex, complex.__complex__),
+    (bytes, bytes.__bytes__),
+    (bytearray, bytes),
+    (list, list),
+    (tuple, tuple),
+    (set, set),
+    (frozenset, set),
+)
 
 
 def _name(cls: type) -> str:

@@ -1,5 +1,7 @@
 """The Python helpers: defaults, json, pickle and copy, multiprocessing contexts."""
 
+import array
+import collections
 import concurrent.futures
 import copy
 import copyreg
@@ -7,11 +9,13 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import ipaddress
 import json
 import multiprocessing
 import os
 import pathlib
 import pickle
+import sqlite3
 import subprocess
 import sys
 import types
@@ -88,6 +92,95 @@ def test_builtin_default(given, converted):
     assert result == converted
     frozen = freeze([given], default=builtin_default)
     assert frozen == freeze([converted])
+
+
+class Model:
+    """Has the method of a pydantic model."""
+
+    def model_dump(self):
+        return {"name": "Ada", "path": pathlib.PurePosixPath("/a")}
+
+
+class Attrs:
+    """Has what attrs adds to a class."""
+
+    __attrs_attrs__ = (types.SimpleNamespace(name="b"), types.SimpleNamespace(name="a"))
+    a, b, c = 1, [2], 3
+
+
+def subclass(base, *args):
+    return type("Mine", (base,), {"__str__": lambda self: "odd", "__repr__": lambda self: "odd"})(
+        *args
+    )
+
+
+def moved():
+    ordered = subclass(collections.OrderedDict, {"a": 1, "b": 2})
+    ordered.move_to_end("a")
+    return ordered
+
+
+def sqlite_row(query):
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    row = connection.execute(query).fetchone()
+    connection.close()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("given", "converted"),
+    [
+        (ipaddress.ip_address("10.0.0.1"), "10.0.0.1"),
+        (ipaddress.ip_address("::1"), "::1"),
+        (ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (ipaddress.ip_interface("10.0.0.1/8"), "10.0.0.1/8"),
+        (collections.deque([1, [2]]), [1, [2]]),
+        (array.array("d", [1.5, 2.5]), [1.5, 2.5]),
+        (memoryview(b"bytes")[::-1], b"setyb"),
+        (memoryview(array.array("i", [1, -2])), [1, -2]),
+        (memoryview(b"abcd").cast("B", (2, 2)), [[97, 98], [99, 100]]),
+        (Model(), {"name": "Ada", "path": pathlib.PurePosixPath("/a")}),
+        (Attrs(), {"b": [2], "a": 1}),
+        (sqlite_row("select 1 a, 'x' b"), {"a": 1, "b": "x"}),
+        (subclass(str, "text"), "text"),
+        (subclass(bytes, b"bytes"), b"bytes"),
+        (subclass(bytearray, b"bytes"), b"bytes"),
+        (subclass(int, 5), 5),
+        (subclass(float, 1.5), 1.5),
+        (subclass(complex, 1j), 1j),
+        (subclass(list, [1]), [1]),
+        (subclass(tuple, (1,)), (1,)),
+        (subclass(set, {1}), {1}),
+        (subclass(frozenset, {1}), {1}),
+        (subclass(dict, {"a": [1]}), {"a": [1]}),
+        (subclass(collections.Counter, "aab"), {"a": 2, "b": 1}),
+        (moved(), {"b": 2, "a": 1}),
+        (collections.UserDict(a=1), {"a": 1}),
+        (collections.ChainMap({"a": 1}, {"a": 2, "b": 3}), {"a": 1, "b": 3}),
+        (subclass(datetime.date, 2026, 11, 30), datetime.date(2026, 11, 30)),
+    ],
+)
+def test_builtin_default_knows_more(given, converted):
+    result = builtin_default(given)
+    assert type(result) is type(converted)
+    assert result == converted
+    if isinstance(converted, dict):
+        assert list(result) == list(converted)
+    expected = freeze([converted], default=builtin_default)
+    assert freeze([given], default=builtin_default) == expected
+
+
+def test_builtin_default_keeps_no_column_from_another():
+    with pytest.raises(permaheap.FreezeError, match="two columns"):
+        freeze([sqlite_row("select 1 a, 2 a")], default=builtin_default)
+
+
+def test_builtin_default_asks_classes_not_instances():
+    odd = types.SimpleNamespace(model_dump=dict, __attrs_attrs__=(), __dataclass_fields__={})
+    for obj in (odd, Model, Attrs):
+        with pytest.raises(permaheap.FreezeError):
+            builtin_default(obj)
 
 
 def test_builtin_default_goes_one_level_and_freeze_the_rest():
