@@ -13,7 +13,7 @@ from permaheap._core import FreezeError
 
 TYPE_CHECKING = False  # the import of typing would be slow
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import Any
 
 
@@ -102,6 +102,31 @@ def json_default(obj: Any) -> Any:
     if _is_instance(obj, "builtins", "frozendict"):
         return dict(obj)
     raise TypeError(f"Object of type {_name(type(obj))} is not JSON serializable")
+
+
+def as_dict[K, V](mapping: Mapping[K, V]) -> dict[K, V]:
+    """Return a plain dict with the items of a frozen mapping, for code that wants a dict.
+
+        >>> pandas.DataFrame(permaheap.as_dict(frozen))
+
+    Args:
+        mapping: a frozen mapping, or any other one.
+
+    Returns:
+        A new dict in the same order. Its keys and values are those of the mapping, not copies: a
+        mapping inside it stays frozen.
+
+    Raises:
+        TypeError: it is no mapping.
+
+    O(number of keys). `thaw` copies the whole graph, in O(objects).
+    """
+    if isinstance(mapping, MappingProxyType):
+        copy: Any = mapping.copy()  # as in json_default
+        return copy if type(copy) is dict else dict(copy)
+    if not hasattr(type(mapping), "keys"):
+        raise TypeError(f"as_dict: a mapping is needed, not {_name(type(mapping))}")
+    return dict(mapping)
 
 
 def _is_instance(obj: Any, module: str, name: str) -> bool:

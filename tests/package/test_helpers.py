@@ -26,7 +26,7 @@ from types import MappingProxyType
 import pytest
 
 import permaheap
-from permaheap import builtin_default, family_context, freeze, json_default
+from permaheap import as_dict, builtin_default, family_context, freeze, json_default
 from twin import HAS_FROZENDICT, Mapping, assert_same_graph
 
 
@@ -258,6 +258,45 @@ def test_builtin_default_on_numpy_dates():
     ):
         with pytest.raises(permaheap.FreezeError, match="no object of datetime has the value"):
             freeze([refused], default=builtin_default)
+
+
+@pytest.mark.parametrize("size", [0, 1, 29, 30, 31, 1000])
+@pytest.mark.parametrize("kind", [str, int])
+def test_as_dict(size, kind):
+    frozen = freeze({kind(i): [i, {"deep": i}] for i in range(size)})
+    plain = as_dict(frozen)
+    assert type(plain) is dict
+    assert list(plain.items()) == list(frozen.items())
+    assert all(plain[key] is frozen[key] for key in frozen)
+    plain["new"] = 1
+    assert "new" not in frozen
+    assert as_dict(frozen) == frozen
+
+
+def test_as_dict_of_other_mappings():
+    given = {"b": [1], "a": 2}
+    for mapping in (
+        given,
+        MappingProxyType(given),
+        collections.OrderedDict(given),
+        MappingProxyType(collections.OrderedDict(given)),
+        MappingProxyType(collections.UserDict(given)),
+        collections.UserDict(given),
+    ):
+        plain = as_dict(mapping)
+        assert (type(plain), list(plain.items())) == (dict, list(given.items()))
+        assert plain is not mapping
+        assert plain["b"] is given["b"]
+    for wrong in ([("a", 1)], None, {1}, (), "ab", dict):
+        with pytest.raises(TypeError):
+            as_dict(wrong)
+
+
+def test_as_dict_is_what_sqlite_takes():
+    row = freeze({"a": 1, "b": "x"})
+    with sqlite3.connect(":memory:") as db:
+        assert db.execute("select :a, :b", as_dict(row)).fetchone() == (1, "x")
+    db.close()
 
 
 def test_builtin_default_imports_nothing():
