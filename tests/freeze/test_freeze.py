@@ -896,3 +896,24 @@ def test_pairs_of_a_mapping_without_items():
 
     with pytest.raises(AttributeError, match="items"):
         permaheap.freeze_pairs(Odd())
+
+
+def test_sharing_with_what_a_freeze_method_hands_out_later():
+    """As documented: single containers are remembered once code of others may hand them out."""
+
+    class Lazy:
+        def __freeze__(self):
+            return data["rows"]
+
+    data = {"rows": [["x"]], "view": Lazy()}
+    late, early = freeze(data), freeze({"view": Lazy(), "rows": data["rows"]})
+    assert late["rows"] == late["view"]
+    assert late["rows"] is not late["view"]
+    assert early["rows"] is early["view"]
+    for default in (str, permaheap.builtin_default):
+        frozen = freeze(data, default=default)
+        assert frozen["rows"] is frozen["view"]
+    kept = data["rows"]
+    frozen = freeze(data)
+    assert frozen["rows"] is frozen["view"]
+    assert frozen["rows"] == freeze(kept)
