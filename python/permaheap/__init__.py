@@ -78,7 +78,7 @@ from permaheap._core import (  # noqa: E402 - the check must come before the cor
 TYPE_CHECKING = False  # type checkers know this name; the import of typing would be slow
 if TYPE_CHECKING:
     from permaheap._core import Full
-    from permaheap._defaults import builtin_default, json_default
+    from permaheap._defaults import as_dict, builtin_default, json_default
     from permaheap._family import family_context
     from permaheap._immortalize import Immortalized, exit_quickly, immortalize
     from permaheap._prefork import Prefork, prefork
@@ -105,6 +105,7 @@ __all__ = [
     "Prefork",
     "Stats",
     "__version__",
+    "as_dict",
     "builtin_default",
     "call",
     "exit_quickly",
@@ -135,6 +136,7 @@ _LAZY = {
     "Immortalized": "_immortalize",
     "Prefork": "_prefork",
     "Stats": "_stats",
+    "as_dict": "_defaults",
     "builtin_default": "_defaults",
     "exit_quickly": "_immortalize",
     "family_context": "_family",

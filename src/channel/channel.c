@@ -144,6 +144,9 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     ph_channels *channels = ph_channels_of(type);
     ph_span_id id;
+    if (ph_channel_prepare_full(channels) < 0) {
+        return NULL;
+    }
     if (ph_heap_ready() != PH_OK || ph_channel_find_or_make(&options, &id) != PH_OK) {
         ph_raise(channels->parcels.exceptions);
         return NULL;
@@ -158,6 +161,13 @@ channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     return ph_channel_wrap(channels, id, may_pickle, spin_ns);
+}
+
+static PyObject *
+channel_from_bytes(PyObject *type, PyObject *data)
+{
+    return ph_channel_prepare_full(ph_channels_of((PyTypeObject *)type)) < 0
+           ? NULL : ph_channel_from_bytes(type, data);
 }
 
 static void
@@ -513,7 +523,7 @@ static PyMethodDef channel_methods[] = {
     {"stats", channel_stats, METH_NOARGS, channel_stats_doc},
     PH_EVENT_LOOP_METHODS,
     {"_ring", channel_ring, METH_NOARGS, ring_doc},
-    {"_from_bytes", ph_channel_from_bytes, METH_O | METH_CLASS, NULL},
+    {"_from_bytes", channel_from_bytes, METH_O | METH_CLASS, NULL},
     {"__reduce__", ph_channel_reduce, METH_NOARGS, NULL},
     {"__enter__", channel_enter, METH_NOARGS, NULL},
     {"__exit__", channel_exit, METH_VARARGS, NULL},

@@ -4,6 +4,7 @@
    asks the ring for a notification when nothing can be done yet, and tries again:
 
        _send_or_pack()   sends at once, or returns the packed message, a capsule
+       _pack()           returns the packed message, without trying
        _send_packed()    tries to send that, as often as needed
        _watch()          asks for one datagram when room, or a message, comes
        _key()            the bytes of that datagram: which channel, and which of the two
@@ -39,7 +40,8 @@ call_aio(const char *function, PyObject *const *args, size_t n)
 
 const char ph_asend_doc[] = PyDoc_STR(
 "asend($self, obj, /)\n--\n\n"
-"A coroutine that sends an object.  The event loop goes on while there is no room.\n\n"
+"A coroutine that sends an object.  The event loop goes on while there is no room, and\n"
+"gets its turn once a millisecond while there is.\n\n"
 "Like send(), without a timeout: use asyncio.timeout().  When it is cancelled, nothing\n"
 "was sent.  The object is packed once, when the coroutine begins.");
 
@@ -52,7 +54,8 @@ ph_channel_asend(PyObject *self, PyObject *obj)
 
 const char ph_arecv_doc[] = PyDoc_STR(
 "arecv($self, /)\n--\n\n"
-"A coroutine that takes the next object.  The event loop goes on while there is none.\n\n"
+"A coroutine that takes the next object.  The event loop goes on while there is none,\n"
+"and gets its turn once a millisecond while there are some.\n\n"
 "Like recv(), without a timeout: use asyncio.timeout().  When it is cancelled, nothing\n"
 "was taken.");
 
@@ -120,6 +123,18 @@ ph_channel_send_or_pack(PyObject *op, PyObject *obj)
     ph_status status = ph_channel_try(self, &transfer);
     return ph_channel_must_wait(status) ? wrap_packed(self, parcel)
                                         : ph_channel_end_send(self, parcel, status);
+}
+
+const char ph_pack_doc[] = PyDoc_STR(
+"_pack($self, obj, /)\n--\n\n"
+"Return the packed message, for _send_packed().");
+
+PyObject *
+ph_channel_pack_only(PyObject *op, PyObject *obj)
+{
+    ChannelObject *self = ph_channel_of(op);
+    ph_parcel *parcel = ph_channel_pack(self, obj);
+    return parcel ? wrap_packed(self, parcel) : NULL;
 }
 
 PyDoc_STRVAR(send_packed_doc,

@@ -467,16 +467,25 @@ pack_pickled(ph_parcels *parcels, PyObject *obj, ph_parcel *parcel, uint64_t lar
 /* Raise TypeError: this object, or one of that type inside it, would have to be pickled.
    -1. */
 static int
-refuse_to_pickle(PyObject *obj, const PyTypeObject *type)
+refuse_to_pickle(PyObject *obj, PyTypeObject *type)
 {
-    if (type == Py_TYPE(obj)) {
-        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and a %s "
-                     "travels in no other way", type->tp_name);
-        return -1;
+    PyObject *outer = ph_type_name(Py_TYPE(obj)), *inner = NULL;
+    if (type == NULL) {
+        inner = PyUnicode_FromString("something");
     }
-    PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this %s "
-                 "there is %s%s, which travels in no other way", Py_TYPE(obj)->tp_name,
-                 type ? "a " : "something", type ? type->tp_name : "");
+    else if ((inner = ph_type_name(type)) != NULL) {
+        Py_SETREF(inner, PyUnicode_FromFormat("a %U", inner));
+    }
+    if (outer != NULL && inner != NULL && type == Py_TYPE(obj)) {
+        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and %U travels in "
+                     "no other way", inner);
+    }
+    else if (outer != NULL && inner != NULL) {
+        PyErr_Format(PyExc_TypeError, "send: this channel does not pickle, and in this %U "
+                     "there is %U, which travels in no other way", outer, inner);
+    }
+    Py_XDECREF(outer);
+    Py_XDECREF(inner);
     return -1;
 }
 

@@ -25,9 +25,13 @@
 PyDoc_STRVAR(full_doc, "There was no room in a channel in time.");
 
 /* queue.Full is Python code, and its module imports threading.  Not every program wants
-   that.  And the thread that happens to run an interpreter first must not import it:
-   3.12 then waits for ever when another thread ends the interpreter.  So the class is
-   made when it is needed. */
+   that, so the import of permaheap does not.  But a signal handler that comes in the middle
+   of the import finds half a module.  So the main interpreter, where signal handlers run,
+   makes the class before its first Channel.
+
+   Other interpreters make it when it is needed: the thread that happens to run one first
+   must not import threading, since 3.12 then waits for ever when another thread ends the
+   interpreter. */
 PyObject *
 ph_channel_full_class(ph_channels *channels)
 {
@@ -46,6 +50,13 @@ ph_channel_full_class(ph_channels *channels)
         }
     }
     return channels->full;
+}
+
+int
+ph_channel_prepare_full(ph_channels *channels)
+{
+    bool here = PyInterpreterState_Get() == PyInterpreterState_Main();
+    return here && ph_channel_full_class(channels) == NULL ? -1 : 0;
 }
 
 int

@@ -7,6 +7,9 @@
 
 /* Return the class Full, made at the first call.  Borrowed; NULL with an exception. */
 PyObject *ph_channel_full_class(ph_channels *channels);
+/* Make it, in the main interpreter: before a Channel is made.  Runs Python code.  -1 with an
+   exception. */
+int ph_channel_prepare_full(ph_channels *channels);
 /* Raise the exception of a status.  -1. */
 int ph_channel_raise(ChannelObject *self, ph_status status);
 

@@ -36,6 +36,10 @@
 
 #define SIGNALS_EVERY 65536         /* steps between two looks at signals */
 #define CONVERSIONS_MOST 100        /* default(default(...)) in a row */
+#define CONVERSIONS_TEXT "100"
+
+#define RETURNED_ITSELF "default= returned the same object, of type %U; return one that can " \
+                        "be frozen, or raise TypeError"
 
 /* In the memo, of a container on the way from the root to where the walk is: to meet it
    again is a cycle. */
@@ -633,10 +637,26 @@ freeze_datetime(ph_freezer *fz, PyObject *obj, PyObject **p_frozen)
     return freeze_atom(fz, obj, p_frozen);
 }
 
-/* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
-   hash with the new one. */
+/* Does the clock show the same moment with its new tzinfo?  Only a clock that knows its
+   offset shows one.  -1 with an exception. */
 static int
-make_aware_scalar(PyObject *source, PyObject *zone, ph_scalar *scalar)
+is_same_moment(PyObject *source, PyObject *twin)
+{
+    PyObject *before = PyObject_CallMethod(source, "utcoffset", NULL);
+    PyObject *after = before ? PyObject_CallMethod(twin, "utcoffset", NULL) : NULL;
+    int result = -1;
+    if (after != NULL) {
+        result = before == Py_None ? 1 : PyObject_RichCompareBool(before, after, Py_EQ);
+    }
+    Py_XDECREF(before);
+    Py_XDECREF(after);
+    return result;
+}
+
+/* Make the bytes of a time or datetime whose tzinfo was converted, and which has another
+   hash with the new one.  Runs Python code. */
+static int
+make_aware_scalar(ph_freezer *fz, PyObject *source, PyObject *zone, ph_scalar *scalar)
 {
     PyObject *kwargs = Py_BuildValue("{sO}", "tzinfo", zone);
     PyObject *replace = PyObject_GetAttrString(source, "replace");
@@ -645,7 +665,18 @@ make_aware_scalar(PyObject *source, PyObject *zone, ph_scalar *scalar)
     if (kwargs != NULL && replace != NULL && args != NULL) {
         twin = PyObject_Call(replace, args, kwargs);
     }
-    int result = twin ? ph_scalar_of_aware(twin, zone, scalar) : -1;
+    int result = -1, same = twin ? is_same_moment(source, twin) : -1;
+    if (check_fork(fz) < 0) {
+        same = -1;
+    }
+    if (same == 0) {
+        ph_raise_type_at(fz, "its tzinfo became one of another offset, so this %U would be "
+                         "another moment; convert it as a whole, as builtin_default does",
+                         source, NULL);
+    }
+    else if (same > 0) {
+        result = ph_scalar_of_aware(twin, zone, scalar);
+    }
     Py_XDECREF(twin);
     Py_XDECREF(args);
     Py_XDECREF(replace);
@@ -658,8 +689,8 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
 {
     const PyObject *view = ph_block_view(&fz->block, zone);
     if (Py_TYPE(view) != ph_datetime.timezone) {
-        return ph_raise_at(fz, "its tzinfo became a %s; only "
-                           "datetime.timezone can be frozen", Py_TYPE(view)->tp_name);
+        return ph_raise_type_at(fz, "its tzinfo became an object of type %U; only "
+                                "datetime.timezone can be frozen", (PyObject *)view, NULL);
     }
     ph_scalar scalar;
     int result;
@@ -668,7 +699,8 @@ finish_aware(ph_freezer *fz, PyObject *source, PyObject *zone, PyObject **p_froz
     }
     else {
         ph_block_show(&fz->block);
-        result = own_references(fz) < 0 ? -1 : make_aware_scalar(source, zone, &scalar);
+        result = own_references(fz) < 0 ? -1 : make_aware_scalar(fz, source, zone,
+                                                                     &scalar);
     }
     return result < 0 ? FAILED : freeze_scalar(fz, &scalar, p_frozen);
 }
@@ -704,33 +736,97 @@ check_conversions(ph_freezer *fz, PyObject *obj)
     if (row < CONVERSIONS_MOST) {
         return 0;
     }
-    return ph_raise_at(fz, "default= and __freeze__() have returned %d objects "
-                       "in a row that cannot be frozen either, the last a %s",
-                       CONVERSIONS_MOST, Py_TYPE(obj)->tp_name);
+    return ph_raise_type_at(fz, "default= and __freeze__() have returned " CONVERSIONS_TEXT
+                            " objects in a row that cannot be frozen either, the last of "
+                            "type %U", obj, NULL);
 }
 
-/* Does the object's class say how it freezes?  __freeze__ = None says that it does not. */
-static bool
-has_freeze(const ph_interpreter *interp, PyObject *obj)
+/* Find how the object's class says that it freezes; NULL: not at all.  __freeze__ = None
+   says so, too.  An attribute of the instance does not count.  Borrowed. */
+static PyObject *
+find_freeze(const ph_interpreter *interp, PyObject *obj)
 {
     PyObject *method = _PyType_Lookup(Py_TYPE(obj), interp->freeze_name);
-    return method != NULL && method != Py_None;
+    return method != Py_None ? method : NULL;
+}
+
+/* Call what find_freeze() has found, bound to the object as its type says.  Runs Python
+   code. */
+static PyObject *
+call_freeze(PyObject *method, PyObject *obj)
+{
+    descrgetfunc bind = Py_TYPE(method)->tp_descr_get;
+    Py_INCREF(method);
+    PyObject *bound = bind ? bind(method, obj, (PyObject *)Py_TYPE(obj)) : Py_NewRef(method);
+    PyObject *result = bound ? PyObject_CallNoArgs(bound) : NULL;
+    Py_XDECREF(bound);
+    Py_DECREF(method);
+    return result;
+}
+
+/* Would builtin_default() convert this object?  Runs Python code. */
+static bool
+is_convertible(PyObject *obj)
+{
+    PyObject *module = PyImport_ImportModule("permaheap._defaults");
+    PyObject *converted = NULL;
+    if (module != NULL) {
+        converted = PyObject_CallMethod(module, "builtin_default", "O", obj);
+    }
+    PyErr_Clear();                  /* the caller raises an error of its own */
+    Py_XDECREF(converted);
+    Py_XDECREF(module);
+    return converted != NULL;
+}
+
+/* Raise FreezeError for an object that nothing converts. */
+static step_result
+raise_not_converted(ph_freezer *fz, PyObject *obj)
+{
+    bool zone = fz->frames_used > 0 && top_frame(fz)->kind == PH_FRAME_AWARE;
+    if (own_references(fz) < 0) {
+        return FAILED;
+    }
+    bool hint = is_convertible(zone ? top_frame(fz)->source : obj);
+    if (check_fork(fz) < 0) {
+        return FAILED;
+    }
+    return ph_raise_type_at(fz, "cannot freeze an object of type %U: it has no __freeze__(), "
+                            "and default= was not given%s", obj,
+                            !hint ? "" : zone ? "; default=permaheap.builtin_default freezes "
+                                                "its owner with the same offset"
+                                              : "; default=permaheap.builtin_default "
+                                                "converts it");
+}
+
+/* Push a frame for what code has returned in place of an object; takes the reference. */
+static step_result
+push_result(ph_freezer *fz, PyObject *obj, PyObject *result, const char *same)
+{
+    if (result == obj) {
+        Py_DECREF(result);
+        return ph_raise_type_at(fz, same, obj, NULL);
+    }
+    if (reserve_items(fz, 1) < 0) {
+        Py_DECREF(result);
+        return FAILED;
+    }
+    fz->items[fz->items_used] = result;
+    return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
 }
 
 static step_result
 push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
 {
-    bool method = has_freeze(interp, obj);
-    if (!method && fz->default_ == NULL) {
-        return ph_raise_at(fz, "cannot freeze an object of type %s: it has no "
-                           "__freeze__(), and default= was not given",
-                           Py_TYPE(obj)->tp_name);
+    PyObject *method = find_freeze(interp, obj);
+    if (method == NULL && fz->default_ == NULL) {
+        return raise_not_converted(fz, obj);
     }
     if (check_conversions(fz, obj) < 0 || own_references(fz) < 0) {
         return FAILED;
     }
     fz->memo_all = true;
-    PyObject *result = method ? PyObject_CallMethodNoArgs(obj, interp->freeze_name)
+    PyObject *result = method ? call_freeze(method, obj)
                               : PyObject_CallOneArg(fz->default_, obj);
     if (check_fork(fz) < 0) {
         Py_XDECREF(result);
@@ -739,12 +835,67 @@ push_converted(ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
     if (result == NULL) {
         return ph_note_place(fz);
     }
+    return push_result(fz, obj, result,
+                       method ? "__freeze__() of type %U returned the same object; return "
+                                "one that can be frozen"
+                              : RETURNED_ITSELF);
+}
+
+/* Is it a time or datetime that only default= can help, since its tzinfo is no timezone and
+   has no __freeze__()? */
+static bool
+needs_default(const ph_freezer *fz, const ph_interpreter *interp, PyObject *obj)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    if (fz->default_ == NULL
+        || (type != ph_datetime.time && type != ph_datetime.datetime)) {
+        return false;
+    }
+    PyObject *tzinfo = ph_tzinfo_of(obj);
+    return tzinfo != NULL && Py_TYPE(tzinfo) != ph_datetime.timezone
+           && find_freeze(interp, tzinfo) == NULL;
+}
+
+/* Push a frame for the timezone that default= has returned for an aware object; takes the
+   reference. */
+static step_result
+push_timezone(ph_freezer *fz, PyObject *obj, PyObject *zone)
+{
     if (reserve_items(fz, 1) < 0) {
-        Py_DECREF(result);
+        Py_DECREF(zone);
         return FAILED;
     }
-    fz->items[fz->items_used] = result;
-    return push_freeze_frame(fz, PH_FRAME_CONVERTED, obj, 1, true);
+    fz->items[fz->items_used] = zone;
+    return push_freeze_frame(fz, PH_FRAME_AWARE, obj, 1, true);
+}
+
+/* Ask default= for a time or datetime as a whole: a zone alone has no offset.  A timezone as
+   the answer becomes its tzinfo.  A default= that refuses by a TypeError is asked for the
+   tzinfo instead. */
+static step_result
+push_aware(ph_freezer *fz, PyObject *obj)
+{
+    if (check_conversions(fz, obj) < 0 || own_references(fz) < 0) {
+        return FAILED;
+    }
+    fz->memo_all = true;
+    PyObject *result = PyObject_CallOneArg(fz->default_, obj);
+    if (check_fork(fz) < 0) {
+        Py_XDECREF(result);
+        return FAILED;
+    }
+    if (result != NULL) {
+        return Py_TYPE(result) == ph_datetime.timezone
+               ? push_timezone(fz, obj, result)
+               : push_result(fz, obj, result, RETURNED_ITSELF);
+    }
+    if (!PyErr_ExceptionMatches(PyExc_TypeError)
+        || PyErr_ExceptionMatches(fz->exceptions->freeze_error)) {
+        return ph_note_place(fz);
+    }
+    PyErr_Clear();
+    PyObject *tzinfo = ph_tzinfo_of(obj);
+    return push_items(fz, PH_FRAME_AWARE, obj, &tzinfo, 1);
 }
 
 /* --- The walk ----------------------------------------------------------------- */
@@ -757,12 +908,12 @@ raise_cycle(ph_freezer *fz, PyObject *source)
         i++;
     }
     assert(i < fz->frames_used);    /* invariant 3: IN_PROGRESS is on the way */
-    PyObject *where = ph_path_of(fz, i);
-    if (where != NULL) {
-        ph_raise_at(fz, "a cycle: this is %U again, the %s that it is in",
-                    where, Py_TYPE(source)->tp_name);
-        Py_DECREF(where);
+    PyObject *where = ph_path_of(fz, i), *name = ph_type_name(Py_TYPE(source));
+    if (where != NULL && name != NULL) {
+        ph_raise_at(fz, "a cycle: this is %U again, the %U that it is in", where, name);
     }
+    Py_XDECREF(where);
+    Py_XDECREF(name);
     return FAILED;
 }
 
@@ -802,6 +953,9 @@ freeze_container(ph_freezer *fz, ph_interpreter *interp, PyObject *obj,
         PyObject *parts[3];
         ph_slice_parts(obj, parts);
         return push_items(fz, PH_FRAME_SLICE, obj, parts, 3);
+    }
+    if (needs_default(fz, interp, obj)) {
+        return push_aware(fz, obj);
     }
     if (is_datetime(type)) {
         return freeze_datetime(fz, obj, p_frozen);
@@ -1196,17 +1350,33 @@ put_pairs(ph_freezer *fz)
     return frozen;
 }
 
+/* Return the pairs to iterate over: as for dict(), the items of what has keys(). */
+static PyObject *
+pairs_of(PyObject *obj)
+{
+    if (PyObject_HasAttrString(obj, "keys")) {
+        return PyObject_CallMethod(obj, "items", NULL);
+    }
+    return Py_NewRef(obj);
+}
+
 PyObject *
 ph_freeze_pairs(ph_interpreter *interp, PyObject *iterable,
                 PyObject *default_)
 {
     ph_freezer fz;
+    PyObject *pairs = pairs_of(iterable);
+    if (pairs == NULL) {
+        return NULL;
+    }
     if (freezer_init(&fz, interp, default_) < 0) {
+        Py_DECREF(pairs);
         return NULL;
     }
     PyObject *frozen = NULL;
-    if (gather_all(&fz, interp, iterable, gather_pair) == 0) {
+    if (gather_all(&fz, interp, pairs, gather_pair) == 0) {
         frozen = put_pairs(&fz);
     }
+    Py_DECREF(pairs);
     return freezer_commit(&fz, frozen);
 }

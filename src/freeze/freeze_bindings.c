@@ -84,7 +84,8 @@ core_freeze_each(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
 PyDoc_STRVAR(freeze_pairs_doc,
 "freeze_pairs($module, pairs, /, *, default=None)\n--\n\n"
 "Freeze (key, value) pairs one by one, and return a frozen mapping of them.\n\n"
-"Like freeze(dict(pairs)), also in that the last value of equal keys wins, but\n"
+"Like freeze(dict(pairs)), also in that the last value of equal keys wins, and that\n"
+"the items() of a mapping are taken, but\n"
 "holding only one pair of ordinary objects at a time, as freeze_each() does.\n"
 "Raises the errors of freeze(), and TypeError for an item that is no pair.\n"
 "O(number of objects).");

@@ -77,6 +77,9 @@ typedef struct {
 
 /* Raise FreezeError for the place where the freezer is.  Returns -1. */
 int ph_raise_at(ph_freezer *freezer, const char *format, ...);
+/* Likewise, with the name of an object's type as the first argument of the format (%U). */
+int ph_raise_type_at(ph_freezer *freezer, const char *format, PyObject *obj,
+                     const char *more);
 /* Add the place to the exception that the user's code has raised.  Returns -1. */
 int ph_note_place(ph_freezer *freezer);
 /* Name the place that the first `frames` frames lead to; NULL with an exception. */

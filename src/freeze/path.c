@@ -212,6 +212,40 @@ ph_raise_at(ph_freezer *freezer, const char *format, ...)
 }
 
 int
+ph_raise_type_at(ph_freezer *freezer, const char *format, PyObject *obj, const char *more)
+{
+    PyObject *name = ph_type_name(Py_TYPE(obj));
+    if (name != NULL) {
+        ph_raise_at(freezer, format, name, more);
+        Py_DECREF(name);
+    }
+    return -1;
+}
+
+/* Give a FreezeError that code of others has raised, like builtin_default(), the path that
+   it could not know. */
+static void
+set_path(const ph_freezer *freezer, PyObject *error, PyObject *path)
+{
+    if ((PyObject *)Py_TYPE(error) != freezer->exceptions->freeze_error) {
+        return;
+    }
+    PyObject *known = PyObject_GetAttrString(error, "path");
+    PyObject *args = PyObject_GetAttrString(error, "args"), *text = NULL;
+    if (known != NULL && PyUnicode_CheckExact(known) && PyUnicode_GET_LENGTH(known) == 0
+        && args != NULL && PyTuple_CheckExact(args) && PyTuple_GET_SIZE(args) == 1) {
+        text = PyUnicode_FromFormat("%U: %S", path, PyTuple_GET_ITEM(args, 0));
+    }
+    Py_XSETREF(args, text ? PyTuple_Pack(1, text) : NULL);
+    if (args != NULL && PyObject_SetAttrString(error, "args", args) == 0) {
+        (void)PyObject_SetAttrString(error, "path", path);
+    }
+    Py_XDECREF(known);
+    Py_XDECREF(args);
+    Py_XDECREF(text);
+}
+
+int
 ph_note_place(ph_freezer *freezer)
 {
     assert(PyErr_Occurred());
@@ -220,6 +254,8 @@ ph_note_place(ph_freezer *freezer)
     PyObject *note = path ? PyUnicode_FromFormat("while freezing %U", path) : NULL;
     if (note != NULL) {
         Py_XDECREF(PyObject_CallMethod(error, "add_note", "O", note));
+        PyErr_Clear();
+        set_path(freezer, error, path);
     }
     PyErr_Clear();                  /* only the user's exception counts */
     Py_XDECREF(note);

@@ -20,6 +20,7 @@
 
 #include "core/os/os.h"
 #include "layout/thread.h"
+#include "state/view.h"
 
 /* view->internal points to it. */
 typedef struct {
@@ -38,6 +39,12 @@ get_theirs(ph_loan *loan, Py_buffer *theirs, int flags, char *text, size_t size)
     int result = PyObject_GetBuffer(object, theirs, flags);
     if (result < 0) {
         ph_take_error_text(text, size);
+    }
+    else if (ph_format_has_pointers(theirs->format)) {
+        PyOS_snprintf(text, size, "its items are Python objects, which stay in their "
+                      "interpreter");
+        PyBuffer_Release(theirs);
+        result = -1;
     }
     Py_DECREF(object);
     return result;

@@ -656,6 +656,7 @@ ph_lend_add(PyObject *module)
     });
     ph_wire_add_type(interp->wire, (ph_wire_type){
         .type = lending->borrowed_type, .write = borrowed_write, .read = borrowed_read,
+        .unwraps = true,
     });
     return PyModule_AddFunctions(module, lend_methods) < 0 ? -1 : register_end(module);
 }

@@ -29,7 +29,8 @@ void ph_date_fields(PyObject *obj, int fields[3]);
 void ph_time_fields(PyObject *obj, int fields[5]);
 void ph_delta_fields(PyObject *obj, int fields[3]);
 
-/* Make an object of such fields, which are checked.  datetime must have been imported.
+/* Make an object of such fields.  They are checked, except those of a timedelta, which must
+   be in range.  datetime must have been imported.
    `zone` can be None, `name` can be NULL.  NULL with an exception. */
 PyObject *ph_date_new(const int date[3]);
 PyObject *ph_time_new(const int time[5], PyObject *zone);

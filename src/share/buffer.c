@@ -28,6 +28,7 @@
 #include <string.h>
 
 #include "core/family/family.h"
+#include "state/view.h"
 
 #define LARGE (256 * (Py_ssize_t)PH_KIB)    /* bytes that are copied without the GIL */
 #define PIN "permaheap.Buffer in a message"
@@ -234,7 +235,8 @@ copy_view(char *to, Py_buffer *view)
 PyDoc_STRVAR(of_doc,
 "of($type, data, /)\n--\n\n"
 "A Buffer with a copy of a bytes-like object.\n\n"
-"Raises TypeError for another object, MemoryError when there is no memory.\n"
+"Raises TypeError for another object and for an array of objects, whose bytes are\n"
+"addresses; MemoryError when there is no memory.\n"
 "O(bytes), without the GIL when they are many.");
 
 static PyObject *
@@ -242,6 +244,13 @@ buffer_of_bytes(PyObject *type, PyObject *data)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_FULL_RO) < 0) {
+        return NULL;
+    }
+    if (ph_format_has_pointers(view.format)) {
+        PyErr_Format(PyExc_TypeError, "Buffer.of: the items of this %s are Python objects, and "
+                     "only their addresses could be copied; freeze() its tolist()",
+                     Py_TYPE(data)->tp_name);
+        PyBuffer_Release(&view);
         return NULL;
     }
     PyObject *self = buffer_make((PyTypeObject *)type, view.len, false);

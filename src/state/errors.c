@@ -45,3 +45,25 @@ ph_raise_os(int err, const char *what)
     }
     return NULL;
 }
+
+/* A class made by Python code has its names apart; tp_name of the others has all. */
+PyObject *
+ph_type_name(PyTypeObject *type)
+{
+    if (!PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)) {
+        return PyUnicode_FromString(type->tp_name);
+    }
+    PyObject *dict = PyType_GetDict(type), *qualname = PyType_GetQualName(type);
+    PyObject *module = dict ? PyDict_GetItemString(dict, "__module__") : NULL;
+    PyObject *name = NULL;
+    if (qualname != NULL && module != NULL && PyUnicode_CheckExact(module)
+        && PyUnicode_CompareWithASCIIString(module, "builtins") != 0) {
+        name = PyUnicode_FromFormat("%U.%U", module, qualname);
+    }
+    else if (qualname != NULL) {
+        name = Py_NewRef(qualname);
+    }
+    Py_XDECREF(qualname);
+    Py_XDECREF(dict);
+    return name;
+}

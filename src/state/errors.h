@@ -21,5 +21,8 @@ typedef struct {
 int ph_raise(const ph_exceptions *exceptions);
 /* Raise the OSError for an errno: "cannot `what`".  Returns NULL. */
 PyObject *ph_raise_os(int err, const char *what);
+/* Name a type for a message, with its module, but without "builtins": a str.  Runs no Python
+   code.  NULL with an exception. */
+PyObject *ph_type_name(PyTypeObject *type);
 
 #endif

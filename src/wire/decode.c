@@ -5,8 +5,8 @@
    without a frame.
 
    No Python code runs during the walk, so no code sees a container before it is whole.
-   (Hashing and comparing keys runs the code of built-in types only.)  There is one
-   exception: the first datetime or Counter of an interpreter imports its module of the
+   (Hashing and comparing keys runs the code of built-in types only: invariant 4.)  There is
+   one exception: the first datetime or Counter of an interpreter imports its module of the
    standard library.
 
    Invariants:
@@ -17,7 +17,9 @@
    2. The memo owns its objects.  An entry is NULL until its object is made.  A list, dict,
       set or tuple is in its entry while it is open.
    3. A back reference to an open tuple is allowed only from inside a list, dict or set that
-      is inside the tuple.  No object that leads to an open tuple is hashed. */
+      is inside the tuple.  No object that leads to an open tuple is hashed.
+   4. Nothing that holds an object of a user's type, through containers that hash their items,
+      becomes a key or element.  encode.c has such messages pickled. */
 
 #include "wire/format.h"
 
@@ -33,6 +35,7 @@
 #include "layout/values.h"
 
 #define LARGE 65536                 /* bytes of a message for which the collector waits */
+#define DAYS_MOST 999999999         /* of a timedelta, in either direction */
 #define FRAMES_AT_HAND 16           /* without allocating memory */
 #define MEMO_AT_HAND 32
 
@@ -54,12 +57,14 @@ typedef struct {
     uint8_t tag;
     uint8_t stride;                 /* from slot to slot */
     uint8_t depth;                  /* of the items so far: ph_depth_over() */
+    bool unwraps;                   /* hashing one of them may run a user's code */
 } read_frame;
 
 typedef struct {
     PyObject *obj;                  /* owned, or NULL */
     uint32_t open;                  /* number of its frame from 1 on; 0: it is whole */
     uint8_t depth;
+    bool unwraps;
 } read_memo;
 
 typedef struct {
@@ -75,6 +80,7 @@ typedef struct {
     PyObject **shapes;              /* owned: dicts of keys with None */
     size_t shapes_used, shapes_size;
     uint8_t depth;                  /* of the object made last */
+    bool unwraps;                   /* hashing that may run a user's code: invariant 4 */
     bool blameless;                 /* the error is that of a type in the table */
     read_frame frames_at_hand[FRAMES_AT_HAND];
     read_memo memo_at_hand[MEMO_AT_HAND];
@@ -271,6 +277,7 @@ read_reference(reading *r, PyObject **p_obj)
     }
     const read_memo *entry = &r->memo[index];
     r->depth = entry->depth;
+    r->unwraps = entry->unwraps;
     assert(entry->open <= r->frames_used);      /* invariant 2 */
     if (entry->open && !ph_tag_is_mutable(r->frames[entry->open - 1].tag)) {
         if (innermost_read_frame(r)->last_mutable < entry->open) {
@@ -502,6 +509,7 @@ read_wire_type(reading *r)
     assert((obj == NULL) == (PyErr_Occurred() != NULL));
     r->at = r->reader->at;
     r->blameless = obj == NULL;
+    r->unwraps = r->wire->types[number].unwraps;
     return obj;
 }
 
@@ -593,11 +601,25 @@ read_clock(reading *r, bool with_date, bool aware)
     return obj;
 }
 
+/* Read the fields of a timedelta.  The constructor would carry what is too large over to the
+   next field, and overflow: so all must be in the ranges of a timedelta that exists. */
+static int
+read_delta_fields(reading *r, int fields[3])
+{
+    if (read_fields(r, fields, 3) < 0) {
+        return FAILED;
+    }
+    bool valid = fields[0] >= -DAYS_MOST && fields[0] <= DAYS_MOST
+                 && fields[1] >= 0 && fields[1] < 24 * 60 * 60
+                 && fields[2] >= 0 && fields[2] < 1000 * 1000;
+    return valid ? 0 : raise_damaged(r, "a timedelta has a number out of range");
+}
+
 static PyObject *
 read_timezone(reading *r)
 {
     int fields[3];
-    if (read_fields(r, fields, 3) < 0) {
+    if (read_delta_fields(r, fields) < 0) {
         return NULL;
     }
     PyObject *name = read_inner(r), *zone = NULL;
@@ -625,7 +647,7 @@ read_datetime(reading *r, uint8_t tag)
     case PH_TAG_DATE:
         return read_fields(r, fields, 3) < 0 ? NULL : ph_date_new(fields);
     case PH_TAG_DELTA:
-        return read_fields(r, fields, 3) < 0 ? NULL : ph_delta_new(fields);
+        return read_delta_fields(r, fields) < 0 ? NULL : ph_delta_new(fields);
     case PH_TAG_TIMEZONE:
         return read_timezone(r);
     default:
@@ -838,6 +860,7 @@ begin_container(reading *r, PyObject *made, uint8_t tag, size_t n, uint32_t inde
     if ((size_t)done == n && (tag == PH_TAG_LIST || tag == PH_TAG_RECORD
                               || tag == PH_TAG_TUPLE)) {
         r->depth = n > 0 && tag == PH_TAG_TUPLE;
+        r->unwraps = false;
         if (bytes_left(r) < r->next_block) {
             add_ballast(r, made);
         }
@@ -982,6 +1005,7 @@ read_value(reading *r, PyObject **p_obj)
                ? open_record(r, tag, index, p_obj)
                : open_container(r, tag, index, p_obj);
     }
+    r->unwraps = false;
     *p_obj = tag == PH_TAG_STR_1 && waits_for_key(r) ? read_key(r) : read_atom(r, tag);
     if (*p_obj == NULL) {
         return FAILED;
@@ -990,6 +1014,7 @@ read_value(reading *r, PyObject **p_obj)
     if (index != NOT_REMEMBERED) {
         assert(r->memo[index].obj == NULL);     /* invariant 2 */
         r->memo[index].obj = Py_NewRef(*p_obj);
+        r->memo[index].unwraps = r->unwraps;
     }
     return MADE;
 }
@@ -1031,10 +1056,12 @@ give_hashed(reading *r, read_frame *frame, PyObject *obj)
 {
     bool mapping = ph_tag_is_mapping(frame->tag);
     assert(frame->next < frame->n);
+    bool hashed = !(mapping && frame->key != NULL);
     frame->next++;
-    if (r->depth > PH_HASHED_DEPTH_MOST && !(mapping && frame->key != NULL)) {
+    if (hashed && (r->depth > PH_HASHED_DEPTH_MOST || r->unwraps)) {
         Py_DECREF(obj);
-        return raise_damaged(r, "a key is nested too deep");
+        return raise_damaged(r, r->unwraps ? "a key is an object that was lent"
+                                           : "a key is nested too deep");
     }
     if (mapping) {
         return give_mapping(frame, obj);
@@ -1052,6 +1079,7 @@ give_item(reading *r, PyObject *obj)
     if (r->depth > frame->depth) {
         frame->depth = r->depth;
     }
+    frame->unwraps |= r->unwraps;
     if (frame->slot == NULL) {
         return give_hashed(r, frame, obj);
     }
@@ -1159,6 +1187,7 @@ close_container(reading *r, PyObject **p_obj)
         return FAILED;
     }
     r->depth = frame->n == 0 ? 0 : ph_depth_over(frame->tag, frame->depth);
+    r->unwraps = frame->unwraps && ph_tag_hashes_items(frame->tag);
     Py_DECREF(frame->made);
     if (frame->index != NOT_REMEMBERED) {
         read_memo *entry = &r->memo[frame->index];
@@ -1168,6 +1197,7 @@ close_container(reading *r, PyObject **p_obj)
         }
         entry->open = 0;
         entry->depth = r->depth;
+        entry->unwraps = r->unwraps;
     }
     r->frames_used--;
     return MADE;

@@ -37,6 +37,7 @@ typedef struct ph_write_slot {
     uint32_t index;
     uint32_t open;                  /* number of its frame from 1 on; 0: complete */
     uint8_t depth;                  /* see ph_depth_over() */
+    bool unwraps;                   /* hashing it may run a user's code: see decode.c */
 } ph_write_slot;
 
 /* An open container. */
@@ -50,6 +51,7 @@ typedef struct ph_write_frame {
                                        may hold itself */
     uint8_t tag;
     uint8_t depth;                  /* of the items so far */
+    bool unwraps;                   /* hashing one of them may run a user's code */
     bool remembered;
     bool hashing;                   /* the item in work is hashed there */
 } ph_write_frame;
@@ -225,18 +227,21 @@ innermost_frame(const ph_writer *writer)
     return &writer->frames[writer->frames_used - 1];
 }
 
-/* Note the depth of the item in work of the innermost container. */
+/* Note of the item in work of the innermost container how deep it is, and whether hashing it
+   may run a user's code. */
 static int
-note_depth(ph_writer *writer, uint8_t depth)
+note_item(ph_writer *writer, uint8_t depth, bool unwraps)
 {
-    if (writer->frames_used == 0 || depth == 0) {
+    if (writer->frames_used == 0 || (depth == 0 && !unwraps)) {
         return PH_WRITTEN;
     }
     ph_write_frame *frame = innermost_frame(writer);
     if (depth > frame->depth) {
         frame->depth = depth;
     }
-    return frame->hashing && depth > PH_HASHED_DEPTH_MOST ? PH_NOT_OURS : PH_WRITTEN;
+    frame->unwraps |= unwraps;
+    return frame->hashing && (depth > PH_HASHED_DEPTH_MOST || unwraps) ? PH_NOT_OURS
+                                                                       : PH_WRITTEN;
 }
 
 /* A back reference to an open container is allowed only if the reader has already created
@@ -256,7 +261,7 @@ write_reference(ph_writer *writer, const ph_write_slot *slot)
             depth = PH_NEVER_HASHED;
         }
     }
-    int result = note_depth(writer, depth);
+    int result = note_item(writer, depth, slot->unwraps);
     return result == PH_WRITTEN
            ? write_counted(writer, PH_TAG_REFERENCE, slot->index, NULL, 0) : result;
 }
@@ -794,7 +799,14 @@ write_wire_type(writing *w, PyObject *obj)
     if (result != FRESH) {
         return result;
     }
-    result = write_counted(w->writer, tag, i, NULL, 0);
+    bool unwraps = wire->types[i].unwraps;
+    if (unwraps && (tag & PH_REMEMBER)) {
+        find_write_slot(w->writer, obj)->unwraps = true;
+    }
+    result = note_item(w->writer, 0, unwraps);
+    if (result == PH_WRITTEN) {
+        result = write_counted(w->writer, tag, i, NULL, 0);
+    }
     return result != PH_WRITTEN ? result : wire->types[i].write(w->writer, obj);
 }
 
@@ -955,6 +967,7 @@ close_write_frame(ph_writer *writer)
     ph_write_frame frame = *innermost_frame(writer);
     assert(frame.value == NULL);    /* else a key without its value */
     uint8_t depth = ph_depth_over(frame.tag, frame.depth);
+    bool unwraps = frame.unwraps && ph_tag_hashes_items(frame.tag);
     writer->frames_used--;
     if (frame.keys != NULL) {
         Py_DECREF(frame.keys);
@@ -967,11 +980,12 @@ close_write_frame(ph_writer *writer)
         assert(slot->open == writer->frames_used + 1);
         slot->open = 0;
         slot->depth = depth;
+        slot->unwraps = unwraps;
     }
     if (ph_tag_is_recursive(frame.tag) && depth > PH_FREED_DEPTH_MOST) {
         return PH_NOT_OURS;
     }
-    return note_depth(writer, depth);
+    return note_item(writer, depth, unwraps);
 }
 
 static int

@@ -91,6 +91,13 @@ ph_tag_is_recursive(uint8_t tag)
     return tag == PH_TAG_SLICE || tag == PH_TAG_PROXY || tag == PH_TAG_DEFAULTDICT;
 }
 
+/* Does hashing a container of this tag hash its items?  A mutable one raises at once. */
+static inline bool
+ph_tag_hashes_items(uint8_t tag)
+{
+    return !ph_tag_is_mutable(tag);
+}
+
 /* The depth of a container, given the greatest depth of its items.  It is 0 for a mutable
    container, since hashing that raises at once. */
 static inline uint8_t

@@ -29,7 +29,7 @@ typedef struct {
     ph_span_id *spans;              /* that the message will hold; borrowed holds */
     uint32_t n_spans, spans_size;
     PyObject *moved;                /* list of the Buffers that are moved, or NULL */
-    const PyTypeObject *refused;    /* after PH_NOT_OURS: the type that cannot be written,
+    PyTypeObject *refused;          /* after PH_NOT_OURS: the type that cannot be written,
                                        or NULL; borrowed, so use it at once */
     /* Of encode.c: the memo, the shapes of dicts, and the open containers. */
     struct ph_write_slot *slots;
@@ -63,6 +63,8 @@ typedef struct {
     int (*write)(ph_writer *writer, PyObject *obj);
     /* Make the object.  NULL with an exception.  Runs no Python code. */
     PyObject *(*read)(const ph_wire_state *wire, ph_reader *reader);
+    /* Can read() return an object of a user's type, whose hash is the user's code? */
+    bool unwraps;
 } ph_wire_type;
 
 #define PH_WIRE_TYPES 8

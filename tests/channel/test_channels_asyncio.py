@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -232,6 +233,110 @@ def test_many_processes_await_one_channel(deaf):
         for worker in workers:
             worker.join()
     assert sorted(item for _, item in drain(back)) == list(range(400))
+
+
+def feed(channel):
+    """Send without end, until killed."""
+    while True:
+        channel.send("tick")
+
+
+def drink(channel):
+    """Receive without end, until killed."""
+    while True:
+        channel.recv()
+
+
+async def receive_all(channel):
+    async for _ in channel:
+        pass
+
+
+async def receive_each(channel):
+    while True:
+        await channel.arecv()
+
+
+async def send_each(channel):
+    while True:
+        await channel.asend("tick")
+
+
+@pytest.mark.parametrize(
+    ("peer", "work"), [(feed, receive_all), (feed, receive_each), (drink, send_each)]
+)
+def test_the_loop_gets_its_turn_beside_a_busy_peer(peer, work):
+    """Timers, signal handlers, other tasks and cancellation work while there is no wait."""
+    channel = Channel()
+    child = os.fork()
+    if child == 0:
+        try:
+            peer(channel)
+        finally:
+            os._exit(1)
+
+    async def beat(beats):
+        while True:
+            await asyncio.sleep(0.005)
+            beats.append(1)
+
+    async def main():
+        loop, seen, beats = asyncio.get_running_loop(), [], []
+        loop.call_later(0.05, seen.append, "timer")
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, "signal")
+        loop.call_later(0.02, os.kill, os.getpid(), signal.SIGUSR1)
+        heart = asyncio.create_task(beat(beats))
+        stuck = threading.Timer(20, channel.close)
+        stuck.start()
+        try:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await work(channel)
+        finally:
+            stuck.cancel()
+            heart.cancel()
+        return seen, len(beats)
+
+    try:
+        seen, beats = run(main())
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert sorted(seen) == ["signal", "timer"]
+    assert beats > 5
+
+
+def test_messages_are_packed_when_asend_begins():
+    """Also when the loop gets its turn first; and none is lost or sent when a task is cancelled."""
+
+    async def main():
+        channel, order = Channel(), []
+
+        async def send(number):
+            item = [number]
+            sending = channel.asend(item)
+            task = asyncio.ensure_future(sending)
+            await asyncio.sleep(0)
+            item.append("late")
+            await task
+            order.append(number)
+
+        for number in range(50):
+            _aio._due = 0.0
+            await send(number)
+        assert [await channel.arecv() for _ in range(50)] == [[n] for n in range(50)]
+        _aio._due = 0.0
+        for coroutine in (channel.asend("never"), channel.arecv()):
+            channel.send("kept")
+            _aio._due = 0.0
+            task = asyncio.ensure_future(coroutine)
+            await asyncio.sleep(0)
+            assert task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert drain(channel) == ["kept"]
+
+    run(main())
 
 
 def test_room_is_awaited(deaf):

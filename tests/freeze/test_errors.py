@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import zoneinfo
+from pathlib import Path
 from types import MappingProxyType
 
 import pytest
@@ -186,8 +187,37 @@ def test_unsupported_type_is_named(refused, given):
 
 
 def test_type_is_named_with_its_module(refused):
-    with refused("data", match=r"OrderedSet"):
+    with refused("data", match=r" type some\.module\.OrderedSet: "):
         freeze(type("OrderedSet", (), {"__module__": "some.module"})())
+    with refused("data", match=r" type collections\.deque: "):
+        freeze(collections.deque())
+    with refused("data", match=r" type test_errors\.Foo: "):
+        freeze(Foo())
+    with refused("data", match=r" type object: "):
+        freeze(object())
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (Path("x"), "; default=permaheap.builtin_default converts it"),
+        (Foo(), "default= was not given"),
+        (1j.__add__, "default= was not given"),
+    ],
+    ids=["path", "foo", "method"],
+)
+def test_error_says_when_builtin_default_would_do(refused, given, hint):
+    with refused("data[0][0]") as caught:
+        freeze([[given]])
+    assert str(caught.value).endswith(hint)
+
+
+def test_path_in_the_refusal_of_builtin_default(refused):
+    with refused('data["a"][1]', match=r'^data\["a"\]\[1\]: builtin_default .* test_errors\.Foo\n'):
+        freeze({"a": [1, Foo()]}, default=permaheap.builtin_default)
+    with pytest.raises(FreezeError, match="builtin_default does not") as caught:
+        permaheap.builtin_default(Foo())
+    assert caught.value.path == ""
 
 
 def make_cycles():
@@ -250,10 +280,12 @@ def test_object_that_freezes_into_itself(refused):
         def __freeze__(self):
             return self
 
-    with refused("data[0]"):
+    with refused("data[0]", match=r"__freeze__\(\) of type .*Selfish returned the same object"):
         freeze([Selfish()])
-    with refused("data[0]"):
+    with refused("data[0]", match=r"default= returned the same object, of type test_errors\.Foo"):
         freeze([Foo()], default=lambda obj: obj)
+    with refused("data", match=r"default= returned the same object"):
+        freeze(Foo(), default=lambda obj: obj)
 
 
 def test_cycle_through_default(refused):
@@ -343,6 +375,50 @@ def test_method_of_the_metaclass_is_not_that_of_the_class(refused):
 
     with refused("data"):
         freeze(Odd())
+
+
+def test_method_is_that_of_the_class():
+    """Like all special methods: found on the type, and bound as the type says."""
+
+    class Meta(type):
+        def __freeze__(cls):
+            return f"class {cls.__name__}"
+
+    class Odd(metaclass=Meta):
+        def __freeze__(self):
+            return "method"
+
+    class Static:
+        __freeze__ = staticmethod(lambda: "static")
+
+    class Whole:
+        @classmethod
+        def __freeze__(cls):
+            return cls.__name__
+
+    class Lazy:
+        @property
+        def __freeze__(self):
+            return lambda: "property"
+
+    class Callable:
+        __freeze__ = str  # has no __get__
+
+    odd = Odd()
+    odd.__freeze__ = lambda: "instance"
+    assert freeze([odd, Odd]) == ("method", "class Odd")
+    assert freeze([Static(), Whole(), Lazy(), Callable()]) == ("static", "Whole", "property", "")
+
+
+def test_method_whose_binding_fails(refused):
+    class Odd:
+        @property
+        def __freeze__(self):
+            raise ValueError("not bound")
+
+    with refused(error=ValueError) as caught:
+        freeze([Odd()])
+    assert caught.value.__notes__ == ["while freezing data[0]"]
 
 
 def test_method_switched_off(refused):

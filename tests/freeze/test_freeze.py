@@ -261,9 +261,141 @@ def test_time_zone_by_default():
     assert frozen[0] == moment
     assert hash(frozen[0]) == hash(moment)
     assert frozen[1] is frozen[0].tzinfo
-    with pytest.raises(permaheap.FreezeError) as caught:
-        freeze([moment], default=str)
-    assert caught.value.path in ("data[0]", "data[0].tzinfo")
+    assert freeze([moment], default=str) == (str(moment),)
+
+
+OSLO = zoneinfo.ZoneInfo("Europe/Oslo")
+WINTER = datetime.datetime(2026, 1, 1, 12, tzinfo=OSLO)
+SUMMER = datetime.datetime(2026, 7, 1, 12, tzinfo=OSLO)
+
+
+class Odd(datetime.tzinfo):
+    """A zone that knows neither zoneinfo nor pytz."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def utcoffset(self, moment):
+        return datetime.timedelta(hours=5, minutes=45, seconds=1)
+
+    def dst(self, moment):
+        return None
+
+    def tzname(self, moment):
+        return self.name
+
+
+def test_default_is_asked_with_the_datetime():
+    seen = []
+
+    def default(obj):
+        seen.append(obj)
+        return obj.astimezone(datetime.UTC)
+
+    frozen = freeze([WINTER, SUMMER, WINTER], default=default)
+    assert seen == [WINTER, SUMMER]
+    assert frozen == (WINTER, SUMMER, WINTER)
+    assert frozen[0] is frozen[2]
+    assert [moment.tzinfo for moment in frozen] == [datetime.UTC] * 3
+
+
+@pytest.mark.parametrize("moment", [WINTER, datetime.time(1, tzinfo=Odd("odd"))])
+def test_default_that_knows_zones_only(moment):
+    def default(obj):
+        if isinstance(obj, (datetime.datetime, datetime.time)):
+            raise TypeError("not known")
+        return datetime.timezone(moment.utcoffset(), "mine")
+
+    frozen = freeze(moment, default=default)
+    assert frozen == moment
+    assert frozen.tzname() == "mine"
+
+
+def test_no_default_makes_another_moment():
+    hour = datetime.timezone(datetime.timedelta(hours=1))
+
+    def zones(obj):
+        if isinstance(obj, datetime.datetime):
+            raise TypeError("not known")
+        return hour
+
+    for default in (lambda obj: hour, zones):
+        assert freeze([WINTER], default=default) == (WINTER,)
+        with pytest.raises(permaheap.FreezeError, match=r"data\[0\].*another moment") as caught:
+            freeze([SUMMER], default=default)
+        assert caught.value.path == "data[0]"
+
+
+def test_errors_of_a_default_that_gets_a_datetime():
+    for error in (ValueError("mine"), permaheap.FreezeError("mine")):
+
+        def default(obj, error=error):
+            assert isinstance(obj, datetime.datetime)
+            raise error
+
+        with pytest.raises(type(error)) as caught:
+            freeze([WINTER], default=default)
+        assert caught.value is error
+        assert error.__notes__ == ["while freezing data[0]"]
+    with pytest.raises(permaheap.FreezeError, match="returned the same object"):
+        freeze([WINTER], default=lambda obj: obj)
+    with pytest.raises(permaheap.FreezeError, match=r"tzinfo: .* with the same offset$"):
+        freeze(WINTER)
+
+
+@pytest.mark.parametrize(
+    ("moment", "name"),
+    [
+        (WINTER, "Europe/Oslo"),
+        (SUMMER, "Europe/Oslo"),
+        (SUMMER.replace(tzinfo=Odd("odd"), microsecond=7), "odd"),
+        (SUMMER.replace(tzinfo=zoneinfo.ZoneInfo("UTC")), "UTC"),
+        (SUMMER.replace(tzinfo=Odd(None)), "UTC+05:45:01"),
+        (datetime.time(1, 2, 3, 4, Odd("odd"), fold=1), "odd"),
+    ],
+)
+def test_builtin_default_keeps_the_moment_and_names_the_zone(moment, name):
+    frozen = freeze({"at": [moment]}, default=permaheap.builtin_default)["at"][0]
+    assert type(frozen) is type(moment)
+    assert type(frozen.tzinfo) is datetime.timezone
+    assert (frozen, hash(frozen)) == (moment, hash(moment))
+    assert (frozen.utcoffset(), frozen.fold) == (moment.utcoffset(), moment.fold)
+    assert frozen.tzname() == name
+    if name == "Europe/Oslo":
+        revived = frozen.astimezone(zoneinfo.ZoneInfo(frozen.tzname()))
+        assert revived.isoformat() == moment.isoformat()
+
+
+def test_builtin_default_of_an_hour_that_comes_twice():
+    twice = datetime.datetime(2026, 10, 25, 2, 30, tzinfo=OSLO)
+    first, second = freeze([twice, twice.replace(fold=1)], default=permaheap.builtin_default)
+    assert second - first == datetime.timedelta(hours=1)
+
+
+def test_builtin_default_of_a_time_without_an_offset():
+    with pytest.raises(permaheap.FreezeError, match="offset of Europe/Oslo is not known") as caught:
+        freeze([datetime.time(1, tzinfo=OSLO)], default=permaheap.builtin_default)
+    assert caught.value.path == "data[0]"
+
+
+def test_builtin_default_of_subclasses_of_datetime():
+    class Stamp(datetime.datetime):
+        nanosecond = 0
+
+    class Delta(datetime.timedelta):
+        nanoseconds = 0
+
+    class Hour(datetime.time):
+        pass
+
+    stamp, delta = Stamp(2026, 7, 1, 12, tzinfo=OSLO), Delta(1, 2, 3)
+    frozen = freeze([stamp, delta, Hour(1)], default=permaheap.builtin_default)
+    assert frozen == (SUMMER, datetime.timedelta(1, 2, 3), datetime.time(1))
+    assert frozen[0].tzname() == "Europe/Oslo"
+    Stamp.nanosecond = Delta.nanoseconds = 5
+    for lost in (stamp, delta):
+        with pytest.raises(permaheap.FreezeError, match="nanoseconds would lose them"):
+            freeze(lost, default=permaheap.builtin_default)
 
 
 def test_time_zone_of_a_subclass():
@@ -745,3 +877,43 @@ def test_slice_of_a_slice():
     assert freeze([slice(slice(1), 2)]) == (slice(slice(1), 2),)
     frozen = freeze({slice(slice(1), 2): "value"})
     assert frozen[slice(slice(1), 2)] == "value"
+
+
+@pytest.mark.parametrize(
+    "make", [dict, collections.OrderedDict, MappingProxyType, collections.UserDict, freeze]
+)
+def test_pairs_of_a_mapping_are_its_items(make):
+    pairs = {"ab": 1, "cd": [2]}
+    assert permaheap.freeze_pairs(make(pairs)) == {"ab": 1, "cd": (2,)}
+    assert permaheap.freeze_pairs(pairs.items()) == {"ab": 1, "cd": (2,)}
+    assert permaheap.freeze_pairs(["ab", "cd"]) == {"a": "b", "c": "d"}  # as dict() does
+
+
+def test_pairs_of_a_mapping_without_items():
+    class Odd:
+        def keys(self):
+            return []
+
+    with pytest.raises(AttributeError, match="items"):
+        permaheap.freeze_pairs(Odd())
+
+
+def test_sharing_with_what_a_freeze_method_hands_out_later():
+    """As documented: single containers are remembered once code of others may hand them out."""
+
+    class Lazy:
+        def __freeze__(self):
+            return data["rows"]
+
+    data = {"rows": [["x"]], "view": Lazy()}
+    late, early = freeze(data), freeze({"view": Lazy(), "rows": data["rows"]})
+    assert late["rows"] == late["view"]
+    assert late["rows"] is not late["view"]
+    assert early["rows"] is early["view"]
+    for default in (str, permaheap.builtin_default):
+        frozen = freeze(data, default=default)
+        assert frozen["rows"] is frozen["view"]
+    kept = data["rows"]
+    frozen = freeze(data)
+    assert frozen["rows"] is frozen["view"]
+    assert frozen["rows"] == freeze(kept)

@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import pickle
+import struct
 import sys
 import sysconfig
 import threading
@@ -19,6 +20,8 @@ from interpreters import Failed, Interpreter
 from permaheap import Borrowed, Loan, LoanError, call, lend
 
 pytestmark = pytest.mark.no_sanitizer("crowds of processes or interpreters are too slow")
+
+pack, unpack = permaheap._core._testing.pack, permaheap._core._testing.unpack
 
 DEBUG = bool(sysconfig.get_config_var("Py_DEBUG"))
 
@@ -458,6 +461,15 @@ def test_no_buffer(other):
 # --- call ------------------------------------------------------------------------------------
 
 
+def test_an_array_of_objects_lends_no_buffer(other):
+    numpy = pytest.importorskip("numpy")
+    array = numpy.array(["here", None], dtype=object)
+    loan = lend(array)
+    other.run(OPEN, name=name_of(loan))
+    with pytest.raises(Failed, match="its items are Python objects"):
+        other.run("memoryview(proxy)")
+
+
 def test_an_actor(other):
     actor = actor_of(other)
     assert call(actor, "add", 1, "two") == 2
@@ -575,6 +587,88 @@ def test_loans_travel_through_channels(other):
     proxy, name = channel.recv()
     assert proxy is obj
     assert name == loan
+
+
+class Item:
+    """Hashed and compared by code of ours, which may fail."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __hash__(self):
+        half = [o for o in gc.get_objects() if type(o) is list and len(o) == HALF]
+        assert not [o for o in half if len(gc.get_referents(o)) < HALF]
+        if self.number == 3:
+            raise ValueError("our own error")
+        return self.number
+
+    def __eq__(self, other):
+        return self.number == other.number
+
+
+HALF = 12345  # the length of a list in which a message was read half
+
+
+@pytest.fixture
+def send(other):
+    """Give a function that sends an expression of four proxies from another interpreter."""
+    loans = [lend(obj) for obj in (Item(1), Item(1), Item(3), [7])]
+    opened = "a, b, c, d = [loan.open() for loan in pickle.loads(loans)]"
+    other.run(f"import pickle, permaheap\n{opened}", loans=pickle.dumps(loans))
+
+    def send(expression, **options):
+        channel = permaheap.Channel(**options)
+        other.run(f"pickle.loads(channel).send({expression})", channel=pickle.dumps(channel))
+        return channel
+
+    return send
+
+
+@pytest.mark.parametrize(
+    ("expression", "length"),
+    [("[{a: 1}] + [0] * (12345 - 1)", HALF), ("{a: 1, b: 2}", 1), ("{a, b}", 1),
+     ("frozenset({a})", 1), ("{(0, (a, 1)): 1}", 1), ("{frozenset({a}): 1}", 1),
+     ("[k := (a, 1), {k: 1}, k]", 3), ("__import__('collections').Counter([a])", 1)],
+)  # fmt: skip
+def test_a_proxy_as_key_is_hashed_outside_of_the_message(send, expression, length):
+    channel = send(expression)
+    assert len(channel.recv()) == length
+    assert channel.stats()["pickled"] == 1
+
+
+@pytest.mark.parametrize("expression", ["{c: 1}", "{c}", "{(c,): 1}", "[{1: {c}}]"])
+def test_errors_of_a_lent_key_pass_as_they_are(send, expression):
+    with pytest.raises(ValueError) as caught:
+        send(expression).recv()
+    assert type(caught.value) is ValueError
+    assert str(caught.value) == "our own error"
+
+
+@pytest.mark.parametrize("expression", ["{d: 1}", "{d}", "{(d,): 1}"])
+def test_a_lent_key_that_is_not_hashable(send, expression):
+    with pytest.raises(TypeError, match="unhashable type: 'list'"):
+        send(expression).recv()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["[c, d]", "{1: c, 2: (d,)}", "slice(c, d)", "{'x': [c], 'y': {2: c}}", "(c, (d, (c, d)))",
+     "__import__('collections').defaultdict(int, {1: c})", "{(): [(c, d)]}"],
+)  # fmt: skip
+def test_a_proxy_that_is_no_key_needs_no_pickle(send, expression):
+    send(expression, pickle=False).recv()
+
+
+def test_forged_key_that_was_lent():
+    """The reader holds to it by itself."""
+    loan = lend(Item(3))
+    tag, number = pack([loan])[2:4]  # of the type Loan; Borrowed is the next
+    message = bytes([tag & 0x7F, number + 1]) + struct.pack("=Q", 0) + bytes(loan)
+    assert type(unpack(message)) is Item
+    for form in (bytes([pack({1})[0], 1]), bytes([pack({(): 1})[0], 1])):
+        for inner in (message, bytes([pack((1,))[0], 1]) + message):
+            with pytest.raises(permaheap.MessageError, match="a key is an object that was lent"):
+                unpack(form + inner + pack(None) * (form[0] == pack({(): 1})[0]))
 
 
 def test_a_call_at_home_copies_as_well():

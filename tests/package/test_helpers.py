@@ -1,16 +1,21 @@
 """The Python helpers: defaults, json, pickle and copy, multiprocessing contexts."""
 
+import array
+import collections
 import concurrent.futures
 import copy
 import copyreg
 import dataclasses
+import datetime
 import decimal
 import enum
+import ipaddress
 import json
 import multiprocessing
 import os
 import pathlib
 import pickle
+import sqlite3
 import subprocess
 import sys
 import types
@@ -21,7 +26,7 @@ from types import MappingProxyType
 import pytest
 
 import permaheap
-from permaheap import builtin_default, family_context, freeze, json_default
+from permaheap import as_dict, builtin_default, family_context, freeze, json_default
 from twin import HAS_FROZENDICT, Mapping, assert_same_graph
 
 
@@ -89,6 +94,95 @@ def test_builtin_default(given, converted):
     assert frozen == freeze([converted])
 
 
+class Model:
+    """Has the method of a pydantic model."""
+
+    def model_dump(self):
+        return {"name": "Ada", "path": pathlib.PurePosixPath("/a")}
+
+
+class Attrs:
+    """Has what attrs adds to a class."""
+
+    __attrs_attrs__ = (types.SimpleNamespace(name="b"), types.SimpleNamespace(name="a"))
+    a, b, c = 1, [2], 3
+
+
+def subclass(base, *args):
+    return type("Mine", (base,), {"__str__": lambda self: "odd", "__repr__": lambda self: "odd"})(
+        *args
+    )
+
+
+def moved():
+    ordered = subclass(collections.OrderedDict, {"a": 1, "b": 2})
+    ordered.move_to_end("a")
+    return ordered
+
+
+def sqlite_row(query):
+    connection = sqlite3.connect(":memory:")
+    connection.row_factory = sqlite3.Row
+    row = connection.execute(query).fetchone()
+    connection.close()
+    return row
+
+
+@pytest.mark.parametrize(
+    ("given", "converted"),
+    [
+        (ipaddress.ip_address("10.0.0.1"), "10.0.0.1"),
+        (ipaddress.ip_address("::1"), "::1"),
+        (ipaddress.ip_network("10.0.0.0/8"), "10.0.0.0/8"),
+        (ipaddress.ip_interface("10.0.0.1/8"), "10.0.0.1/8"),
+        (collections.deque([1, [2]]), [1, [2]]),
+        (array.array("d", [1.5, 2.5]), [1.5, 2.5]),
+        (memoryview(b"bytes")[::-1], b"setyb"),
+        (memoryview(array.array("i", [1, -2])), [1, -2]),
+        (memoryview(b"abcd").cast("B", (2, 2)), [[97, 98], [99, 100]]),
+        (Model(), {"name": "Ada", "path": pathlib.PurePosixPath("/a")}),
+        (Attrs(), {"b": [2], "a": 1}),
+        (sqlite_row("select 1 a, 'x' b"), {"a": 1, "b": "x"}),
+        (subclass(str, "text"), "text"),
+        (subclass(bytes, b"bytes"), b"bytes"),
+        (subclass(bytearray, b"bytes"), b"bytes"),
+        (subclass(int, 5), 5),
+        (subclass(float, 1.5), 1.5),
+        (subclass(complex, 1j), 1j),
+        (subclass(list, [1]), [1]),
+        (subclass(tuple, (1,)), (1,)),
+        (subclass(set, {1}), {1}),
+        (subclass(frozenset, {1}), {1}),
+        (subclass(dict, {"a": [1]}), {"a": [1]}),
+        (subclass(collections.Counter, "aab"), {"a": 2, "b": 1}),
+        (moved(), {"b": 2, "a": 1}),
+        (collections.UserDict(a=1), {"a": 1}),
+        (collections.ChainMap({"a": 1}, {"a": 2, "b": 3}), {"a": 1, "b": 3}),
+        (subclass(datetime.date, 2026, 11, 30), datetime.date(2026, 11, 30)),
+    ],
+)
+def test_builtin_default_knows_more(given, converted):
+    result = builtin_default(given)
+    assert type(result) is type(converted)
+    assert result == converted
+    if isinstance(converted, dict):
+        assert list(result) == list(converted)
+    expected = freeze([converted], default=builtin_default)
+    assert freeze([given], default=builtin_default) == expected
+
+
+def test_builtin_default_keeps_no_column_from_another():
+    with pytest.raises(permaheap.FreezeError, match="two columns"):
+        freeze([sqlite_row("select 1 a, 2 a")], default=builtin_default)
+
+
+def test_builtin_default_asks_classes_not_instances():
+    odd = types.SimpleNamespace(model_dump=dict, __attrs_attrs__=(), __dataclass_fields__={})
+    for obj in (odd, Model, Attrs):
+        with pytest.raises(permaheap.FreezeError):
+            builtin_default(obj)
+
+
 def test_builtin_default_goes_one_level_and_freeze_the_rest():
     person = Person("Ada", Address("London"), [Color.BLUE, Point(1, [uuid.UUID(int=1)])])
     frozen = freeze({"p": person, "again": person}, default=builtin_default)
@@ -143,6 +237,66 @@ def test_builtin_default_on_numpy_scalars():
     for refused in (numpy.array([1]), numpy.longdouble(1), numpy.dtype("int8")):
         with pytest.raises(TypeError):
             builtin_default(refused)
+
+
+def test_builtin_default_on_numpy_dates():
+    """The value is kept exactly, or refused: item() of some is a bare int."""
+    numpy = pytest.importorskip("numpy")
+    moment = numpy.datetime64("2026-11-30T12:00:00.000001", "us")
+    expected = datetime.datetime(2026, 11, 30, 12, 0, 0, 1)
+    for unit in ("us", "ns"):
+        assert builtin_default(moment.astype(f"M8[{unit}]")) == expected
+    assert builtin_default(numpy.timedelta64(5000, "ns")) == datetime.timedelta(microseconds=5)
+    assert builtin_default(numpy.timedelta64(5, "s")) == datetime.timedelta(seconds=5)
+    assert builtin_default(numpy.datetime64("NaT", "ns")) is None
+    assert builtin_default(numpy.timedelta64("NaT", "ns")) is None
+    for refused in (
+        moment.astype("M8[ns]") + numpy.timedelta64(1, "ns"),
+        numpy.timedelta64(5, "ns"),
+        numpy.timedelta64(5, "Y"),
+        numpy.datetime64("20000-01-01", "D"),
+    ):
+        with pytest.raises(permaheap.FreezeError, match="no object of datetime has the value"):
+            freeze([refused], default=builtin_default)
+
+
+@pytest.mark.parametrize("size", [0, 1, 29, 30, 31, 1000])
+@pytest.mark.parametrize("kind", [str, int])
+def test_as_dict(size, kind):
+    frozen = freeze({kind(i): [i, {"deep": i}] for i in range(size)})
+    plain = as_dict(frozen)
+    assert type(plain) is dict
+    assert list(plain.items()) == list(frozen.items())
+    assert all(plain[key] is frozen[key] for key in frozen)
+    plain["new"] = 1
+    assert "new" not in frozen
+    assert as_dict(frozen) == frozen
+
+
+def test_as_dict_of_other_mappings():
+    given = {"b": [1], "a": 2}
+    for mapping in (
+        given,
+        MappingProxyType(given),
+        collections.OrderedDict(given),
+        MappingProxyType(collections.OrderedDict(given)),
+        MappingProxyType(collections.UserDict(given)),
+        collections.UserDict(given),
+    ):
+        plain = as_dict(mapping)
+        assert (type(plain), list(plain.items())) == (dict, list(given.items()))
+        assert plain is not mapping
+        assert plain["b"] is given["b"]
+    for wrong in ([("a", 1)], None, {1}, (), "ab", dict):
+        with pytest.raises(TypeError):
+            as_dict(wrong)
+
+
+def test_as_dict_is_what_sqlite_takes():
+    row = freeze({"a": 1, "b": "x"})
+    with sqlite3.connect(":memory:") as db:
+        assert db.execute("select :a, :b", as_dict(row)).fetchone() == (1, "x")
+    db.close()
 
 
 def test_builtin_default_imports_nothing():

@@ -172,6 +172,7 @@ result = ["whole"]
         "str(permaheap.stats())",
         "permaheap.json_default(permaheap.freeze({'a': 1}))",
         "permaheap.builtin_default(type('Pair', (tuple,), {'_fields': ('a', 'b')})((1, 2)))",
+        "permaheap.as_dict(permaheap.freeze({'a': 1}))",
         "permaheap.register_reducers()",
     ],
 )

@@ -179,6 +179,19 @@ def test_of_what_has_no_bytes(wrong):
         Buffer.of(wrong)
 
 
+@pytest.mark.parametrize("dtype", ["O", [("price", "f8"), ("name", "O")]])
+def test_of_an_array_of_objects(dtype):
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(TypeError, match=r"items of this numpy\.ndarray are Python objects"):
+        Buffer.of(numpy.zeros(2, dtype))
+
+
+def test_of_an_array_of_records():
+    numpy = pytest.importorskip("numpy")
+    array = numpy.array([(1.5, 2)], [("Open", "f8"), ("P", "i4")])
+    assert bytes(Buffer.of(array)) == array.tobytes()
+
+
 def test_of_a_released_buffer():
     buf = Buffer(3)
     buf.release()

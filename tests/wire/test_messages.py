@@ -695,8 +695,37 @@ def test_wide_text_becomes_what_it_should_be(tag, form, text):
     assert {text: 1}[arrived] == 1
 
 
-def test_deltas_are_normal():
-    assert unpack(bytes([DELTA]) + ints(0, 86400, 1_000_000)) == timedelta(1, 1)
+LARGEST, LEAST = 2**31 - 1, -(2**31)
+
+
+@pytest.mark.parametrize("kind", ["timedelta", "timezone"])
+@pytest.mark.parametrize(
+    "fields",
+    [(-5, -5, -5), (LARGEST, LARGEST, LARGEST), (LARGEST - 24855, LARGEST, 0),
+     (0, LARGEST, LARGEST), (LEAST, LEAST, LEAST), (0, LEAST, LEAST), (0, 86400, 0),
+     (0, 0, 1_000_000), (0, -1, 0),
+     (0, 0, -1), (1_000_000_000, 0, 0), (-1_000_000_000, 0, 0)],
+)  # fmt: skip
+def test_deltas_out_of_range(kind, fields):
+    message = bytes([DELTA if kind == "timedelta" else ZONE]) + ints(*fields)
+    with pytest.raises(MessageError, match="a timedelta has a number out of range"):
+        unpack(message + bytes([NONE] * (kind == "timezone")))
+
+
+@pytest.mark.parametrize("delta", [timedelta.max, timedelta.min, timedelta(0, 86399, 999_999)])
+def test_deltas_at_their_limits(delta):
+    assert unpack(pack(delta)) == delta
+    assert unpack(bytes([DELTA]) + ints(delta.days, delta.seconds, delta.microseconds)) == delta
+
+
+@pytest.mark.parametrize("number", [LARGEST, LEAST, -1])
+@pytest.mark.parametrize(("tag", "fields"), [(DATE, 3), (TIME, 5), (DATETIME, 8)])
+def test_dates_out_of_range(tag, fields, number):
+    for place in range(fields):
+        numbers = [1] * fields
+        numbers[place] = number
+        with pytest.raises(MessageError):
+            unpack(bytes([tag]) + ints(*numbers))
 
 
 # --- Memory --------------------------------------------------------------------------------------
