@@ -58,8 +58,9 @@ def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
         roots: every object that they reach becomes immortal. Without roots: every object that the
             collector tracks, and every object that those reach.
         strict: leave objects mortal that must be able to die: objects with a finalizer (files,
-            sockets, generators, `__del__`), locks, frames, and objects with a weak reference that
-            has a callback.
+            sockets, generators, `__del__`), locks, frames, objects with a weak reference that has a
+            callback, and objects whose end gives back what is another object's or the system's:
+            memoryviews, cursors of databases, Buffers, C objects with close() or release().
             With roots, also objects that only these hold. Finalizers that only immortal objects
             delay run at the end of the process, also in children that end by `sys.exit`.
 

@@ -203,6 +203,15 @@ get_weak_references(PyObject *obj)
     return *(PyWeakReference **)((char *)obj + offset);
 }
 
+/* Does a capsule run C code of its maker when it ends? */
+static bool
+has_destructor(PyObject *capsule)
+{
+    bool found = PyCapsule_GetDestructor(capsule) != NULL;
+    PyErr_Clear();                  /* a capsule without a pointer is not valid */
+    return found;
+}
+
 const char *
 ph_why_mortal(PyObject *obj)
 {
@@ -212,6 +221,9 @@ ph_why_mortal(PyObject *obj)
     }
     if (type == &PyFrame_Type) {
         return "is a frame";
+    }
+    if (PyCapsule_CheckExact(obj) && has_destructor(obj)) {
+        return "is a capsule with a destructor";
     }
     PyWeakReference *ref = get_weak_references(obj);
     for (; ref != NULL; ref = ref->wr_next) {

@@ -15,6 +15,9 @@ void ph_immortalize_object(PyObject *obj);
 int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
 /* Return why an object should be able to die, in words that follow its name; or NULL. */
 const char *ph_why_mortal(PyObject *obj);
+/* Return why all objects of a type should be able to die, or NULL.
+   O(attributes of the type): ask once for each type. */
+const char *ph_why_type_mortal(PyTypeObject *type);
 /* Return why an object cannot be made immortal at all, in such words; or NULL. */
 const char *ph_why_not_immortal(PyObject *obj);
 
