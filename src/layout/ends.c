@@ -29,6 +29,8 @@ static const char *const foreign_ends[] = {
     "_curses_panel.panel", "_tkinter.tkapp", "_tkinter.tktimertoken",
     "_remote_debugging.RemoteUnwinder", "_remote_debugging.BinaryReader",
     "_remote_debugging.BinaryWriter",
+    /* They end a `with` block, which a thread may be in. */
+    "_GeneratorContextManager", "_AsyncGeneratorContextManager",
 };
 
 static const char *const closing_names[] = {"close", "release", "__exit__"};

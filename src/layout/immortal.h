@@ -5,11 +5,17 @@
 
 #include "layout/version.h"
 
+/* All containers of one interpreter that are immortal: a ring through the words that they
+   have for the collector.  It starts and ends here, at an address that never changes. */
+typedef struct ph_ring {
+    uintptr_t next, prev;
+} ph_ring;
+
 /* --- One object (immortal.c) -------------------------------------------------- */
 
-/* Make an ordinary object immortal for good, fill the hash of a str or bytes, and take
-   the object out of the collector's lists. */
-void ph_immortalize_object(PyObject *obj);
+/* Make an ordinary object immortal for good, fill the hash of a str or bytes, and move
+   the object from the collector's lists to a ring. */
+void ph_immortalize_object(PyObject *obj, ph_ring *ring);
 /* Call visit(part, arg) for each object that this one refers to, its type included, as
    tp_traverse does; also where there is no tp_traverse. */
 int ph_visit_referents(PyObject *obj, visitproc visit, void *arg);
@@ -33,6 +39,11 @@ void ph_warm_code(PyCodeObject *code);
    (gc.freeze), without counting references.  visit must not run Python code or track
    anything.  Returns the first result that is not 0; -1 with MemoryError. */
 int ph_visit_tracked(visitproc visit, void *arg);
+
+/* Make an empty ring.  It is never freed, for the objects in it stay.  NULL with MemoryError. */
+ph_ring *ph_ring_new(void);
+/* Call visit(obj, arg) for each object in a ring, as above. */
+int ph_visit_ring(const ph_ring *ring, visitproc visit, void *arg);
 
 /* --- Interned strings (interned.c) -------------------------------------------- */
 

@@ -119,11 +119,13 @@ check_item(PyObject *item, void *arg)
 }
 
 /* Is an object a plain container of such items?  Then its own end is theirs: the program
-   drops the list, and means what is in it.  1, 0, or -1 without memory. */
+   drops the list, and means what is in it.  (So is a bound method: the __exit__ that waits
+   for the end of a block.)  1, 0, or -1 without memory. */
 static int
 holds_foreign_end(walker *w, PyObject *obj)
 {
-    bool plain = PyList_CheckExact(obj) || PyTuple_CheckExact(obj) || PyAnySet_CheckExact(obj);
+    bool plain = PyList_CheckExact(obj) || PyTuple_CheckExact(obj) || PyAnySet_CheckExact(obj)
+                 || PyMethod_Check(obj);
     return plain && w->strict ? Py_TYPE(obj)->tp_traverse(obj, check_item, w) : 0;
 }
 
@@ -164,7 +166,7 @@ immortalize_met(PyObject *obj, void *arg)
     count = count_of(w, Py_TYPE(obj));      /* it may have moved */
     count->objects++;
     count->bytes += ph_size_in_place(obj);
-    ph_immortalize_object(obj);
+    ph_immortalize_object(obj, w->interp->immortals);
     assert(_Py_IsImmortal(obj));    /* the walk does not come here again */
     return 0;
 }

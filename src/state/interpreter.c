@@ -4,6 +4,7 @@
 #include "state/interpreter.h"
 
 #include "layout/datetime.h"
+#include "layout/immortal.h"
 
 PyDoc_STRVAR(freeze_error_doc,
 "An object, or a place in a graph of objects, that cannot be frozen.\n\n"
@@ -77,7 +78,8 @@ ph_interpreter_init(PyObject *module)
 {
     ph_interpreter *interp = ph_interpreter_of(module);
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
-    if (interp->freeze_name == NULL || try_datetime(interp) < 0
+    interp->immortals = ph_ring_new();
+    if (interp->immortals == NULL || interp->freeze_name == NULL || try_datetime(interp) < 0
         || add_error_classes(module, &interp->exceptions) < 0
         || import_type("collections", "OrderedDict", &interp->ordered_dict) < 0
         || import_type("collections", "Counter", &interp->counter) < 0

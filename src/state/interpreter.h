@@ -28,6 +28,7 @@ typedef struct {
     PyTypeObject *handle_type, *buffer_type;    /* owned; share/ */
     struct ph_wire_state *wire;        /* wire/wire.h */
     struct ph_pickles *pickles;     /* wire/pickle.h */
+    struct ph_ring *immortals;      /* layout/immortal.h; outlives the module */
     struct ph_holes *filling;     /* prefork/holes.h */
     struct ph_channels *channels;   /* channel/channel.h */
     struct ph_lending *lending;     /* interp/ */

@@ -545,6 +545,101 @@ def test_finalizers_at_exit(ended):
     assert not any(name.startswith("temporary") for name in found)
 
 
+HELD = """
+import contextlib, os, sys, threading
+import permaheap
+how = sys.argv[1]
+reader, writer = os.pipe()
+stream = open(reader, "rb")
+ready, go_on = threading.Event(), threading.Lock()
+go_on.acquire()
+
+@contextlib.contextmanager
+def managed(name):
+    try:
+        yield
+    finally:
+        os.write(1, name.encode())
+        with go_on:  # waits for ever
+            pass
+
+def suspended(name):
+    try:
+        yield
+    finally:
+        os.write(1, name.encode())
+
+def read():
+    generator = suspended("generator of a thread ")
+    next(generator)
+    with managed("context of a thread "):
+        ready.set()
+        for line in stream:
+            pass
+
+threading.Thread(target=read, daemon=True).start()
+ready.wait()
+if "immortal" in how:
+    permaheap.immortalize()
+if "quick" in how:
+    permaheap.exit_quickly()
+del stream
+if "child" in how and (pid := os.fork()):
+    os.write(1, f"status {os.waitpid(pid, 0)[1]}".encode())
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("where", ["parent", "child"])
+def test_finalizers_of_what_threads_use(run, where):
+    """A thread reads a file, and is in a context: also one that exists only in the parent."""
+    plain, immortal, quick = (
+        run(HELD, f"{where} {how}", PYTHONWARNINGS="ignore")
+        for how in ("", "immortal", "immortal quick")
+    )
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout == ("status 0" if where == "child" else "")
+    assert (immortal.stdout, immortal.stderr, immortal.returncode) == (plain.stdout, "", 0)
+    assert (quick.stdout, quick.stderr, quick.returncode) == (plain.stdout, "", 0)
+
+
+OUTER_FIRST = """
+import gc, sys
+import permaheap
+class Connection:
+    open = True
+    def __del__(self): self.open = False
+class Pool:  # no finalizer of its own
+    def __init__(self): self.connections = [Connection()]
+class Cache:
+    pool = None
+    def __init__(self, name): self.name = name
+    def __del__(self): print(self.name, self.pool.connections[0].open)
+def closing_over(connection):
+    return lambda: connection
+class Callback:
+    def __del__(self): print("callback", self.function().open)
+old = Cache("old")
+pool = Pool()
+if sys.argv[1] == "immortal":
+    permaheap.prefork()
+gc.collect()                            # the cache is old, ...
+old.pool = Pool()                       # its connection is opened later
+new = Cache("through an immortal object")
+new.pool, pool = pool, None
+late = Callback()
+late.function = closing_over(Connection())
+"""
+
+
+def test_finalizers_of_the_outer_first(run):
+    """Through objects without a finalizer, immortal or not: data is saved while there is a way."""
+    plain, immortal = (run(OUTER_FIRST, how) for how in ("plain", "immortal"))
+    assert "False" not in plain.stdout
+    assert sorted(immortal.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+    assert immortal.stderr == ""
+
+
 UNFRIENDLY = """
 import io, os, sys
 folder, how = sys.argv[1:]
