@@ -11,7 +11,7 @@ import gc
 import io
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from permaheap import _core
@@ -58,8 +58,9 @@ def immortalize(*roots: "Any", strict: bool = True) -> Immortalized:
         roots: every object that they reach becomes immortal. Without roots: every object that the
             collector tracks, and every object that those reach.
         strict: leave objects mortal that must be able to die: objects with a finalizer (files,
-            sockets, generators, `__del__`), locks, frames, and objects with a weak reference that
-            has a callback.
+            sockets, generators, `__del__`), locks, frames, objects with a weak reference that has a
+            callback, and objects whose end gives back what is another object's or the system's:
+            memoryviews, cursors of databases, Buffers, C objects with close() or release().
             With roots, also objects that only these hold. Finalizers that only immortal objects
             delay run at the end of the process, also in children that end by `sys.exit`.
 
@@ -174,20 +175,19 @@ class _Last(list["Any"]):
 def _run_delayed_finalizers(caller: object) -> None:
     """Run the finalizers that immortal holders would delay for ever, except the caller's.
 
-    Plain finalization frees the outer of two objects first, and that frees the inner one. So
-    objects that no other of these objects refers to come first, and the rest (cycles) in the order
-    of age, as the collector does. Files come last, since all others may still write to them.
+    Only objects that immortal objects and other such objects hold are finalized, as in plain
+    teardown, and an outer object before those that it reaches. Files come last, since all others
+    may still write to them.
     """
+    spared = _standard_streams() | {id(caller)}
     with collector_off():
         gc.unfreeze()
-        found = _core._with_finalizer()
+        waiting = [each for each in _core._with_finalizer() if id(each) not in spared]
+        owed = _core._owed_finalizers(waiting) if waiting else []
         gc.freeze()
-    spared = _standard_streams() | {id(caller)}
-    waiting = [each for each in found if id(each) not in spared]
-    del found
-    inner = {id(each) for holder in waiting for each in _held_by(holder)}
-    waiting.sort(key=lambda each: (id(each) in inner, issubclass(type(each), io.IOBase)))
-    for each in waiting:
+    del waiting
+    owed.sort(key=lambda each: issubclass(type(each), io.IOBase))
+    for each in owed:
         if not _is_running(each):
             _core._finalize(each)
 
@@ -203,15 +203,6 @@ def _hide_immortal_objects() -> None:
 _IMMORTAL = 1 << 30  # no mortal object has this many references
 # The interpreter clears these last, and in another way.
 _NEEDED = {"sys", "builtins"}
-
-
-def _held_by(holder: "Any") -> "Iterable[Any]":
-    """Yield the objects that an object refers to, also by its __dict__."""
-    for each in gc.get_referents(holder):
-        if type(each) is dict:
-            yield from each.values()
-        else:
-            yield each
 
 
 _RUNNING = {

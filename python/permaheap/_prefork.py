@@ -4,13 +4,20 @@ Immortal objects are not enough: workers also write to the free memory between t
 code. The order of the steps matters: a later step fills the holes that an earlier one makes.
 """
 
+import contextlib
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from operator import call
 from time import perf_counter
 
 from permaheap import _core
-from permaheap._immortalize import Immortalized, immortalize_in_place, warn_of_threads
+from permaheap._immortalize import (
+    Immortalized,
+    collector_off,
+    immortalize_in_place,
+    warn_of_threads,
+)
 from permaheap._record import Record
 
 
@@ -100,14 +107,14 @@ def prefork(
     O(number of objects) the first time, then O(number of new objects). The causes of copied pages
     are from the discussion of PEP 683.
     """
-    if immortalize:
+    if immortalize and not _inside_fork:
         warn_of_threads("prefork")
     wanted = _is_profiled() if object_map is None else object_map
     if wanted:
         import permaheap.cow  # noqa: F401 - now, so that it becomes immortal with the rest
     # The times stay in variables until the end: a container made here would become immortal.
     began = perf_counter()
-    if collect:
+    if collect and not _inside_fork:
         gc.collect()
     collected = perf_counter()
     done = immortalize_in_place((), strict=strict, warm=bytecode) if immortalize else None
@@ -131,8 +138,37 @@ def prefork(
 
 
 def _empty_free_lists() -> None:
-    """Run a full collection, which also empties the free lists; only young objects are left."""
-    gc.collect()
+    """Run a full collection, which also empties the free lists; only young objects are left.
+
+    Inside a fork none may be left: map sets them aside and collects with no other thread between.
+    """
+    steps: list[Callable[[], object]] = [gc.freeze, gc.collect] if _inside_fork else [gc.collect]
+    list(map(call, steps))
+
+
+# --- Inside a fork --------------------------------------------------------------------------------
+
+_inside_fork = False
+
+
+@contextlib.contextmanager
+def inside_fork() -> Iterator[None]:
+    """Let no code of the program run in a call of `prefork`: a fork has begun.
+
+    Other handlers before the fork hold their locks now. A finalizer, the callback of a weak
+    reference or of the collector, or the printing of a warning might wait for one of them for ever.
+    So garbage is not collected, and nobody is warned.
+    """
+    global _inside_fork
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    _inside_fork = True
+    try:
+        with collector_off():
+            yield
+    finally:
+        _inside_fork = False
+        gc.callbacks[:] = callbacks
 
 
 _MANY = 10_000  # new objects that are worth a new map

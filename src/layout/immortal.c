@@ -3,7 +3,8 @@
    - The object gets the reference count of PEP 683's immortals.  So does the table of
      keys on which a class counts the dicts of its instances.
    - The hash of a str or bytes is filled, because most readers ask for it.
-   - The collector's lists lose the object, but it stays tracked, in a ring of its own.
+   - The collector's lists lose the object, but it stays tracked, in a ring of all
+     immortal containers.  The end of the process looks at their references there.
      A collector that meets an immortal object in one of its lists takes it out.  From
      3.14 on it does so as untracked, which dict's assertions do not allow.  And an
      object that leaves the permanent generation would write to its neighbours there.
@@ -68,23 +69,25 @@ settle_keys(PyDictKeysObject *keys)
     }
 }
 
-/* Take an object out of the collector's lists.  One that has a finalizer stays where
+/* Move an object from the collector's lists to a ring.  One that has a finalizer stays where
    gc.get_objects() finds it at the end of the process: see _immortalize.py. */
 static void
-leave_collector(PyObject *obj)
+leave_collector(PyObject *obj, ph_immortal_ring *ring)
 {
     if (PyObject_IS_GC(obj) && PyObject_GC_IsTracked(obj)
         && Py_TYPE(obj)->tp_finalize == NULL) {
         PyObject_GC_UnTrack(obj);
-        PyGC_Head *gc = _Py_AS_GC(obj);
-        gc->_gc_next = (uintptr_t)gc;
-        gc->_gc_prev |= (uintptr_t)gc;      /* beside the flag that is left there */
+        PyGC_Head *gc = _Py_AS_GC(obj), *last = (PyGC_Head *)(ring->prev & ~(uintptr_t)3);
+        gc->_gc_next = (uintptr_t)ring;
+        gc->_gc_prev |= (uintptr_t)last;    /* beside the flag that is left there */
+        last->_gc_next = (uintptr_t)gc;
+        ring->prev = (uintptr_t)gc;
         assert(PyObject_GC_IsTracked(obj));
     }
 }
 
 void
-ph_immortalize_object(PyObject *obj)
+ph_immortalize_object(PyObject *obj, ph_immortal_ring *ring)
 {
     if (PyUnicode_CheckExact(obj)) {
         settle_str(obj);
@@ -102,7 +105,7 @@ ph_immortalize_object(PyObject *obj)
              && PyType_HasFeature((PyTypeObject *)obj, Py_TPFLAGS_HEAPTYPE)) {
         settle_keys(((PyHeapTypeObject *)obj)->ht_cached_keys);
     }
-    leave_collector(obj);
+    leave_collector(obj, ring);
     ph_make_immortal(obj);
 }
 
@@ -203,6 +206,15 @@ get_weak_references(PyObject *obj)
     return *(PyWeakReference **)((char *)obj + offset);
 }
 
+/* Does a capsule run C code of its maker when it ends? */
+static bool
+has_destructor(PyObject *capsule)
+{
+    bool found = PyCapsule_GetDestructor(capsule) != NULL;
+    PyErr_Clear();                  /* a capsule without a pointer is not valid */
+    return found;
+}
+
 const char *
 ph_why_mortal(PyObject *obj)
 {
@@ -212,6 +224,9 @@ ph_why_mortal(PyObject *obj)
     }
     if (type == &PyFrame_Type) {
         return "is a frame";
+    }
+    if (PyCapsule_CheckExact(obj) && has_destructor(obj)) {
+        return "is a capsule with a destructor";
     }
     PyWeakReference *ref = get_weak_references(obj);
     for (; ref != NULL; ref = ref->wr_next) {

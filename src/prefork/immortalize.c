@@ -18,21 +18,29 @@
 
 typedef struct {
     PyTypeObject *type;
+    const char *why_mortal;         /* why all of its objects are left; NULL: they are not */
     uint64_t objects, bytes;
 } type_count;
 
 typedef struct {
     const ph_interpreter *interp;
     bool strict, warm;
-    PyObject **todo;                /* immortal, and not looked into yet */
+    PyObject **todo;                /* met, and not looked into yet */
     size_t todo_used, todo_size;
     PyObject **code;                /* to be warmed once its constants are immortal */
     size_t code_used, code_size;
-    ph_memo numbers;                /* type -> its number in counts, from 1 */
+    ph_memo numbers;                /* type that was met -> its number in counts, from 1 */
     type_count *counts;
     size_t counts_used, counts_size;
+    PyTypeObject *harmless;         /* the last type that holds_foreign_end() passed */
     ph_memo left;                   /* object left mortal -> why, a const char * */
 } walker;
+
+static bool
+is_lock(const walker *w, const PyTypeObject *type)
+{
+    return type == w->interp->lock || type == w->interp->rlock;
+}
 
 static type_count *
 count_of(walker *w, PyTypeObject *type)
@@ -48,7 +56,10 @@ count_of(walker *w, PyTypeObject *type)
             w->counts_used--;
             return NULL;
         }
-        w->counts[number - 1] = (type_count){.type = type};
+        w->counts[number - 1] = (type_count){
+            .type = type,
+            .why_mortal = w->strict && !is_lock(w, type) ? ph_why_type_mortal(type) : NULL,
+        };
     }
     assert(number <= w->counts_used);
     return &w->counts[number - 1];
@@ -76,15 +87,58 @@ remember_code(walker *w, PyObject *code)
 
 /* Say why an object must be left mortal, in words that follow its name; or NULL. */
 static const char *
-why_mortal(const walker *w, PyObject *obj)
+why_mortal(const walker *w, const type_count *count, PyObject *obj)
 {
-    PyTypeObject *type = Py_TYPE(obj);
     const char *why = ph_why_not_immortal(obj);
     if (why != NULL || !w->strict) {
         return why;
     }
-    return type == w->interp->lock || type == w->interp->rlock ? "is a lock"
-                                                              : ph_why_mortal(obj);
+    if (is_lock(w, Py_TYPE(obj))) {
+        return "is a lock";
+    }
+    why = ph_why_mortal(obj);
+    return why != NULL ? why : count->why_mortal;
+}
+
+/* A visitproc: return 1 if the end of an item gives back what is not its own, or -1. */
+static int
+check_item(PyObject *item, void *arg)
+{
+    walker *w = arg;
+    PyTypeObject *type = Py_TYPE(item);
+    if (type == w->harmless) {
+        return 0;
+    }
+    const type_count *count = count_of(w, type);
+    if (count == NULL) {
+        return -1;
+    }
+    if (count->why_mortal == NULL) {
+        w->harmless = type;
+    }
+    return count->why_mortal != NULL;
+}
+
+/* Is an object a plain container of such items?  Then its own end is theirs: the program
+   drops the list, and means what is in it.  (So is a bound method: the __exit__ that waits
+   for the end of a block.)  1, 0, or -1 without memory. */
+static int
+holds_foreign_end(walker *w, PyObject *obj)
+{
+    bool plain = PyList_CheckExact(obj) || PyTuple_CheckExact(obj) || PyAnySet_CheckExact(obj)
+                 || PyMethod_Check(obj);
+    return plain && w->strict ? Py_TYPE(obj)->tp_traverse(obj, check_item, w) : 0;
+}
+
+/* Leave a container mortal, once, but not its other items. */
+static int
+leave_container(walker *w, PyObject *obj)
+{
+    if (ph_memo_get(&w->left, obj) != NULL) {
+        return 0;
+    }
+    const char *why = "holds what gives back what is not its own";
+    return ph_memo_set(&w->left, obj, why) == PH_OK ? push_todo(w, obj) : -1;
 }
 
 /* A visitproc: make an object that is met immortal, unless it must stay mortal. */
@@ -95,17 +149,25 @@ immortalize_met(PyObject *obj, void *arg)
     if (_Py_IsImmortal(obj)) {
         return 0;
     }
-    const char *why = why_mortal(w, obj);
+    type_count *count = count_of(w, Py_TYPE(obj));
+    if (count == NULL) {
+        return -1;
+    }
+    const char *why = why_mortal(w, count, obj);
     if (why != NULL) {
         return ph_memo_set(&w->left, obj, why) == PH_OK ? 0 : -1;
     }
-    type_count *count = count_of(w, Py_TYPE(obj));
-    if (count == NULL || push_todo(w, obj) < 0) {
+    int holds = holds_foreign_end(w, obj);
+    if (holds != 0) {
+        return holds < 0 ? -1 : leave_container(w, obj);
+    }
+    if (push_todo(w, obj) < 0) {
         return -1;
     }
+    count = count_of(w, Py_TYPE(obj));      /* it may have moved */
     count->objects++;
     count->bytes += ph_size_in_place(obj);
-    ph_immortalize_object(obj);
+    ph_immortalize_object(obj, w->interp->immortals);
     assert(_Py_IsImmortal(obj));    /* the walk does not come here again */
     return 0;
 }
@@ -157,6 +219,9 @@ report_immortal(const walker *w, PyObject *objects, PyObject *bytes)
     for (size_t i = 0; i < w->counts_used; i++) {
         const type_count *count = &w->counts[i];
         const char *name = count->type->tp_name;
+        if (count->objects == 0) {
+            continue;               /* all were left */
+        }
         if (add_to_count(objects, PyUnicode_FromString(name), count->objects) < 0
             || add_to_count(bytes, PyUnicode_FromString(name), count->bytes) < 0) {
             return -1;

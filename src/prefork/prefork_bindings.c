@@ -4,6 +4,7 @@
 #include "prefork/prefork_bindings.h"
 
 #include "layout/immortal.h"
+#include "prefork/finalize.h"
 #include "prefork/holes.h"
 #include "prefork/immortalize.h"
 
@@ -38,6 +39,22 @@ static PyObject *
 core_with_finalizer(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     return ph_with_finalizer(ph_interpreter_of(module));
+}
+
+PyDoc_STRVAR(owed_doc,
+"_owed_finalizers($module, waiting, /)\n--\n\n"
+"Of a list of objects whose finalizer has not run, those that only immortal\n"
+"objects and other such objects hold, in the order for the end of the process.\n"
+"The collector must be off.  O(number of objects).");
+
+static PyObject *
+core_owed_finalizers(PyObject *module, PyObject *waiting)
+{
+    if (!PyList_CheckExact(waiting)) {
+        return PyErr_Format(PyExc_TypeError, "_owed_finalizers: a list is needed, not %s",
+                            Py_TYPE(waiting)->tp_name);
+    }
+    return ph_owed_finalizers(ph_interpreter_of(module), waiting);
 }
 
 PyDoc_STRVAR(finalize_doc,
@@ -89,6 +106,7 @@ core_fill_holes(PyObject *module, PyObject *args)
 static PyMethodDef prefork_functions[] = {
     {"_immortalize", core_immortalize, METH_VARARGS, immortalize_doc},
     {"_with_finalizer", core_with_finalizer, METH_NOARGS, with_finalizer_doc},
+    {"_owed_finalizers", core_owed_finalizers, METH_O, owed_doc},
     {"_finalize", core_finalize, METH_O, finalize_doc},
     {"_hide_interned", core_hide_interned, METH_NOARGS, hide_interned_doc},
     {"_fill_holes", core_fill_holes, METH_VARARGS, fill_holes_doc},

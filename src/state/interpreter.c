@@ -4,6 +4,7 @@
 #include "state/interpreter.h"
 
 #include "layout/datetime.h"
+#include "layout/immortal.h"
 #include "layout/values.h"
 
 PyDoc_STRVAR(freeze_error_doc,
@@ -163,7 +164,8 @@ ph_interpreter_init(PyObject *module)
     assert(interp->modules == NULL && interp->counter == NULL);     /* once a module */
     interp->freeze_name = PyUnicode_InternFromString("__freeze__");
     interp->modules = Py_NewRef(PyImport_GetModuleDict());
-    if (interp->freeze_name == NULL || try_datetime(interp) < 0
+    interp->immortals = ph_immortal_ring_new();
+    if (interp->immortals == NULL || interp->freeze_name == NULL || try_datetime(interp) < 0
         || add_error_classes(module, &interp->exceptions) < 0
         || import_type("_collections", "OrderedDict", &interp->ordered_dict) < 0
         || import_type("_collections", "defaultdict", &interp->defaultdict) < 0

@@ -32,6 +32,7 @@ typedef struct {
     struct ph_wire_state *wire;     /* wire/wire.h */
     struct ph_pickles *pickles;     /* wire/pickle.h */
     struct ph_holes *holes;         /* prefork/holes.h */
+    struct ph_immortal_ring *immortals;      /* layout/immortal.h; outlives the module */
     struct ph_channels *channels;   /* channel/channel.h */
     struct ph_lending *lending;     /* interp/ */
 } ph_interpreter;

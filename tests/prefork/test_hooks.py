@@ -530,6 +530,58 @@ thread.join()
     assert done.returncode == 0, done.stderr
 
 
+INSIDE = """
+import gc, os, sys, threading, warnings, weakref
+import permaheap.hooks
+permaheap.hooks.install()  # first, so that its handler runs last
+lock, ran, pid = threading.Lock(), [], os.getpid()
+os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+def note(name, *rest):
+    if os.getpid() == pid:
+        ran.append((name, lock.locked()))
+
+class Garbage:
+    def __init__(self): self.itself = self
+    def __del__(self): note("finalizer")
+
+class Observed: pass
+
+def make_garbage():
+    Garbage()
+    observed = Observed()
+    observed.itself = observed
+    return weakref.ref(observed, lambda ref: note("weak reference"))
+
+gc.collect()
+gc.disable()  # else a collection of plain CPython may begin within os.fork, too
+reference = make_garbage()
+gc.callbacks.append(lambda phase, info: note("collector"))
+warnings.showwarning = lambda *rest: note("warning") if "threads are" in str(rest[0]) else None
+waiting = threading.Event()
+thread = threading.Thread(target=waiting.wait)
+thread.start()
+for _ in range(2):
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    more = [[[]] for _ in range(500_000)]
+waiting.set()
+print([name for name, inside in ran if inside], gc.isenabled(), len(gc.callbacks))
+gc.unfreeze()
+gc.collect()
+print(sorted({name for name, _ in ran}))
+"""
+
+
+def test_no_code_of_the_program_runs_inside_a_fork(run):
+    """A finalizer that wanted the lock of another handler would wait for ever."""
+    done = run(INSIDE)
+    assert done.stdout.splitlines()[0] == "[] False 1", done.stderr
+    assert "finalizer" in done.stdout
+
+
 def test_hooks_cost_nothing_where_nobody_asks(run):
     done = run(
         "import permaheap, sys; "

@@ -1,9 +1,17 @@
 """Objects made immortal where they are: nothing changes that shows; and what is left mortal."""
 
+import _thread
 import copy
+import ctypes
 import gc
+import mmap
+import multiprocessing
 import os
 import pickle
+import re
+import select
+import sqlite3
+import struct
 import sys
 import threading
 import weakref
@@ -263,6 +271,96 @@ def an_observed():
     return obj
 
 
+def a_scanner():
+    return re.compile(b"a").scanner(bytearray(b"aa"))
+
+
+def an_epoll():
+    return select.epoll()
+
+
+def a_semaphore():
+    return multiprocessing.get_context("fork").Semaphore()._semlock
+
+
+def a_thread():
+    handle = _thread.start_joinable_thread(int)
+    handle.join()
+    return handle
+
+
+def a_capsule():
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype = ctypes.py_object
+    destructor = ctypes.cast(ctypes.pythonapi.PyErr_Clear, ctypes.c_void_p)
+    return new(ctypes.c_void_p(1), None, destructor)
+
+
+GIVING = {  # objects whose end gives back what is another object's, or the system's
+    "memoryview": lambda: memoryview(bytearray(10)),
+    "memoryview of a Buffer": lambda: memoryview(permaheap.Buffer(10)),
+    "PickleBuffer": lambda: pickle.PickleBuffer(bytearray(10)),
+    "scanner": a_scanner,
+    "unpack_iterator": lambda: struct.iter_unpack("b", bytearray(10)),
+    "mmap": lambda: mmap.mmap(-1, 4096),
+    "epoll": an_epoll,
+    "semaphore": a_semaphore,
+    "cursor": lambda: sqlite3.connect(":memory:").cursor(),
+    "Buffer": lambda: permaheap.Buffer(10),
+    "Channel": permaheap.Channel,
+}
+if sys.version_info >= (3, 13):
+    GIVING["thread"] = a_thread
+
+
+@pytest.mark.parametrize("make", GIVING.values(), ids=GIVING)
+def test_left_mortal_to_give_back(make):
+    """Also a list that holds one: the program drops the list, and means the object."""
+    holder = {"a": make(), "list": [(make(), "x" * 20)]}
+    objects, _, left = make_immortal(holder)
+    name = f"{type(holder['a']).__module__}.{type(holder['a']).__qualname__}"
+    assert set(left.values()) == {2, 1}
+    assert {why for _, why in left} == {
+        "gives back what is not its own",
+        "holds what gives back what is not its own",
+    }
+    assert any(name.endswith(each.rpartition(".")[2]) for each, _ in left)
+    assert not is_immortal(holder["a"])
+    assert is_immortal(holder["list"][0][1])
+    assert objects["dict"] == 1
+
+
+def test_left_mortal_capsule():
+    assert make_immortal([a_capsule()])[2] == {("PyCapsule", "is a capsule with a destructor"): 1}
+
+
+GIVEN_BACK = """
+import mmap, os, select, sqlite3, sys
+import permaheap
+path = sys.argv[1]
+array, mapping, buf = bytearray(100), mmap.mmap(-1, 4096), permaheap.Buffer(1 << 20)
+views = [memoryview(array), memoryview(mapping), memoryview(buf)]
+con = sqlite3.connect(path); con.execute("create table t(a)")
+con.executemany("insert into t values(?)", [(i,) for i in range(10000)]); con.commit()
+cursor = con.execute("select a from t"); cursor.fetchone()
+poll, big = select.epoll(), permaheap.Buffer(64 << 20)
+descriptor, size = poll.fileno(), permaheap.stats().span_bytes
+permaheap.prefork()
+del views, cursor, poll, big
+array.append(1); mapping.close(); buf.release()
+other = sqlite3.connect(path, timeout=0.1)
+other.execute("insert into t values(1)"); other.commit(); other.close()
+try: os.fstat(descriptor)
+except OSError: print("closed")
+print(permaheap.stats().span_bytes < size - (60 << 20))
+"""
+
+
+def test_given_back_when_dropped(run, tmp_path):
+    done = run(GIVEN_BACK, tmp_path / "database")
+    assert (done.stdout, done.stderr) == ("closed\nTrue\n", "")
+
+
 LEFT = {
     "file": (a_file, "has a finalizer"),
     "generator": (a_generator, "has a finalizer"),
@@ -445,6 +543,101 @@ def test_finalizers_at_exit(ended):
     assert found["child/generator"] == "begun, ended"
     assert found["child/writer"] == "the end of writer"
     assert not any(name.startswith("temporary") for name in found)
+
+
+HELD = """
+import contextlib, os, sys, threading
+import permaheap
+how = sys.argv[1]
+reader, writer = os.pipe()
+stream = open(reader, "rb")
+ready, go_on = threading.Event(), threading.Lock()
+go_on.acquire()
+
+@contextlib.contextmanager
+def managed(name):
+    try:
+        yield
+    finally:
+        os.write(1, name.encode())
+        with go_on:  # waits for ever
+            pass
+
+def suspended(name):
+    try:
+        yield
+    finally:
+        os.write(1, name.encode())
+
+def read():
+    generator = suspended("generator of a thread ")
+    next(generator)
+    with managed("context of a thread "):
+        ready.set()
+        for line in stream:
+            pass
+
+threading.Thread(target=read, daemon=True).start()
+ready.wait()
+if "immortal" in how:
+    permaheap.immortalize()
+if "quick" in how:
+    permaheap.exit_quickly()
+del stream
+if "child" in how and (pid := os.fork()):
+    os.write(1, f"status {os.waitpid(pid, 0)[1]}".encode())
+    os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("where", ["parent", "child"])
+def test_finalizers_of_what_threads_use(run, where):
+    """A thread reads a file, and is in a context: also one that exists only in the parent."""
+    plain, immortal, quick = (
+        run(HELD, f"{where} {how}", PYTHONWARNINGS="ignore")
+        for how in ("", "immortal", "immortal quick")
+    )
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert plain.stdout == ("status 0" if where == "child" else "")
+    assert (immortal.stdout, immortal.stderr, immortal.returncode) == (plain.stdout, "", 0)
+    assert (quick.stdout, quick.stderr, quick.returncode) == (plain.stdout, "", 0)
+
+
+OUTER_FIRST = """
+import gc, sys
+import permaheap
+class Connection:
+    open = True
+    def __del__(self): self.open = False
+class Pool:  # no finalizer of its own
+    def __init__(self): self.connections = [Connection()]
+class Cache:
+    pool = None
+    def __init__(self, name): self.name = name
+    def __del__(self): print(self.name, self.pool.connections[0].open)
+def closing_over(connection):
+    return lambda: connection
+class Callback:
+    def __del__(self): print("callback", self.function().open)
+old = Cache("old")
+pool = Pool()
+if sys.argv[1] == "immortal":
+    permaheap.prefork()
+gc.collect()                            # the cache is old, ...
+old.pool = Pool()                       # its connection is opened later
+new = Cache("through an immortal object")
+new.pool, pool = pool, None
+late = Callback()
+late.function = closing_over(Connection())
+"""
+
+
+def test_finalizers_of_the_outer_first(run):
+    """Through objects without a finalizer, immortal or not: data is saved while there is a way."""
+    plain, immortal = (run(OUTER_FIRST, how) for how in ("plain", "immortal"))
+    assert "False" not in plain.stdout
+    assert sorted(immortal.stdout.splitlines()) == sorted(plain.stdout.splitlines())
+    assert immortal.stderr == ""
 
 
 UNFRIENDLY = """

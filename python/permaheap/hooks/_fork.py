@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from permaheap._prefork import prefork
+from permaheap._prefork import inside_fork, prefork
 
 _PART = 16  # a process that has grown by a sixteenth makes another pass
 _FEW = 10_000  # so few new blocks are not worth a pass: a megabyte at most
@@ -49,6 +49,13 @@ def before_fork() -> None:
         _busy = False
 
 
+def _before_this_fork() -> None:
+    """Do the same inside a fork, where no code of the program may run."""
+    if not _busy and _has_grown():
+        with inside_fork():
+            before_fork()
+
+
 def _has_grown() -> bool:
     return _blocks < 0 or sys.getallocatedblocks() > _blocks + _blocks // _PART + _FEW
 
@@ -69,6 +76,10 @@ def install() -> None:
     for 100 MB of objects. If a pass raises an error, Python reports it as "ignored", and the fork
     continues.
 
+    The pass is a part of the fork, and other handlers hold their locks then. So it runs no code of
+    the program: it does not collect garbage first, as `prefork` does. Finalizers of garbage run
+    later, at the end of the process at the latest.
+
     Warns:
         RuntimeWarning: later, when multiprocessing starts a process by a method other than fork.
 
@@ -77,7 +88,7 @@ def install() -> None:
     global _installed
     if not _installed:
         _installed = True
-        os.register_at_fork(before=before_fork, after_in_child=_no_longer_busy)
+        os.register_at_fork(before=_before_this_fork, after_in_child=_no_longer_busy)
         sys.meta_path.insert(0, _OtherWays())
 
 
