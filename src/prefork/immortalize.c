@@ -184,7 +184,8 @@ immortalize_from(walker *w, PyObject *root)
     }
     while (w->todo_used > 0) {
         PyObject *obj = w->todo[--w->todo_used];
-        assert(_Py_IsImmortal(obj));
+        /* or a container that leave_container() has left, and not its other items */
+        assert(_Py_IsImmortal(obj) || ph_memo_get(&w->left, obj) != NULL);
         if (ph_visit_referents(obj, immortalize_met, w) != 0) {
             return -1;
         }
