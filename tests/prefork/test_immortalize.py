@@ -353,6 +353,7 @@ other.execute("insert into t values(1)"); other.commit(); other.close()
 try: os.fstat(descriptor)
 except OSError: print("closed")
 print(permaheap.stats().span_bytes < size - (60 << 20))
+con.close()  # or a debug build warns at the end
 """
 
 
